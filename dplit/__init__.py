@@ -1,0 +1,43 @@
+"""Differentially private training in Lightning, with its effect on subgroups visible and steerable.
+
+The names below load on first use, so that accounting and ledger reading never import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+if TYPE_CHECKING:
+    from dplit import clipping, fairness, grads, privacy
+    from dplit.privacy.calibrate import Target
+    from dplit.strategy import DPStrategy
+
+__version__ = "0.1.0"
+__all__ = ["DPStrategy", "Target", "clipping", "fairness", "grads", "privacy"]
+
+_HOME = {"DPStrategy": "dplit.strategy", "Target": "dplit.privacy.calibrate"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in __all__:
+        return import_module(f"dplit.{name}")
+    raise AttributeError(f"module 'dplit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
+@wrapt.when_imported("lightning.pytorch.strategies")  # type: ignore[untyped-decorator, unused-ignore]
+def _register_by_name(strategies: Any) -> None:
+    """`Trainer(strategy="dp")`, whichever of lightning and dplit is imported first."""
+
+    def default(**options: Any) -> Any:
+        return __getattr__("DPStrategy")(**options)
+
+    strategies.StrategyRegistry.register("dp", default, description="DP-SGD with ghost clipping (dplit)", override=True)
