@@ -1,0 +1,73 @@
+"""Normalisation within one example: `F.layer_norm`. Batch statistics are refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dplit.grads.rules import rule
+from dplit.grads.use import DenseUse, wide
+
+if TYPE_CHECKING:
+    from dplit.grads.tape import Tape
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float, tape: Tape
+    ) -> Tensor:
+        ctx.tape, ctx.shape, ctx.weight, ctx.bias = tape, shape, tape.source(weight), tape.source(bias)
+        out, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (back,), (x, weight, bias, mean, rstd) = grads, ctx.saved_tensors
+        n, shape = ctx.tape.examples, ctx.shape
+        if ctx.weight is not None:
+            normalised = (wide(x.detach()) - mean) * rstd
+            ctx.tape.record(ctx.weight, DenseUse((wide(back) * normalised).reshape(n, -1, *shape).sum(1)))
+        if ctx.bias is not None:
+            ctx.tape.record(ctx.bias, DenseUse(wide(back.detach()).reshape(n, -1, *shape).sum(1)))
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None, None, None
+        (grad, _, _) = torch.ops.aten.native_layer_norm_backward(
+            back.contiguous(), x, shape, mean, rstd, weight, bias, [True, False, False]
+        )
+        return grad, None, None, None, None, None
+
+
+@rule(F.layer_norm)
+def layer_norm(
+    tape: Tape,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.layer_norm` over trailing dimensions.
+
+    Raises:
+        UnsupportedOperation: the normalised dimensions include the examples.
+    """
+    tape.by_example(F.layer_norm, input, weight, bias)
+    if len(normalized_shape) >= input.dim():
+        raise tape.refusal(F.layer_norm, (weight, bias), "normalises over the examples, which couples them")
+    if torch.is_autocast_enabled(input.device.type):
+        input = input.float()
+    return _LayerNorm.apply(input, list(normalized_shape), weight, bias, eps, tape)  # type: ignore[no-any-return]
+
+
+@rule(F.batch_norm)
+def batch_norm(tape: Tape, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Refuse: statistics over the batch make each gradient depend on every example."""
+    raise tape.refusal(
+        F.batch_norm, (*args, *kwargs.values()), "mixes the examples of a batch; use GroupNorm or LayerNorm instead"
+    )

@@ -1,0 +1,85 @@
+"""Per-example gradients of one physical batch, kept as uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from dplit.grads.use import Use, inner
+
+ROUNDING = 8.0
+"""Allowance for cancelled terms, in units of the compute type's epsilon: a norm is never under-stated by rounding."""
+
+
+class PerExample:
+    """The gradient of each of n examples for each tracked parameter, never built.
+
+    A parameter that took no part has gradient zero for every example.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], uses: Mapping[str, Sequence[Use]], examples: int) -> None:
+        self.parameters = parameters
+        self.uses = uses
+        self.examples = examples
+        self._sq_norms: dict[str, Tensor] | None = None
+
+    def sq_norms(self) -> dict[str, Tensor]:
+        """Return `{name: (n,)}` squared L2 norms, in float32 or wider. NaN and Inf mean what they say."""
+        if self._sq_norms is None:
+            self._sq_norms = {name: self._sq_norm(name) for name in self.parameters}
+        return self._sq_norms
+
+    def norms(self) -> Tensor:
+        """Return `(n,)` L2 norms over all parameters together."""
+        return torch.stack(list(self.sq_norms().values())).sum(0).sqrt()
+
+    def weighted_sum(self, weights: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return `{name: Σᵢ wᵢ gᵢ}`.
+
+        Args:
+            weights: `(n,)`, or `{name: (n,)}`. An example of weight 0 is left out of the arithmetic altogether,
+                so that its NaN or Inf cannot reach the sum.
+        """
+        if isinstance(weights, Tensor):
+            kept = _kept(weights)
+            return {name: self._weighted_sum(name, weights, kept) for name in self.parameters}
+        return {name: self._weighted_sum(name, weights[name], _kept(weights[name])) for name in self.parameters}
+
+    def _sq_norm(self, name: str) -> Tensor:
+        uses = self.uses.get(name, ())
+        if not uses:
+            parameter = self.parameters[name]
+            wide = torch.promote_types(parameter.dtype, torch.float32)
+            return torch.zeros(self.examples, dtype=wide, device=parameter.device)
+        parts = sum((use.sq_norm() for use in uses[1:]), uses[0].sq_norm())
+        if len(uses) == 1:
+            return parts
+        crossed = sum((2 * inner(a, b) for a, b in combinations(uses, 2)), parts)
+        return at_least(crossed, parts)
+
+    def _weighted_sum(self, name: str, weights: Tensor, kept: Tensor | None) -> Tensor:
+        parameter = self.parameters[name]
+        total: Tensor | None = None
+        for use in self.uses.get(name, ()):
+            part = use.weighted_sum(weights) if kept is None else use.select(kept).weighted_sum(weights[kept])
+            total = part if total is None else total + part
+        return torch.zeros_like(parameter, requires_grad=False) if total is None else total.view(parameter.shape)
+
+
+def at_least(computed: Tensor, terms: Tensor) -> Tensor:
+    """Return a squared norm that rounding cannot have made too small.
+
+    Args:
+        computed: a sum in which large terms may have cancelled.
+        terms: the sum of the terms' own squared norms, which bounds the rounding left by the cancellation.
+    """
+    return computed.clamp_min(0) + ROUNDING * torch.finfo(computed.dtype).eps * terms
+
+
+def _kept(weights: Tensor) -> Tensor | None:
+    """Return the positions of the examples with a weight, or None where all have one."""
+    kept = weights != 0
+    return None if bool(kept.all()) else kept.nonzero().flatten()

@@ -1,0 +1,58 @@
+"""Where operations find their rule. A file in `dplit/grads/ops` adds its own by being there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor
+
+from dplit.grads.use import Use
+
+if TYPE_CHECKING:
+    from dplit.grads.tape import Derived, Tape
+
+Rule = Callable[..., Any]
+"""`rule(tape, *args, **kwargs)`: does what the operation does and records each tracked parameter's use in backward."""
+
+Pull = Callable[["Derived", Use], Use | None]
+"""`pull(derived, use)`: the use of its parent that a use of a tensor derived by the operation amounts to."""
+
+RULES: dict[Any, Rule] = {}
+PULLS: dict[Any, Pull] = {}
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def rule(*operations: Any) -> Callable[[_F], _F]:
+    """Register a function as the rule of these torch functions."""
+
+    def register(function: _F) -> _F:
+        RULES.update(dict.fromkeys(operations, function))
+        return function
+
+    return register
+
+
+def pull(*operations: Any) -> Callable[[_F], _F]:
+    """Register how uses travel back through these operations when they are applied to a parameter alone."""
+
+    def register(function: _F) -> _F:
+        PULLS.update(dict.fromkeys(operations, function))
+        return function
+
+    return register
+
+
+def load() -> None:
+    """Import every file of `dplit.grads.ops`."""
+    package = import_module("dplit.grads.ops")
+    for module in iter_modules(package.__path__):
+        import_module(f"dplit.grads.ops.{module.name}")
+
+
+def reads(value: Tensor | None) -> str:
+    """Return a tensor as error messages show it."""
+    return "None" if value is None else f"{tuple(value.shape)}"

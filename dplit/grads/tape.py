@@ -1,0 +1,217 @@
+"""The tape: every use of a trainable parameter in one forward and backward, recorded by operation, not by module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from dplit.errors import ConfigurationError, UnsupportedOperation
+from dplit.grads import rules
+from dplit.grads.per_example import PerExample
+from dplit.grads.source import Derived, Parameter, Source
+from dplit.grads.use import Use
+
+rules.load()
+
+READ_IN = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, torch.frombuffer})
+"""Operations that bring in values from outside torch: data, for all the tape knows."""
+
+
+class Tape(TorchFunctionMode):
+    """Records, while active, how a module's trainable parameters are used by the n examples of a batch.
+
+    Each torch function that meets a trainable parameter goes through its rule, which computes the same output and
+    hands (activation, output gradient) over in backward in place of a weight gradient. What has no rule is refused.
+
+    Args:
+        module: its trainable parameters are tracked; frozen ones and buffers are constants.
+        examples: n, the examples in the batch. Activations have them in their first dimension, alone or flattened
+            with others, examples outermost.
+
+    Example:
+        >>> with Tape(module, examples=n) as tape:
+        ...     losses = per_example_losses(module, batch)  # (n,)
+        >>> gradients = tape.backward(losses)
+        >>> gradients.sq_norms(), gradients.weighted_sum(torch.ones(n))
+
+    Source: one-pass ghost clipping, Li et al. 2022, arXiv:2110.05679; Bu et al. 2023, arXiv:2210.00038.
+    """
+
+    def __init__(self, module: nn.Module, examples: int) -> None:
+        super().__init__()
+        if examples < 1:
+            raise ConfigurationError(f"examples={examples}: a tape records at least one example")
+        self.examples = examples
+        self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._sources: dict[int, Source] = {id(p): Parameter(p, name) for name, p in self._parameters.items()}
+        self._uses: list[tuple[Source, Use]] = []
+        self._constants: Any = WeakTensorKeyDictionary()
+        self._spent = False
+        for constant in (*(p for p in module.parameters() if not p.requires_grad), *module.buffers()):
+            self._constants[constant] = True
+
+    # -- what rules call ---------------------------------------------------------------------------------------
+
+    def source(self, value: Any) -> Source | None:
+        """Return the source this tensor is, or None for data, constants and frozen parameters."""
+        return self._sources.get(id(value))
+
+    def record(self, source: Source | None, use: Use) -> None:
+        """Note one use of a source; called by rules in backward."""
+        if source is not None:
+            self._uses.append((source, use))
+
+    def by_example(self, operation: Any, value: Tensor, *parameters: Any) -> None:
+        """Check that an activation has the examples outermost.
+
+        Raises:
+            UnsupportedOperation: its first dimension is not the n examples, alone or flattened with others.
+        """
+        fits = self.source(value) is None and value.dim() > 0 and value.shape[0] % self.examples == 0
+        if not (fits and value.shape[0] > 0):
+            raise self.refusal(
+                operation,
+                parameters,
+                f"got an activation of shape {tuple(value.shape)} whose first dimension is not the "
+                f"{self.examples} examples; put the examples first",
+            )
+
+    def derive(self, operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Apply an operation to sources and constants alone and track what comes out."""
+        result = operation(*args, **kwargs)
+        parents = tuple({id(t): self._sources[id(t)] for t in tensors(args, kwargs) if self.source(t)}.values())
+        if isinstance(result, Tensor):
+            return self._tracked(result, parents, operation, args, kwargs)
+        if isinstance(result, tuple | list) and any(isinstance(part, Tensor) for part in result):
+            return type(result)([self._tracked(part, parents, None, args, kwargs) for part in result])
+        return result
+
+    def refusal(self, operation: Any, values: tuple[Any, ...], why: str) -> UnsupportedOperation:
+        """Return the error that names operation, parameters, shapes and remedy."""
+        found = [self.source(v) for v in values]
+        names = ", ".join(f"{s.name} {tuple(s.tensor.shape)}" for s in found if s) or "a trainable parameter"
+        return UnsupportedOperation(f"{_title(operation)} on {names} {why}")
+
+    # -- recording ---------------------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Send an operation to its rule if a source is among its arguments."""
+        kwargs = kwargs or {}
+        given = list(tensors(args, kwargs))
+        if not any(id(t) in self._sources for t in given):
+            result = func(*args, **kwargs)
+            return result if func in READ_IN else self._remember(result, given)
+        if all(id(t) in self._sources or t in self._constants for t in given):
+            return self.derive(func, args, kwargs)
+        if func in rules.RULES and torch.is_grad_enabled():
+            return rules.RULES[func](self, *args, **kwargs)
+        return self._without_rule(func, args, kwargs, given)
+
+    def backward(self, losses: Tensor) -> PerExample:
+        """Run one backward and return the per-example gradients. `.grad` of every parameter stays as it was.
+
+        Args:
+            losses: `(n,)`, one loss per example, or a scalar that is their sum.
+
+        Raises:
+            ConfigurationError: losses of another shape.
+            UnsupportedOperation: a parameter got gradient by a road the tape did not see.
+        """
+        if self._spent:
+            raise ConfigurationError("a Tape serves one backward; make a new one for each batch")
+        if losses.shape not in ((self.examples,), ()):
+            raise ConfigurationError(
+                f"losses must have shape ({self.examples},), one per example, got {tuple(losses.shape)}; "
+                "use reduction='none' and average within an example only"
+            )
+        self._spent = True
+        if losses.requires_grad:
+            self._run_backward(losses)
+        traced: dict[str, list[Use]] = {}
+        for source, use in self._uses:
+            for name, led_back in source.trace(use):
+                traced.setdefault(name, []).append(led_back)
+        return PerExample(self._parameters, traced, self.examples)
+
+    def _run_backward(self, losses: Tensor) -> None:
+        before = {name: p.grad for name, p in self._parameters.items()}
+        for p in self._parameters.values():
+            p.grad = None
+        try:
+            torch.autograd.backward(losses.sum())
+            unseen = [s.name for s in self._sources.values() if s.tensor.grad is not None]
+        finally:
+            for name, p in self._parameters.items():
+                p.grad = before[name]
+        if unseen:
+            raise UnsupportedOperation(
+                f"{', '.join(unseen)} got gradient by a road the tape cannot see (a scripted module or a custom "
+                "autograd.Function, perhaps); write it with torch functions or freeze the parameter"
+            )
+
+    def _without_rule(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: list[Tensor]
+    ) -> Any:
+        result = func(*args, **kwargs)
+        if not any(t.requires_grad for t in tensors((result,), {})):
+            return result
+        raise self.refusal(
+            func,
+            tuple(given),
+            f"has no rule (arguments {', '.join(rules.reads(t) for t in given)}); freeze the parameter, or add a rule in dplit/grads/ops",
+        )
+
+    def _tracked(
+        self, result: Any, parents: tuple[Source, ...], operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        if not isinstance(result, Tensor):
+            return result
+        if not result.requires_grad:
+            self._constants[result] = True
+            return result
+        leaf = result.detach().requires_grad_()
+        self._sources[id(leaf)] = Derived(leaf, result, parents, operation, args, kwargs)
+        return leaf
+
+    def _remember(self, result: Any, given: list[Tensor]) -> Any:
+        """Constants stay constants through any operation; a constant written over with data is one no longer."""
+        if all(t in self._constants for t in given):
+            for t in tensors((result,), {}):
+                self._constants[t] = True
+        elif self._constants:
+            for t in (*given[:1], *tensors((result,), {})):
+                if t in self._constants and _written(t, given, result):
+                    self._forget(t)
+        return result
+
+    def _forget(self, value: Tensor) -> None:
+        for t in (value, value._base):
+            if t is not None and t in self._constants:
+                del self._constants[t]
+
+
+def tensors(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Yield the tensors among arguments, inside lists, tuples and mappings too."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors(value, {})
+        elif isinstance(value, dict):
+            yield from tensors((), value)
+
+
+def _written(value: Tensor, given: list[Tensor], result: Any) -> bool:
+    """An operation that hands its first argument back, or hands back nothing, may have written into it."""
+    return bool(given) and value is given[0] and (result is value or result is None)
+
+
+def _title(operation: Any) -> str:
+    return resolve_name(operation) or getattr(operation, "__name__", str(operation))

@@ -1,0 +1,146 @@
+"""The algebra of one use of a parameter: what each example's gradient through it weighs, without building it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+INSTANTIATED = 1 << 24
+"""Most numbers of per-example gradient that exist at one time."""
+
+
+class Use(ABC):
+    """One use of a parameter of shape `s` by `n` examples; example i's gradient through it is gᵢ, of shape `s`.
+
+    A parameter used k times has gᵢ = Σᵤ gᵢᵤ, so ‖gᵢ‖² = Σᵤ ‖gᵢᵤ‖² + 2 Σᵤ﹤ᵥ ⟨gᵢᵤ, gᵢᵥ⟩ needs the three methods
+    `sq_norm`, `inner` and `weighted_sum` and nothing else.
+    """
+
+    @property
+    @abstractmethod
+    def examples(self) -> int:
+        """n, the number of examples."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Numbers in one example's gradient."""
+
+    @abstractmethod
+    def select(self, index: Tensor | slice) -> Use:
+        """Return the same use by a part of the examples only."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """Return all gᵢ, shape `(n, *s)`. Costs n times the parameter: see `chunks`."""
+
+    @abstractmethod
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Return Σᵢ wᵢ gᵢ of shape `s`, from `(n,)` weights."""
+
+    def sq_norm(self) -> Tensor:
+        """Return ‖gᵢ‖², shape `(n,)`, in float32 or wider, never below the true value by more than its rounding."""
+        return torch.cat([_flat(part.dense()).square().sum(1) for part in self.chunks()])
+
+    def inner_with(self, other: Use) -> Tensor | None:
+        """Return ⟨gᵢ, hᵢ⟩ if this use knows a way that builds neither, else None."""
+        return None
+
+    def chunks(self) -> Iterator[Use]:
+        """Yield the use in runs of examples whose gradients may exist at one time."""
+        step = max(1, INSTANTIATED // max(1, self.size))
+        if step >= self.examples:
+            yield self
+            return
+        for start in range(0, self.examples, step):
+            yield self.select(slice(start, start + step))
+
+
+def inner(a: Use, b: Use) -> Tensor:
+    """Return ⟨gᵢ, hᵢ⟩, shape `(n,)`, of two uses of one parameter."""
+    known = a.inner_with(b)
+    if known is None:
+        known = b.inner_with(a)
+    if known is None:
+        pairs = zip(a.chunks(), b.chunks(), strict=True)
+        known = torch.cat([(_flat(u.dense()) * _flat(v.dense())).sum(1) for u, v in pairs])
+    return known
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return x in float32 or wider."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+@dataclass(frozen=True)
+class DenseUse(Use):
+    """Gradients that are cheap to keep as they are: biases, scales, norm weights."""
+
+    grads: Tensor
+    """`(n, *s)`"""
+
+    @property
+    def examples(self) -> int:
+        return self.grads.shape[0]
+
+    @property
+    def size(self) -> int:
+        return self.grads[:1].numel() if self.examples else 0
+
+    def select(self, index: Tensor | slice) -> DenseUse:
+        return DenseUse(self.grads[index])
+
+    def dense(self) -> Tensor:
+        return self.grads
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        return torch.tensordot(weights.to(self.grads.dtype), self.grads, 1)
+
+
+@dataclass(frozen=True)
+class AlignedUse(Use):
+    """A tensor with one row per example, gᵢ being zero outside row i: n rows stand for n × n of them."""
+
+    grads: Tensor
+    """`(n, *s[1:])`: row i of gᵢ."""
+    rows: Tensor
+    """`(n,)`: which row of the parameter each of them is."""
+    length: int
+    """s[0], the number of rows the parameter has."""
+
+    @property
+    def examples(self) -> int:
+        return self.grads.shape[0]
+
+    @property
+    def size(self) -> int:
+        return self.length * self.grads[:1].numel()
+
+    def select(self, index: Tensor | slice) -> AlignedUse:
+        return AlignedUse(self.grads[index], self.rows[index], self.length)
+
+    def dense(self) -> Tensor:
+        full = self.grads.new_zeros(self.examples, self.length, *self.grads.shape[1:])
+        full[torch.arange(self.examples, device=full.device), self.rows] = self.grads
+        return full
+
+    def sq_norm(self) -> Tensor:
+        return _flat(self.grads).square().sum(1)
+
+    def inner_with(self, other: Use) -> Tensor | None:
+        if isinstance(other, AlignedUse):
+            return (_flat(self.grads) * _flat(other.grads)).sum(1)
+        return None
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        total = self.grads.new_zeros(self.length, *self.grads.shape[1:])
+        scaled = self.grads * weights.to(self.grads.dtype).view(-1, *[1] * (self.grads.dim() - 1))
+        return total.index_add_(0, self.rows, scaled)
+
+
+def _flat(grads: Tensor) -> Tensor:
+    return wide(grads).reshape(grads.shape[0], -1)
