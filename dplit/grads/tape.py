@@ -14,12 +14,15 @@ from dplit.errors import ConfigurationError, UnsupportedOperation
 from dplit.grads import rules
 from dplit.grads.per_example import PerExample
 from dplit.grads.source import Derived, Parameter, Source
-from dplit.grads.use import Use
+from dplit.grads.use import AlignedUse, Use
 
 rules.load()
 
 READ_IN = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, torch.frombuffer})
 """Operations that bring in values from outside torch: data, for all the tape knows."""
+
+RANDOM = frozenset({torch.rand, torch.randn, torch.randint, torch.normal, torch.empty})
+"""Operations that make data of their own (a latent for each example) where the result has the examples outermost."""
 
 
 class Tape(TorchFunctionMode):
@@ -107,7 +110,7 @@ class Tape(TorchFunctionMode):
         given = list(tensors(args, kwargs))
         if not any(id(t) in self._sources for t in given):
             result = func(*args, **kwargs)
-            return result if func in READ_IN else self._remember(result, given)
+            return result if self._makes_data(func, result) else self._remember(result, given)
         if all(id(t) in self._sources or t in self._constants for t in given):
             return self.derive(func, args, kwargs)
         if func in rules.RULES and torch.is_grad_enabled():
@@ -132,7 +135,10 @@ class Tape(TorchFunctionMode):
                 "use reduction='none' and average within an example only"
             )
         self._spent = True
-        if losses.requires_grad:
+        source = self.source(losses)
+        if source is not None and losses.dim():
+            self.record(source, AlignedUse(torch.ones_like(losses), torch.arange(self.examples), self.examples))
+        elif losses.requires_grad:
             self._run_backward(losses)
         traced: dict[str, list[Use]] = {}
         for source, use in self._uses:
@@ -155,6 +161,11 @@ class Tape(TorchFunctionMode):
                 f"{', '.join(unseen)} got gradient by a road the tape cannot see (a scripted module or a custom "
                 "autograd.Function, perhaps); write it with torch functions or freeze the parameter"
             )
+
+    def _makes_data(self, func: Any, result: Any) -> bool:
+        if func in RANDOM and isinstance(result, Tensor):
+            return result.dim() > 0 and result.shape[0] > 0 and result.shape[0] % self.examples == 0
+        return func in READ_IN
 
     def _without_rule(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: list[Tensor]

@@ -1,0 +1,132 @@
+"""What a private fit refuses: settings that would make the stated (ε, δ) untrue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from dplit.data.sampling import PhysicalCollate, PoissonBatches
+from dplit.errors import ConfigurationError, PrivacyError
+from dplit.privacy import Target
+
+
+def check_arguments(noise: Any, physical_batch_size: Any, loss_reduction: Any, delta: Any) -> None:
+    """Refuse arguments of DPStrategy that are out of range."""
+    number = isinstance(noise, int | float) and not isinstance(noise, bool)
+    if not isinstance(noise, Target) and not (number and 0 < noise < float("inf")):
+        raise ConfigurationError(f"noise={noise!r} must be a Target(epsilon, delta) or a noise multiplier above 0")
+    if not isinstance(physical_batch_size, int) or physical_batch_size < 1:
+        raise ConfigurationError(f"physical_batch_size={physical_batch_size!r} must be a whole number of at least 1")
+    if loss_reduction not in (None, "mean", "sum"):
+        raise ConfigurationError(f"loss_reduction={loss_reduction!r} must be None, 'mean' or 'sum'")
+    if delta is not None and not 0 < delta < 1:
+        raise ConfigurationError(f"delta={delta!r} must lie between 0 and 1")
+
+
+def check_trainer(trainer: pl.Trainer, precision: Any) -> None:
+    """Refuse trainer settings that merge, clip, scale or bypass releases."""
+    module = trainer.lightning_module
+    for bad, why in (
+        (
+            trainer.accumulate_grad_batches != 1,
+            f"accumulate_grad_batches={trainer.accumulate_grad_batches} would merge Poisson draws into one release; "
+            "set DPStrategy(physical_batch_size=...) instead",
+        ),
+        (
+            trainer.gradient_clip_val is not None,
+            f"gradient_clip_val={trainer.gradient_clip_val} would clip the noisy sum, not the examples; "
+            "set the bound of the clipping policy instead",
+        ),
+        (
+            not module.automatic_optimization,
+            "manual optimization would step on gradients the ledger does not see; set automatic_optimization = True",
+        ),
+        (
+            isinstance(precision, MixedPrecision) and precision.scaler is not None,
+            "precision=16-mixed scales losses, and with them the gradient norms; use bf16-mixed or 32-true",
+        ),
+        (
+            bool(trainer.overfit_batches),
+            f"overfit_batches={trainer.overfit_batches} replaces the sampler; set it to 0",
+        ),
+        (
+            is_overridden("backward", module),
+            f"{type(module).__name__}.backward would be bypassed by the private step; remove the override",
+        ),
+        (
+            is_overridden("on_before_batch_transfer", module)
+            or (trainer.datamodule is not None and is_overridden("on_before_batch_transfer", trainer.datamodule)),  # type: ignore[attr-defined]
+            "on_before_batch_transfer would get a whole draw; use on_after_batch_transfer or the collate function",
+        ),
+    ):
+        if bad:
+            raise PrivacyError(why)
+    check_norms(module)
+
+
+def check_norms(module: nn.Module) -> None:
+    """Refuse batch normalisation by name, trainable or not."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.affine):
+            raise PrivacyError(
+                f"{name} is a {type(layer).__name__}, which mixes the examples of a batch; use GroupNorm or LayerNorm"
+            )
+
+
+def check_optimizers(optimizers: list[Optimizer], module: nn.Module | None) -> None:
+    """Refuse several optimizers, and parameters that the private step does not reach."""
+    if len(optimizers) != 1:
+        raise PrivacyError(f"{len(optimizers)} optimizers: a private step serves one; use parameter groups instead")
+    known = {id(p) for p in (module.parameters() if module is not None else ())}
+    if any(id(p) not in known for p in _stepped(optimizers)):
+        raise PrivacyError("the optimizer steps on parameters outside the LightningModule; make them part of it")
+
+
+def poisson_train_loader(trainer: pl.Trainer) -> DataLoader[Any]:
+    """Return the one train loader, which must be ours.
+
+    Raises:
+        PrivacyError: there are several, or the trainer put another sampler in place.
+    """
+    loaders = trainer.fit_loop._combined_loader.flattened if trainer.fit_loop._combined_loader else []
+    if len(loaders) != 1:
+        raise PrivacyError(f"{len(loaders)} train loaders: a private step draws from one; concatenate the data sets")
+    (loader,) = loaders
+    ours = isinstance(loader, DataLoader) and isinstance(loader.batch_sampler, PoissonBatches)
+    if not (ours and isinstance(loader.collate_fn, PhysicalCollate)):
+        raise PrivacyError(
+            f"the train loader's sampler is {type(getattr(loader, 'batch_sampler', loader)).__name__}, not the ledger's "
+            "Poisson draws; something replaced it after DPStrategy set it"
+        )
+    return loader
+
+
+def losses_per_example(loss: Any, size: int, reduction: Literal["mean", "sum"] | None) -> Tensor:
+    """Return `(n,)` losses, or the sum a declared reduction stands for."""
+    if not isinstance(loss, Tensor):
+        raise PrivacyError(
+            f"training_step returned {type(loss).__name__}; return losses per example, shape (n,), as a tensor or under 'loss'"
+        )
+    if loss.shape == (size,):
+        return loss
+    if loss.dim() == 0 and reduction is not None:
+        return loss * size if reduction == "mean" else loss
+    if loss.numel() == 1 and loss.dim() == 0:
+        raise ConfigurationError(
+            "training_step returned a scalar; return losses per example, shape (n,), or say what the scalar is with "
+            "DPStrategy(loss_reduction='mean')"
+        )
+    raise ConfigurationError(
+        f"training_step returned a loss of shape {tuple(loss.shape)} for {size} examples; it must be ({size},)"
+    )
+
+
+def _stepped(optimizers: list[Optimizer]) -> Iterable[Tensor]:
+    return (p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"])

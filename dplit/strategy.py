@@ -1,0 +1,387 @@
+"""`DPStrategy`: Lightning's hooks around a private step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from dplit import refusals
+from dplit.checkpoint import AtomicCheckpointIO
+from dplit.clipping import ClippingPolicy, Flat
+from dplit.data.sampling import Draw, PhysicalCollate, PoissonBatches, poisson_loader, records
+from dplit.errors import BudgetExhausted, ConfigurationError, JournalError, PrivacyError
+from dplit.grads.probe import probe
+from dplit.grads.tape import Tape
+from dplit.groups import GroupKey, declared, group_ids
+from dplit.noise import Noise, gaussian
+from dplit.privacy import Gaussian, Journal, Ledger, Target, calibrate, steps_within
+from dplit.privacy.report import Facts, write_statement
+from dplit.step import PrivateStep, charge
+
+PROBED = 8
+"""Records compared alone and in company, twice, before the first release."""
+
+
+class Spent(NamedTuple):
+    """What has been spent so far: ε is the certified upper bound."""
+
+    epsilon: float
+    delta: float
+    by_group: dict[str, float] | None
+    """ε of each declared group, or None where only the headline holds."""
+
+
+class DPStrategy(SingleDeviceStrategy):
+    """Trains any LightningModule with differential privacy (DP-SGD) on one device.
+
+    `Trainer(strategy=DPStrategy(...))` is all that changes: the train DataLoader becomes Poisson draws, one draw is one
+    optimizer step is one ledger entry, and the optimizer sees the noised gradient only. `training_step` returns
+    losses per example, shape `(n,)`, alone or under "loss" in a dict.
+
+    Args:
+        policy: how examples are clipped; `Flat(bound=1.0)` if None.
+        noise: a `Target(epsilon, delta)`, from which the noise is solved for the planned number of steps and before
+            which training stops; or the noise multiplier σ (standard deviation over `policy.bound`).
+        physical_batch_size: most examples that go through the model at one time. It changes memory, not the result.
+        group: where a batch keeps its group ids: key, index, or callable `batch -> (n,)` ids.
+        groups: the declared, public list of groups; None takes the data module's `groups`, if it has them.
+        loss_reduction: "mean" or "sum" for modules whose `training_step` returns a scalar.
+        noise_seed: None: from the operating system. A number is for tests, and the privacy statement says so.
+        delta: δ at which ε is shown where `noise` is a number; None takes the smaller of 1e-5 and 1/(10 N).
+        training_logs: False drops what `training_step` logs, which is un-noised and released without charge.
+        device, accelerator, checkpoint_io, precision_plugin: as Lightning passes them.
+
+    Raises:
+        ConfigurationError: an argument out of range.
+    """
+
+    strategy_name = "dp"
+    per_example_losses = True
+    """Tells a module that `training_step` should return `(n,)` losses."""
+
+    def __init__(
+        self,
+        policy: ClippingPolicy | None = None,
+        noise: Target | float = 1.0,
+        physical_batch_size: int = 64,
+        group: GroupKey | None = None,
+        groups: Sequence[str] | None = None,
+        loss_reduction: Literal["mean", "sum"] | None = None,
+        noise_seed: int | None = None,
+        delta: float | None = None,
+        training_logs: bool = True,
+        device: Any = "cpu",
+        accelerator: Any = None,
+        checkpoint_io: Any = None,
+        precision_plugin: Any = None,
+    ) -> None:
+        super().__init__(device, accelerator, checkpoint_io or AtomicCheckpointIO(), precision_plugin)
+        refusals.check_arguments(noise, physical_batch_size, loss_reduction, delta)
+        self.policy = policy or Flat()
+        self.noise = noise
+        self.physical_batch_size = physical_batch_size
+        self.group = group
+        self.groups = None if groups is None else declared(groups)
+        self.loss_reduction = loss_reduction
+        self.noise_seed = noise_seed
+        self.training_logs = training_logs
+        self.ledger = Ledger()
+        self.noise_multiplier: float | None = None
+        self._delta = delta
+        self._step: PrivateStep | None = None
+        self._restored: Mapping[str, Any] | None = None
+        self._probed = False
+        self._consumed: Draw | None = None
+        self._devices: list[torch.device] | None = None
+        self._logged: set[str] = set()
+        self._facts: Facts | None = None
+
+    # -- before training ---------------------------------------------------------------------------------------
+
+    @property
+    def parallel_devices(self) -> list[torch.device] | None:
+        """The devices the trainer chose: one."""
+        return self._devices
+
+    @parallel_devices.setter
+    def parallel_devices(self, devices: list[torch.device] | None) -> None:
+        if devices and len(devices) > 1:
+            raise ConfigurationError(f"DPStrategy trains on one device, got {len(devices)}; set Trainer(devices=1)")
+        if devices:
+            self._devices, self._root_device = devices, torch.device(devices[0])
+
+    @override
+    def setup(self, trainer: pl.Trainer) -> None:
+        """Refuse what would void the guarantee, then set up as usual."""
+        if trainer.state.fn == "fit":
+            self._learn_groups(trainer)
+            refusals.check_trainer(trainer, self.precision_plugin)
+        super().setup(trainer)
+        if trainer.state.fn == "fit":
+            refusals.check_optimizers(self.optimizers, self.lightning_module)
+
+    @override
+    def process_dataloader(self, dataloader: object) -> object:
+        """Turn the train loader into Poisson draws; leave validation, test and predict loaders as they are."""
+        module = self.lightning_module
+        if module is None or module.trainer.state.fn != "fit" or module.trainer.state.stage != "train":
+            return dataloader
+        return poisson_loader(dataloader, self.physical_batch_size)
+
+    @override
+    def on_train_start(self) -> None:
+        """Check the loader, open the journal, solve the noise."""
+        trainer = self._trainer
+        loader = refusals.poisson_train_loader(trainer)
+        sampler: PoissonBatches = loader.batch_sampler  # type: ignore[assignment]
+        self._open_ledger()
+        planned = trainer.estimated_stepping_batches
+        if self.noise_multiplier is None:
+            self.noise_multiplier = self._solve(sampler.rate, planned)
+        self._step = self._private_step(sampler)
+        if self.noise_seed is not None:
+            self.ledger.note(f"the noise seed was fixed ({self.noise_seed}): whoever knows it can subtract the noise")
+        self._facts = self._describe(sampler)
+        self._write_statement()
+        if self._step.releases == 0:
+            raise BudgetExhausted(f"{self._target_text()} is spent already; no further step can be taken")
+
+    def _learn_groups(self, trainer: pl.Trainer) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if self.groups is None:
+            self.groups = declared(getattr(data, "groups", None) or ())
+        if self.group is None:
+            self.group = getattr(data, "group_key", "group")
+        self.policy.declare(self.groups)
+
+    def _open_ledger(self) -> None:
+        if self._restored is not None:
+            self._resume(self._restored)
+        elif self.ledger.journal is None:
+            path = _free(Path(self._run_dir) / "ledger.jsonl")
+            self.ledger = Ledger(Journal.create(path, self.ledger.run_id))
+
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        self.ledger = Ledger.resume(state["ledger"], Path(state["journal"]))
+        self.policy.load_state_dict(state["policy"])
+        self.noise_multiplier = float(state["noise_multiplier"])
+        self._restored = None
+
+    def _solve(self, rate: float, planned: float) -> float:
+        if not isinstance(self.noise, Target):
+            return float(self.noise)
+        if not math.isfinite(planned) or planned < 1:
+            raise ConfigurationError("a Target needs a planned number of steps; set Trainer(max_epochs=...) or max_steps")
+        return calibrate(self.noise, rate=rate, steps=int(planned), queries=list(self.policy.queries))
+
+    def _private_step(self, sampler: PoissonBatches) -> PrivateStep:
+        assert self.noise_multiplier is not None
+        event = charge(self.policy, self.noise_multiplier, sampler.rate)
+        target = self.noise if isinstance(self.noise, Target) else None
+        return PrivateStep(
+            self.lightning_module,  # type: ignore[arg-type]
+            self.policy,
+            noise_multiplier=self.noise_multiplier,
+            rate=sampler.rate,
+            expected_batch_size=sampler.rate * sampler.size,
+            ledger=self.ledger,
+            noise=Noise(self.noise_seed),
+            releases=None if target is None else steps_within(target, event, self.ledger),
+        )
+
+    # -- one step ----------------------------------------------------------------------------------------------
+
+    @override
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """Move a batch; a draw's physical batches are moved one by one as they are used."""
+        return batch if isinstance(batch, Draw) else super().batch_to_device(batch, device, dataloader_idx)
+
+    @override
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the module's training step on each physical batch of the draw and add up the clipped gradients.
+
+        Returns:
+            The mean loss of the draw, detached: what callbacks see, un-noised; 0 for an empty draw or without
+            `training_logs`.
+        """
+        draw, *rest = args
+        if not isinstance(draw, Draw) or self._step is None:
+            raise PrivacyError(f"training_step got a {type(draw).__name__}, not a Poisson draw; the loader was replaced")
+        if draw is self._consumed:
+            raise PrivacyError("the optimizer evaluated its closure twice in one step; use one that does so once")
+        self._consumed = draw
+        if not self._probed:
+            self._probe(rest)
+        losses = [self._accumulate(part.batch, part.size, rest, kwargs) for part in draw.parts]
+        self._note_logs()
+        if not losses or not self.training_logs:
+            return torch.zeros((), device=self.root_device)
+        return torch.stack(losses).sum() / draw.size
+
+    @override
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
+        """Release the noisy gradient in place of a backward pass."""
+        module, trainer = self.lightning_module, self._trainer
+        assert module is not None
+        assert self._step is not None
+        closure_loss = self.precision_plugin.pre_backward(closure_loss, module)
+        self._step.release()
+        closure_loss = self.precision_plugin.post_backward(closure_loss, module)
+        if self._step.releases == 0:
+            trainer.should_stop = True
+        return closure_loss
+
+    def _accumulate(self, batch: Any, size: int, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        assert self._step is not None
+        batch = super().batch_to_device(batch)
+        ids = group_ids(batch, self.group, self.groups or ()) if self.policy.needs_groups and self.group is not None else None
+        with Tape(self.lightning_module, size) as tape:  # type: ignore[arg-type]
+            losses = self._losses(batch, size, rest, kwargs)
+        self._step.accumulate(tape.backward(losses), ids)
+        return losses.detach().sum()
+
+    def _losses(self, batch: Any, size: int, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        results = self._trainer._results
+        if results is not None:
+            results.batch, results.batch_size = batch, size
+        output = super().training_step(batch, *rest, **kwargs)
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        return refusals.losses_per_example(loss, size, self.loss_reduction)
+
+    def _probe(self, rest: Sequence[Any]) -> None:
+        loader = refusals.poisson_train_loader(self._trainer)
+        collate: PhysicalCollate = loader.collate_fn  # type: ignore[assignment]
+
+        def losses(samples: Sequence[Any]) -> Tensor:
+            batch = super(DPStrategy, self).batch_to_device(collate.collate(list(samples)))
+            return self._losses(batch, len(samples), rest, {})
+
+        size = len(loader.dataset)  # type: ignore[arg-type]
+        with torch.random.fork_rng(devices=[d for d in [self.root_device] if d.type == "cuda"]):
+            for _ in range(2):
+                chosen = torch.randperm(size)[: min(PROBED, size)].tolist()
+                probe(self.lightning_module, losses, records(loader.dataset, chosen))  # type: ignore[arg-type]
+        self._probed = True
+        self._forget_logs()
+
+    # -- what leaves -------------------------------------------------------------------------------------------
+
+    @property
+    def delta(self) -> float | None:
+        """δ at which ε is shown, known once the data set is."""
+        if isinstance(self.noise, Target):
+            return self.noise.delta
+        return self._delta
+
+    def spent(self) -> Spent | None:
+        """Return what the ledger holds so far, or None before training has begun."""
+        if self.delta is None or self._step is None:
+            return None
+        by_group = self.ledger.by_group(self.delta, self.groups or ())
+        known = {name: bound.upper for name, bound in by_group.items() if bound is not None}
+        return Spent(self.ledger.epsilon(self.delta).upper, self.delta, known if len(known) == len(by_group) else None)
+
+    def release_statistic(
+        self, value: Tensor, *, sensitivity: float, noise_multiplier: float, split: str = "validation"
+    ) -> Tensor:
+        """Charge and release a statistic of records that training does not see.
+
+        Args:
+            value: any shape; one record of the split moves it by at most `sensitivity` in L2 norm.
+            noise_multiplier: standard deviation over sensitivity.
+            split: the disjoint set of records it was computed from; each split has its own account.
+
+        Returns:
+            The noisy value, float64, on the CPU.
+        """
+        if split == "train":
+            raise PrivacyError("statistics of training records are charged with their draw: ask them from a policy")
+        self.ledger.record(Gaussian(noise_multiplier), split=split)
+        value = value.detach().to("cpu", torch.float64)
+        generator = Noise(None if self.noise_seed is None else self.noise_seed + 1).generator(self.ledger.releases)
+        return value + gaussian(value, noise_multiplier * sensitivity, generator)
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Save with the ledger, the policy's thresholds and the noise multiplier inside."""
+        if self.ledger.journal is not None:
+            checkpoint["dplit"] = {
+                "ledger": self.ledger.state_dict(),
+                "journal": str(self.ledger.journal.path.resolve()),
+                "policy": self.policy.state_dict(),
+                "noise_multiplier": self.noise_multiplier,
+            }
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    @override
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load; a fit that resumes takes the ledger along.
+
+        Raises:
+            JournalError: the checkpoint to resume from has no ledger.
+        """
+        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        if self._trainer.state.fn == "fit":
+            if "dplit" not in checkpoint:
+                raise JournalError(
+                    f"checkpoint {checkpoint_path} has no privacy ledger, so what it has spent is unknown; resume from a "
+                    "checkpoint written under DPStrategy, or load its weights into a new model"
+                )
+            self._restored = checkpoint["dplit"]
+        return checkpoint
+
+    @override
+    def teardown(self) -> None:
+        """Leave the privacy statement and close the journal."""
+        if self._facts is not None:
+            self._write_statement()
+        super().teardown()
+
+    def _note_logs(self) -> None:
+        results = self._trainer._results
+        if results is None:
+            return
+        if self.training_logs:
+            self._logged.update(metric.meta.name for metric in results.values() if metric.meta.fx == "training_step")
+        else:
+            self._forget_logs()
+
+    def _forget_logs(self) -> None:
+        results = self._trainer._results
+        if results is not None:
+            for key in [key for key, metric in results.items() if metric.meta.fx == "training_step"]:
+                del results[key]
+
+    def _write_statement(self) -> None:
+        assert self._facts is not None
+        exact = {f"{name}: exact, logged by training_step" for name in self._logged}
+        for callback in self._trainer.callbacks:  # type: ignore[attr-defined]
+            exact.update(getattr(callback, "released_without_charge", list)())
+        write_statement(Path(self._run_dir), self.ledger, self._facts.releasing(sorted(exact)))
+
+    def _target_text(self) -> str:
+        return f"epsilon={self.noise.epsilon} at delta={self.noise.delta}" if isinstance(self.noise, Target) else "the target"
+
+    @property
+    def _trainer(self) -> pl.Trainer:
+        assert self.lightning_module is not None
+        return self.lightning_module.trainer
+
+    @property
+    def _run_dir(self) -> str:
+        return self._trainer.log_dir or self._trainer.default_root_dir
+
+
+def _free(path: Path) -> Path:
+    """Return path, or the first numbered one beside it that no other run has taken."""
+    candidates = [path, *(path.with_stem(f"{path.stem}-{i}") for i in range(2, 10_000))]
+    return next(p for p in candidates if not p.exists())

@@ -1,0 +1,44 @@
+"""The oracle of exactness: one backward per example, nothing shared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dplit.grads import PerExample
+
+
+def loop_gradients(module: nn.Module, loss_of: Callable[[int], Tensor], examples: int) -> dict[str, Tensor]:
+    """`{name: (n, *shape)}` gradients of the trainable parameters, one example at a time."""
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    rows = []
+    for i in range(examples):
+        grads = torch.autograd.grad(loss_of(i).sum(), list(named.values()), allow_unused=True)
+        rows.append([torch.zeros_like(p) if g is None else g for g, p in zip(grads, named.values(), strict=True)])
+    return {name: torch.stack([row[k] for row in rows]) for k, name in enumerate(named)}
+
+
+def norms(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.stack([g.double().reshape(len(g), -1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()
+
+
+def weighted(gradients: dict[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+    return {name: torch.tensordot(weights.to(g.dtype), g, 1) for name, g in gradients.items()}
+
+
+def error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest difference over all parameters, relative to the whole expected vector."""
+    size = max(1e-300, float(torch.stack([e.double().norm() for e in expected.values()]).norm()))
+    assert found.keys() == expected.keys()
+    return max(float((found[name].double() - e.double()).norm()) for name, e in expected.items()) / size
+
+
+def law_exact(gradients: PerExample, expected: dict[str, Tensor], tolerance: float, clip: float = 0.5) -> None:
+    """Norms and clipped sums equal the oracle's, relative to its size."""
+    reference = norms(expected)
+    found = gradients.norms().double()
+    assert torch.all((found - reference).abs() <= tolerance * reference.clamp_min(1e-12)), (found, reference)
+    factors = (clip * reference.median() / reference.clamp_min(1e-12)).clamp(max=1.0)
+    assert error(gradients.weighted_sum(factors.to(gradients.norms().dtype)), weighted(expected, factors)) <= tolerance
