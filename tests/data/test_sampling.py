@@ -1,0 +1,139 @@
+"""Promise 7: Poisson is Poisson."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from dplit.data.sampling import Draw, PoissonBatches, poisson_loader
+from dplit.errors import ConfigurationError, DplitError, PrivacyError
+
+ALARM = 1e-7
+SIZE, DRAWS, RATE = 2000, 2000, 0.05
+
+
+def law_poisson(sampler: object, size: int = SIZE, rate: float = RATE) -> None:
+    """Sizes, inclusion counts and pair counts of independent inclusion with one rate."""
+    included = np.zeros((DRAWS, size), dtype=bool)
+    for row, indices in zip(included, sampler, strict=True):
+        assert len(set(indices)) == len(indices)
+        row[indices] = True
+    limit = stats.norm.isf(ALARM / 2)
+    sizes, spread = included.sum(1), size * rate * (1 - rate)
+    assert abs(sizes.mean() - size * rate) / np.sqrt(spread / DRAWS) < limit
+    assert stats.chi2.sf((sizes.var() * DRAWS) / spread, DRAWS - 1) > ALARM / 2
+    assert stats.chi2.cdf((sizes.var() * DRAWS) / spread, DRAWS - 1) > ALARM / 2
+    counts = included.sum(0)
+    chi2 = ((counts - DRAWS * rate) ** 2 / (DRAWS * rate * (1 - rate))).sum()
+    assert ALARM / 2 < stats.chi2.sf(chi2, size) < 1 - ALARM / 2
+    pairs = (included[:, ::2] & included[:, 1::2]).sum()
+    expected = DRAWS * size / 2 * rate**2
+    assert abs(pairs - expected) / np.sqrt(expected) < limit
+
+
+def test_law() -> None:
+    law_poisson(PoissonBatches(SIZE, RATE, DRAWS))
+
+
+def test_two_passes_differ() -> None:
+    sampler = PoissonBatches(1000, 0.5, 1)
+    assert list(sampler) != list(sampler)
+
+
+def test_mutant_shuffled_batches_are_caught() -> None:
+    batches = BatchSampler(RandomSampler(range(SIZE)), int(RATE * SIZE), drop_last=False)
+    many = [batch for _ in range(DRAWS // len(batches)) for batch in batches]
+    with pytest.raises(AssertionError):
+        law_poisson(many)
+
+
+def test_mutant_fixed_sizes_are_caught() -> None:
+    generator = np.random.default_rng(0)
+    with pytest.raises(AssertionError):
+        law_poisson([generator.choice(SIZE, int(SIZE * RATE), replace=False).tolist() for _ in range(DRAWS)])
+
+
+class Fetched(Dataset):
+    """Fetches lists of records, and cannot fetch none."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, i: int) -> int:
+        return i
+
+    def __getitems__(self, indices: list[int]) -> list[int]:
+        assert indices
+        return list(indices)
+
+
+def test_draws_are_cut_into_physical_batches() -> None:
+    data = TensorDataset(torch.arange(100))
+    (draw,) = poisson_loader(DataLoader(data, batch_size=100), 30)
+    assert isinstance(draw, Draw)
+    assert [part.size for part in draw.parts] == [30, 30, 30, 10]
+    assert torch.cat([part.batch[0] for part in draw.parts]).tolist() == list(range(100))
+
+
+@pytest.mark.parametrize("data", [TensorDataset(torch.arange(10)), Fetched()], ids=["items", "lists"])
+def test_empty_draws_come_through(data: Dataset) -> None:
+    loader = poisson_loader(DataLoader(data, batch_size=1, collate_fn=list), 4)
+    loader.batch_sampler.draws = 200
+    sizes = [draw.size for draw in loader]
+    assert 0 in sizes
+    assert max(sizes) > 1
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize(("size", "batch"), [(49, 1), (100, 30), (107, 107), (1000, 3)])
+def test_the_pass_keeps_its_length_and_the_rate_is_exact(size: int, batch: int, drop_last: bool) -> None:
+    loader = DataLoader(TensorDataset(torch.arange(size)), batch_size=batch, drop_last=drop_last)
+    ours = poisson_loader(loader, 8)
+    assert len(ours) == len(loader)
+    assert ours.batch_sampler.rate == batch / size
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from range(3)
+
+
+DATA = TensorDataset(torch.arange(20))
+
+
+@pytest.mark.parametrize(
+    ("loader", "error", "says"),
+    [
+        (DataLoader(DATA, sampler=WeightedRandomSampler(torch.ones(20), 20), batch_size=4), PrivacyError, "Weighted"),
+        (DataLoader(DATA, sampler=SubsetRandomSampler(range(5)), batch_size=4), PrivacyError, "Subset"),
+        (DataLoader(DATA, sampler=RandomSampler(DATA, num_samples=5), batch_size=4), PrivacyError, "RandomSampler"),
+        (DataLoader(DATA, sampler=RandomSampler(DATA, replacement=True), batch_size=4), PrivacyError, "RandomSampler"),
+        (DataLoader(DATA, batch_sampler=[[0, 1]]), PrivacyError, "batch sampler list"),
+        (DataLoader(DATA, batch_size=None), PrivacyError, "batch_size"),
+        (DataLoader(Stream(), batch_size=2), ConfigurationError, "Stream"),
+        (DataLoader(DATA, batch_size=21), ConfigurationError, "batch_size=21 is larger than the data set's 20"),
+        ([1, 2, 3], ConfigurationError, "list"),
+    ],
+)
+def test_refused(loader: object, error: type[DplitError], says: str) -> None:
+    with pytest.raises(error, match=says):
+        poisson_loader(loader, 8)
+
+
+@pytest.mark.parametrize("loader", [DataLoader(DATA, batch_size=4, shuffle=True), DataLoader(DATA, batch_size=4)])
+def test_uniform_samplers_are_replaced(loader: DataLoader) -> None:
+    assert isinstance(loader.sampler, RandomSampler | SequentialSampler)
+    assert isinstance(poisson_loader(loader, 8).batch_sampler, PoissonBatches)

@@ -1,0 +1,175 @@
+"""Settings that would void the guarantee are refused by name, in one line (promise 21 and section 3 of the design)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, WeightedRandomSampler
+
+import dplit
+from dplit.errors import ConfigurationError, CoupledExamples, DplitError, PrivacyError
+from tests.lightning import Data, Linear, fit, loader, trainer
+
+
+class Manual(Linear):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class TwoOptimizers(Linear):
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(self.net.parameters(), 0.1), torch.optim.SGD(self.net.parameters(), 0.1)]
+
+
+class Outside(Linear):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([*self.net.parameters(), nn.Parameter(torch.zeros(3))], 0.1)
+
+
+class Closures(Linear):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.LBFGS(self.net.parameters(), max_iter=4)
+
+
+class OwnBackward(Linear):
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        loss.backward()
+
+
+class Transfers(Linear):
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch
+
+
+class Normed(Linear):
+    def __init__(self, affine: bool = True) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, affine=affine), nn.Linear(8, 3))
+
+
+class Scalar(Linear):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx).mean()
+
+
+class Skips(Linear):
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        return None
+
+
+class Resample(Callback):
+    def on_train_start(self, trainer: Any, pl_module: LightningModule) -> None:
+        trainer.fit_loop._combined_loader.flattened = [loader()]
+
+
+CASES: dict[str, tuple[Callable[[], Any], type[DplitError], str]] = {
+    "accumulation": (lambda: fit(accumulate_grad_batches=4), PrivacyError, "accumulate_grad_batches=4 would merge"),
+    "gradient_clip_val": (lambda: fit(gradient_clip_val=1.0), PrivacyError, "gradient_clip_val=1.0"),
+    "overfit_batches": (lambda: fit(overfit_batches=2), PrivacyError, "overfit_batches"),
+    "two_devices": (lambda: fit(devices=2), ConfigurationError, "one device, got 2"),
+    "manual": (lambda: fit(Manual()), PrivacyError, "manual optimization"),
+    "two_optimizers": (lambda: fit(TwoOptimizers()), DplitError, "optimizer"),
+    "outside": (lambda: fit(Outside()), PrivacyError, "outside the LightningModule"),
+    "closures": (lambda: fit(Closures()), PrivacyError, "closure twice"),
+    "own_backward": (lambda: fit(OwnBackward()), PrivacyError, "OwnBackward.backward"),
+    "transfers": (lambda: fit(Transfers()), PrivacyError, "on_before_batch_transfer"),
+    "batch_norm": (lambda: fit(Normed()), PrivacyError, "net.1 is a BatchNorm1d"),
+    "batch_norm_without_weights": (lambda: fit(Normed(affine=False)), PrivacyError, "net.1 is a BatchNorm1d"),
+    "scalar": (lambda: fit(Scalar()), ConfigurationError, "loss_reduction='mean'"),
+    "scalar_called_a_sum": (
+        lambda: fit(Scalar(), strategy=dplit.DPStrategy(loss_reduction="sum")),
+        CoupledExamples,
+        "the gradient of example 0",
+    ),
+    "none": (lambda: fit(Skips()), PrivacyError, "NoneType"),
+    "weighted": (
+        lambda: fit(train=DataLoader(Data(), sampler=WeightedRandomSampler(torch.ones(64), 64), batch_size=8)),
+        PrivacyError,
+        "WeightedRandomSampler",
+    ),
+    "replaced": (lambda: fit(callbacks=[Resample()]), PrivacyError, "not the ledger's Poisson draws"),
+    "large_batch": (lambda: fit(train=DataLoader(Data(), batch_size=65)), ConfigurationError, "batch_size=65"),
+    "several_loaders": (lambda: fit(train=[loader(), loader()]), PrivacyError, "2 train loaders"),
+    "noise": (lambda: dplit.DPStrategy(noise=0.0), ConfigurationError, "noise=0.0"),
+    "noise_null": (lambda: dplit.DPStrategy(noise=None), ConfigurationError, "noise=None"),
+    "physical": (lambda: dplit.DPStrategy(physical_batch_size=0), ConfigurationError, "physical_batch_size=0"),
+    "epsilon": (lambda: dplit.Target(epsilon=0.0, delta=1e-5), ConfigurationError, "epsilon"),
+    "delta": (lambda: dplit.Target(epsilon=1.0, delta=1.0), ConfigurationError, "delta"),
+    "no_plan": (
+        lambda: fit(strategy=dplit.DPStrategy(noise=dplit.Target(3.0, 1e-3)), max_epochs=-1),
+        ConfigurationError,
+        "planned number of steps",
+    ),
+    "undeclared": (
+        lambda: fit(strategy=dplit.DPStrategy(policy=dplit.clipping.GroupQuantile())),
+        ConfigurationError,
+        "declare the list",
+    ),
+    "no_group_key": (
+        lambda: fit(strategy=dplit.DPStrategy(policy=dplit.clipping.GroupQuantile(), group="tribe", groups=["a", "b"])),
+        ConfigurationError,
+        "no group entry 'tribe'",
+    ),
+    "outside_the_list": (
+        lambda: fit(strategy=dplit.DPStrategy(policy=dplit.clipping.GroupQuantile(), group="group", groups=["a", "b"])),
+        ConfigurationError,
+        "group id 2 lies outside the declared list of 2: a, b",
+    ),
+    "thresholds": (
+        lambda: fit(
+            strategy=dplit.DPStrategy(policy=dplit.clipping.GroupThresholds({"a": 1.0}), group="group", groups=["a", "b"])
+        ),
+        ConfigurationError,
+        "declared groups are a, b",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*max_epochs=-1.*")
+@pytest.mark.parametrize("name", CASES)
+def test_refused(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, error, says = CASES[name]
+    with pytest.raises(error) as caught:
+        run()
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_was_charged_for_a_refusal(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    strategy = dplit.DPStrategy(noise=1.0)
+    with pytest.raises(PrivacyError):
+        fit(Normed(), strategy=strategy)
+    assert strategy.ledger.steps == 0
+
+
+def test_the_samplers_are_ours(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = trainer()
+    run.fit(Linear(), loader())
+    assert type(run.train_dataloader.batch_sampler).__name__ == "PoissonBatches"
+
+
+def test_mutant_without_the_check_at_fit_start_is_caught(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loader replaced behind our back still cannot train: its batches are no draws."""
+    monkeypatch.chdir(tmp_path)
+    from dplit import refusals
+
+    honest = refusals.poisson_train_loader
+    ours: list[Any] = []
+
+    class Late(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: LightningModule) -> None:
+            ours.append(honest(trainer))
+            trainer.fit_loop._data_fetcher.combined_loader.flattened = [loader()]
+            iter(trainer.fit_loop._data_fetcher)
+
+    with pytest.raises(PrivacyError, match="not a Poisson draw"):
+        fit(callbacks=[Late()])
