@@ -23,10 +23,12 @@ class Noise:
     and the low bits of floating-point noise are not hardened against a reader of exact bit patterns.
 
     Args:
-        seed: None, or a number that makes the noise a public function of (seed, release): for tests only.
+        seed: None, or a number that makes the noise a public function of (seed, stream, release): for tests only.
+        stream: what the noise is for; tells seeded streams apart.
     """
 
     seed: int | None = None
+    stream: str = "train"
 
     def generator(self, release: int, device: torch.device | str = "cpu") -> torch.Generator:
         """Return the generator of one release.
@@ -46,7 +48,7 @@ class Noise:
     def _words(self, release: int) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
         if self.seed is None:
             return np.frombuffer(os.urandom(4 * _WORDS), dtype=np.uint32)
-        return np.random.SeedSequence([self.seed, release]).generate_state(_WORDS)
+        return np.random.SeedSequence([self.seed, release, *self.stream.encode()]).generate_state(_WORDS)
 
 
 def gaussian(like: Tensor, std: float, generator: torch.Generator) -> Tensor:

@@ -97,6 +97,7 @@ class DPStrategy(SingleDeviceStrategy):
         self.ledger = Ledger()
         self.noise_multiplier: float | None = None
         self._delta = delta
+        self._records: int | None = None
         self._step: PrivateStep | None = None
         self._restored: Mapping[str, Any] | None = None
         self._probed = False
@@ -143,6 +144,7 @@ class DPStrategy(SingleDeviceStrategy):
         trainer = self._trainer
         loader = refusals.poisson_train_loader(trainer)
         sampler: PoissonBatches = loader.batch_sampler  # type: ignore[assignment]
+        self._records = sampler.size
         self._open_ledger()
         planned = trainer.estimated_stepping_batches
         if self.noise_multiplier is None:
@@ -169,8 +171,11 @@ class DPStrategy(SingleDeviceStrategy):
         elif self.ledger.journal is None:
             path = _free(Path(self._run_dir) / "ledger.jsonl")
             self.ledger = Ledger(Journal.create(path, self.ledger.run_id))
+        elif self.ledger.journal.closed:
+            self.ledger = Ledger.resume(self.ledger.state_dict(), self.ledger.journal.path)
 
     def _resume(self, state: Mapping[str, Any]) -> None:
+        self._close()
         self.ledger = Ledger.resume(state["ledger"], Path(state["journal"]))
         self.policy.load_state_dict(state["policy"])
         self.noise_multiplier = float(state["noise_multiplier"])
@@ -197,6 +202,9 @@ class DPStrategy(SingleDeviceStrategy):
             noise=Noise(self.noise_seed),
             releases=None if target is None else steps_within(target, event, self.ledger),
         )
+
+    def _describe(self, sampler: PoissonBatches) -> Facts:
+        return Facts()
 
     # -- one step ----------------------------------------------------------------------------------------------
 
@@ -280,6 +288,8 @@ class DPStrategy(SingleDeviceStrategy):
         """δ at which ε is shown, known once the data set is."""
         if isinstance(self.noise, Target):
             return self.noise.delta
+        if self._delta is None and self._records is not None:
+            return min(1e-5, 1 / (10 * self._records))
         return self._delta
 
     def spent(self) -> Spent | None:
@@ -305,9 +315,11 @@ class DPStrategy(SingleDeviceStrategy):
         """
         if split == "train":
             raise PrivacyError("statistics of training records are charged with their draw: ask them from a policy")
+        self._open_ledger()
         self.ledger.record(Gaussian(noise_multiplier), split=split)
         value = value.detach().to("cpu", torch.float64)
-        generator = Noise(None if self.noise_seed is None else self.noise_seed + 1).generator(self.ledger.releases)
+        before = sum(self.ledger.entries[split].values())
+        generator = Noise(self.noise_seed, stream=split).generator(before)
         return value + gaussian(value, noise_multiplier * sensitivity, generator)
 
     @override
@@ -344,7 +356,12 @@ class DPStrategy(SingleDeviceStrategy):
         """Leave the privacy statement and close the journal."""
         if self._facts is not None:
             self._write_statement()
+        self._close()
         super().teardown()
+
+    def _close(self) -> None:
+        if self.ledger.journal is not None:
+            self.ledger.journal.close()
 
     def _note_logs(self) -> None:
         results = self._trainer._results

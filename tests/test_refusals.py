@@ -68,13 +68,13 @@ class Resample(Callback):
         trainer.fit_loop._combined_loader.flattened = [loader()]
 
 
-CASES: dict[str, tuple[Callable[[], Any], type[DplitError], str]] = {
+CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "accumulation": (lambda: fit(accumulate_grad_batches=4), PrivacyError, "accumulate_grad_batches=4 would merge"),
     "gradient_clip_val": (lambda: fit(gradient_clip_val=1.0), PrivacyError, "gradient_clip_val=1.0"),
     "overfit_batches": (lambda: fit(overfit_batches=2), PrivacyError, "overfit_batches"),
     "two_devices": (lambda: fit(devices=2), ConfigurationError, "one device, got 2"),
     "manual": (lambda: fit(Manual()), PrivacyError, "manual optimization"),
-    "two_optimizers": (lambda: fit(TwoOptimizers()), DplitError, "optimizer"),
+    "two_optimizers": (lambda: fit(TwoOptimizers()), RuntimeError, "multiple optimizers is only supported"),
     "outside": (lambda: fit(Outside()), PrivacyError, "outside the LightningModule"),
     "closures": (lambda: fit(Closures()), PrivacyError, "closure twice"),
     "own_backward": (lambda: fit(OwnBackward()), PrivacyError, "OwnBackward.backward"),

@@ -1,0 +1,367 @@
+"""The private step: promises 1 (order), 5 (coverage), 8, 9, 10, 12, 14."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dplit import step as step_module
+from dplit.clipping import ClippingPolicy, Flat, GroupQuantile
+from dplit.errors import BudgetExhausted, ConfigurationError
+from dplit.grads import Tape
+from dplit.noise import Noise
+from dplit.privacy import Ledger
+from dplit.step import PrivateStep
+from tests.clipping.test_contract import GROUPS, policies
+from tests.test_noise import law_normal
+
+EXPECTED = 10.0
+every_policy = pytest.mark.parametrize("cls", policies(), ids=lambda cls: cls.__name__)
+
+
+class Zero(nn.Module):
+    """Every gradient is zero, so what is released is noise alone."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.big = nn.Linear(1000, 1000, dtype=dtype)
+        self.idle = nn.Parameter(torch.zeros(300, dtype=dtype))
+        self.frozen = nn.Parameter(torch.zeros(3, dtype=dtype), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.big(x) * 0).sum(1, keepdim=True)
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+
+
+def make(module: nn.Module, policy: ClippingPolicy, sigma: float = 1.0, **options: Any) -> PrivateStep:
+    if not policy.groups:
+        policy.declare(GROUPS)
+    ledger = options.pop("ledger", None) or Ledger()
+    return PrivateStep(
+        module, policy, noise_multiplier=sigma, rate=0.1, expected_batch_size=EXPECTED, ledger=ledger, **options
+    )
+
+
+def add(step: PrivateStep, x: Tensor, group: Tensor | None = None) -> None:
+    with Tape(step.module, len(x)) as tape:
+        losses = step.module(x).square().flatten(1).sum(1)
+    step.accumulate(tape.backward(losses), torch.zeros(len(x), dtype=torch.int64) if group is None else group)
+
+
+def released(step: PrivateStep) -> Tensor:
+    """The noisy sum: `.grad` times the divisor."""
+    step.release()
+    grads = [p.grad for p in step.module.parameters() if p.requires_grad]
+    return torch.cat([g.flatten() for g in grads if g is not None]).double() * EXPECTED
+
+
+SILENT = 1e-12
+"""A noise multiplier so small that the sum can be read."""
+
+
+def summed(x: Tensor, group: Tensor | None = None, policy: ClippingPolicy | None = None, chunk: int = 100) -> Tensor:
+    step = make(net(), policy or Flat(0.3), SILENT)
+    for i in range(0, len(x), chunk):
+        add(step, x[i : i + chunk], None if group is None else group[i : i + chunk])
+    return released(step)
+
+
+# -- the noise covers everything, with the stated deviation -----------------------------------------------------
+
+
+def law_covered(policy: ClippingPolicy, dtype: torch.dtype) -> None:
+    module = Zero(dtype)
+    step = make(module, policy, sigma=1.7)
+    add(step, torch.zeros(3, 1000, dtype=dtype))
+    step.release()
+    for name, parameter in module.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    for parameter in (module.big.weight, module.idle):
+        assert parameter.grad.dtype == dtype
+        rounding = 0 if dtype != torch.bfloat16 else 1e-3 * torch.randn(parameter.shape)
+        law_normal((parameter.grad.double() * EXPECTED + rounding).flatten(), 1.7 * policy.bound)
+
+
+@every_policy
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_noise_covers_every_trainable_parameter(cls: type[ClippingPolicy], dtype: torch.dtype) -> None:
+    law_covered(cls.example(GROUPS), dtype)
+
+
+def test_mutant_skipped_parameter_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = step_module.trainable
+    monkeypatch.setattr(step_module, "trainable", lambda m: {k: p for k, p in honest(m).items() if k != "idle"})
+    with pytest.raises(AssertionError):
+        law_covered(Flat(), torch.float32)
+
+
+@pytest.mark.parametrize("wrong", [0.99, 1 / EXPECTED])
+def test_mutant_noise_scale_is_caught(monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
+    honest = step_module.gaussian
+    monkeypatch.setattr(step_module, "gaussian", lambda like, std, g: honest(like, wrong * std, g))
+    with pytest.raises(AssertionError):
+        law_covered(Flat(), torch.float32)
+
+
+# -- charge first ------------------------------------------------------------------------------------------------
+
+
+class Watched(Noise):
+    """Notes how many records the ledger held when the generator was keyed."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(None)
+        object.__setattr__(self, "ledger", ledger)
+        object.__setattr__(self, "seen", [])
+
+    def generator(self, release: int, device: Any = "cpu") -> torch.Generator:
+        self.seen.append(self.ledger.steps)
+        return super().generator(release, device)
+
+
+def law_charged_first() -> None:
+    ledger = Ledger()
+    noise = Watched(ledger)
+    step = make(net(), Flat(), ledger=ledger, noise=noise)
+    for _ in range(3):
+        add(step, torch.randn(2, 4).double())
+        step.release()
+    assert noise.seen == [1, 2, 3]
+
+
+def test_the_ledger_is_charged_before_noise_is_drawn() -> None:
+    law_charged_first()
+
+
+def test_a_ledger_that_cannot_write_stops_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = make(net(), Flat())
+    monkeypatch.setattr(step.ledger, "record", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+    add(step, torch.randn(2, 4).double())
+    with pytest.raises(OSError, match="disk full"):
+        step.release()
+    assert all(p.grad is None for p in step.module.parameters())
+
+
+def test_mutant_record_after_the_noise_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = PrivateStep.release
+
+    def late(self: PrivateStep) -> None:
+        records: list[Any] = []
+        record, self.ledger.record = self.ledger.record, lambda *a, **k: records.append((a, k))  # type: ignore
+        honest(self)
+        self.ledger.record = record  # type: ignore
+        for a, k in records:
+            record(*a, **k)
+
+    monkeypatch.setattr(PrivateStep, "release", late)
+    with pytest.raises(AssertionError):
+        law_charged_first()
+
+
+def test_an_exhausted_budget_releases_and_charges_nothing() -> None:
+    step = make(net(), Flat(), releases=1)
+    step.release()
+    for p in step.module.parameters():
+        p.grad = None
+    with pytest.raises(BudgetExhausted):
+        step.release()
+    assert step.ledger.steps == 1
+    assert all(p.grad is None for p in step.module.parameters())
+
+
+# -- empty draws -------------------------------------------------------------------------------------------------
+
+
+def law_empty(policy: ClippingPolicy) -> None:
+    step = make(Zero(), policy)
+    step.release()
+    assert step.ledger.steps == 1
+    assert step.module.idle.grad.std() > 0.05 * policy.bound / EXPECTED
+    assert math.isfinite(policy.bound)
+
+
+@every_policy
+def test_an_empty_draw_is_an_ordinary_step(cls: type[ClippingPolicy]) -> None:
+    law_empty(cls.example(GROUPS))
+
+
+def test_mutant_skipped_empty_draw_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = PrivateStep.release
+    monkeypatch.setattr(PrivateStep, "release", lambda self: honest(self) if self._sums else None)
+    with pytest.raises(AssertionError):
+        law_empty(Flat())
+
+
+# -- bad examples ------------------------------------------------------------------------------------------------
+
+BAD = [math.nan, math.inf, -math.inf, 1e30, 3e38]
+
+
+def law_bad_contributes_nothing(policy_of: Any, bad: float) -> None:
+    """In float32, so that 1e30 overflows a squared norm."""
+    torch.manual_seed(1)
+    good = torch.randn(5, 4)
+    poisoned = torch.cat([good[:2], torch.full((1, 4), bad), good[2:]])
+    group = torch.tensor([0, 1, 2, 0, 1])
+    poisoned_group = torch.tensor([0, 1, 2, 2, 0, 1])
+    sums = []
+    for x, ids in ((good, group), (poisoned, poisoned_group)):
+        module = net().float()
+        step = make(module, policy_of(), SILENT)
+        add(step, x, ids)
+        sums.append(released(step))
+    assert torch.all(sums[1].isfinite())
+    assert torch.equal(sums[0], sums[1]) or torch.allclose(sums[0], sums[1], rtol=1e-5, atol=1e-7)
+
+
+@every_policy
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_example_contributes_nothing(cls: type[ClippingPolicy], bad: float) -> None:
+    law_bad_contributes_nothing(lambda: cls.example(GROUPS), bad)
+
+
+def test_mutant_minimum_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Flat, "weights", lambda self, norms, group: (self.threshold / norms).clamp(max=1))
+    monkeypatch.setattr(PrivateStep, "_bounded", lambda self, weights, norms, ids: weights)
+    monkeypatch.setattr("dplit.grads.per_example._kept", lambda weights: None)
+    with pytest.raises(AssertionError):
+        law_bad_contributes_nothing(Flat, math.nan)
+
+
+# -- neighbours --------------------------------------------------------------------------------------------------
+
+rows = st.lists(st.tuples(st.floats(-1e3, 1e3), st.sampled_from([0.0, 1e-20, 1e-3, 1.0, 1e4])), min_size=1, max_size=6)
+
+
+def law_neighbours(policy_of: Any, scales: list[tuple[float, float]], group_of_added: int) -> None:
+    generator = torch.Generator().manual_seed(len(scales))
+    x = torch.stack([(a + torch.randn(4, generator=generator).double()) * b for a, b in scales])
+    group = torch.arange(len(x)) % len(GROUPS)
+    group[-1] = group_of_added
+    policy = policy_of()
+    bound, cap = policy.bound, (policy.caps or {}).get(GROUPS[group_of_added], 1.0)
+    moved = summed(x, group, policy_of()) - summed(x[:-1], group[:-1], policy_of())
+    assert float(moved.norm()) <= bound * cap * (1 + 1e-5) + 1e-9
+
+
+@every_policy
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(scales=rows, group=st.integers(0, len(GROUPS) - 1))
+def test_neighbours_differ_by_at_most_the_bound(cls: type[ClippingPolicy], scales: Any, group: int) -> None:
+    law_neighbours(lambda: cls.example(GROUPS), scales, group)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(scales=rows)
+def test_the_step_holds_the_bound_against_any_policy(scales: Any) -> None:
+    class Liar(Flat):
+        def weights(self, norms: Tensor, group: Tensor) -> Tensor:
+            return torch.full_like(norms, 7.0)
+
+    law_neighbours(lambda: Liar(0.5), scales, 0)
+
+
+def test_mutant_weights_outside_the_bound_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Flat, "weights", lambda self, norms, group: torch.ones_like(norms))
+    monkeypatch.setattr(PrivateStep, "_bounded", lambda self, weights, norms, ids: weights)
+    with pytest.raises(AssertionError):
+        law_neighbours(Flat, [(1.0, 1.0), (100.0, 1.0)], 0)
+
+
+# -- physical batches, one query -----------------------------------------------------------------------------------
+
+
+def law_physical_batches_change_nothing(chunk: int) -> None:
+    torch.manual_seed(2)
+    x, group = torch.randn(13, 4).double(), torch.arange(13) % 3
+    whole, parts = summed(x, group), summed(x, group, chunk=chunk)
+    assert torch.allclose(whole, parts, rtol=1e-9, atol=1e-10)
+    policy = GroupQuantile.example(GROUPS)
+    policy_whole = GroupQuantile.example(GROUPS)
+    asked = []
+    for one, size in ((policy, chunk), (policy_whole, 100)):
+        step = make(net(), one, SILENT)
+        for i in range(0, 13, size):
+            add(step, x[i : i + size], group[i : i + size])
+        asked.append(step._asked.clone())
+        step.release()
+        assert step.ledger.steps == 1
+    assert torch.equal(*asked)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 13])
+def test_physical_batches_change_nothing(chunk: int) -> None:
+    law_physical_batches_change_nothing(chunk)
+
+
+def test_mutant_record_per_chunk_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = PrivateStep.accumulate
+
+    def charging(self: PrivateStep, gradients: Any, group: Any = None) -> None:
+        self.ledger.record(self.event)
+        honest(self, gradients, group)
+
+    monkeypatch.setattr(PrivateStep, "accumulate", charging)
+    with pytest.raises(AssertionError):
+        law_physical_batches_change_nothing(2)
+
+
+# -- the divisor -------------------------------------------------------------------------------------------------
+
+
+def law_public_divisor() -> None:
+    """Neighbours that share a record's gradient get the same share of it."""
+    module, x = net(), torch.randn(1, 4).double()
+    grads = []
+    for repeats in (1, 4):
+        step = make(module, Flat(1e3), SILENT)
+        for _ in range(repeats):
+            add(step, x)
+        step.release()
+        grads.append(torch.cat([p.grad.flatten() for p in module.parameters()]))
+    assert torch.allclose(4 * grads[0], grads[1], rtol=1e-6, atol=1e-9)
+
+
+def test_the_divisor_is_a_constant() -> None:
+    law_public_divisor()
+
+
+def test_mutant_realised_batch_size_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = PrivateStep.accumulate
+
+    def counting(self: PrivateStep, gradients: Any, group: Any = None) -> None:
+        self._seen = getattr(self, "_seen", 0) + gradients.examples
+        self.expected_batch_size = self._seen
+        honest(self, gradients, group)
+
+    monkeypatch.setattr(PrivateStep, "accumulate", counting)
+    with pytest.raises(AssertionError):
+        law_public_divisor()
+
+
+def test_the_policy_hears_noise_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = []
+    policy = GroupQuantile.example(GROUPS)
+    monkeypatch.setattr(policy, "tell", heard.append)
+    step = make(net(), policy)
+    add(step, torch.randn(6, 4).double(), torch.arange(6) % 3)
+    step.release()
+    assert heard[0].shape == (3, 2)
+    assert torch.all(heard[0] != heard[0].round())
+
+
+@pytest.mark.parametrize("options", [{"noise_multiplier": 0.0}, {"expected_batch_size": 0.0}, {"noise_multiplier": math.nan}])
+def test_no_noise_is_refused(options: dict[str, float]) -> None:
+    given = {"noise_multiplier": 1.0, "rate": 0.1, "expected_batch_size": 1.0, **options}
+    with pytest.raises(ConfigurationError):
+        PrivateStep(net(), Flat(), ledger=Ledger(), **given)
