@@ -243,7 +243,8 @@ class FairnessMonitor(Callback):
     def _log(self, trainer: Trainer, pl_module: LightningModule, snapshot: Snapshot) -> None:
         for key, value in _scalars(snapshot, self._prefix).items():
             self._logged.add(key)
-            pl_module.log(key, value, on_step=False, on_epoch=True, sync_dist=trainer.world_size > 1)
+            many = trainer.world_size > 1
+            pl_module.log(key, value, on_step=False, on_epoch=True, sync_dist=many, add_dataloader_idx=False)
 
     def _keep(self, snapshot: Snapshot, directory: Path) -> None:
         if self._path is None or self._path.parent != directory:
