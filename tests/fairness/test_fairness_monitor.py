@@ -469,7 +469,10 @@ def test_mutant_watchers_unseen(trainer, tmp_path, monkeypatch):
 @pytest.mark.parametrize("options", [{"release": "public"}, {"allow_monitoring": True}])
 def test_free_or_allowed_figures_may_steer(trainer, options):
     watcher = EarlyStopping("fairness/accuracy_gap", check_finite=False)
-    trainer(FairnessMonitor(table=False, **options), watcher).fit(Model(), datamodule=Project())
+    monitor = FairnessMonitor(table=False, **options)
+    trainer(monitor, watcher).fit(Model(), datamodule=Project())
+    said = "EarlyStopping watches fairness/accuracy_gap" in monitor.released_without_charge()
+    assert said == (monitor.release == "flagged")
 
 
 def test_public_figures_are_not_listed(trainer):
