@@ -210,7 +210,9 @@ def _columns(per_class: Tensor) -> Tensor:
 
 def _rate(part: Tensor, whole: Tensor, counts: Counts, cells: int) -> Tensor:
     part, whole = part.to(torch.float64), whole.to(torch.float64)
-    return torch.where(_known(whole, counts, cells), part.clamp_min(0) / whole, torch.nan).clamp_max(1.0)
+    present = _known(_total(counts.cells), counts, counts.classes**2)
+    known = _known(whole, counts, cells) & present.view(-1, *[1] * (whole.dim() - 1))
+    return torch.where(known, part.clamp_min(0) / whole, torch.nan).clamp_max(1.0)
 
 
 def _known(total: Tensor, counts: Counts, cells: int) -> Tensor:

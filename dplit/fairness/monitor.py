@@ -100,14 +100,19 @@ class FairnessMonitor(Callback):
         self._history: dict[str, list[Snapshot]] = {}
         self._path: Path | None = None
         self._logged: set[str] = set()
+        self._watched: list[str] = []
 
     def released_without_charge(self) -> list[str]:
-        """Name everything that left the run so far, exact and uncharged; empty unless `release="flagged"`."""
+        """Name everything that left the run so far, exact and uncharged, and who watched it.
+
+        Logged keys, files, then lines like "EarlyStopping watches fairness/accuracy_gap", which are there only with
+        `allow_monitoring=True`. Empty unless `release="flagged"`.
+        """
         if self.release != "flagged" or not self._logged:
             return []
         files = [] if self._path is None else [self._path.name, self._path.with_suffix(".png").name]
         kept = [f"{file} ({', '.join(PER_GROUP)} by group and their summaries)" for file in files]
-        return [*sorted(self._logged), *kept]
+        return [*sorted(self._logged), *kept, *self._watched]
 
     # ---- before anything is counted
 
@@ -116,7 +121,8 @@ class FairnessMonitor(Callback):
         if stage == "predict":
             return
         self._names = self._declared_groups(trainer)
-        self._key = _first(self.group, getattr(trainer.strategy, "group", None), "group")
+        keys = (self.group, getattr(trainer.strategy, "group", None), "group")
+        self._key = next(key for key in keys if key is not None)
         self._check_alone(trainer)
         if self.release == "noisy":
             check_noisy(trainer, self.noise_multiplier)
@@ -139,8 +145,8 @@ class FairnessMonitor(Callback):
             getattr(trainer.strategy, "groups", None),
             getattr(getattr(trainer, "datamodule", None), "groups", None),
         )
-        found = _first(*places)
-        if not found:
+        found = next((place for place in places if place), None)
+        if found is None:
             raise ConfigurationError(
                 "FairnessMonitor has no groups to tell apart, neither the strategy nor the data module declares any; "
                 'set groups=["Female", "Male"] and group="sex"'
@@ -150,7 +156,7 @@ class FairnessMonitor(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start a file and curves of its own for each fit; refuse watchers of uncharged figures."""
         self._history, self._path, self._logged = {}, None, set()
-        watchers = _watchers(trainer, f"{self._prefix}/")
+        self._watched = watchers = _watchers(trainer, f"{self._prefix}/")
         if watchers and self.release == "flagged" and not self.allow_monitoring:
             raise PrivacyError(
                 f"{', '.join(watchers)}: exact, uncharged figures would choose the model; watch something else, "
@@ -243,7 +249,8 @@ class FairnessMonitor(Callback):
     def _log(self, trainer: Trainer, pl_module: LightningModule, snapshot: Snapshot) -> None:
         for key, value in _scalars(snapshot, self._prefix).items():
             self._logged.add(key)
-            pl_module.log(key, value, on_step=False, on_epoch=True, sync_dist=trainer.world_size > 1)
+            many = trainer.world_size > 1
+            pl_module.log(key, value, on_step=False, on_epoch=True, sync_dist=many, add_dataloader_idx=False)
 
     def _keep(self, snapshot: Snapshot, directory: Path) -> None:
         if self._path is None or self._path.parent != directory:
@@ -267,10 +274,6 @@ class FairnessMonitor(Callback):
         for i, history in enumerate(curves.values()):
             if self._path is not None:
                 save(draw(history), self._path.with_suffix(f".{i}.png" if i else ".png"))
-
-
-def _first(*candidates: Any) -> Any:
-    return next((found for found in candidates if found is not None), None)
 
 
 def _watchers(trainer: Trainer, prefix: str) -> list[str]:
