@@ -6,7 +6,6 @@ import argparse
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,13 @@ class Command(LightningCLI):
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="go on from this checkpoint")
         parser.add_lightning_class_args(FairnessMonitor, "fairness")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.filename": "epoch{epoch}", "checkpoint.auto_insert_metric_name": False})
+        parser.set_defaults(
+            {
+                "checkpoint.save_last": True,
+                "checkpoint.filename": "epoch{epoch}",
+                "checkpoint.auto_insert_metric_name": False,
+            }
+        )
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Any:
@@ -74,7 +79,9 @@ class Command(LightningCLI):
             return _free(Path("runs") / self.recipe.stem)
         folder = Path(given)
         if any((folder / name).exists() for name in TAKEN):
-            raise ConfigurationError(f"{folder} holds another run; choose another trainer.default_root_dir or move it away")
+            raise ConfigurationError(
+                f"{folder} holds another run; choose another trainer.default_root_dir or move it away"
+            )
         return folder
 
     def _say(self) -> None:
@@ -83,7 +90,9 @@ class Command(LightningCLI):
             print(f"test accuracy {metrics['test/accuracy']:.4f}")
         spent = getattr(self.trainer.strategy, "spent", lambda: None)()
         if spent is not None:
-            print(f"epsilon {spent.epsilon:.4f} at delta {spent.delta:g}; the statement is {self.trainer.log_dir}/privacy.md")
+            print(
+                f"epsilon {spent.epsilon:.4f} at delta {spent.delta:g}; the statement is {self.trainer.log_dir}/privacy.md"
+            )
         print(f"run directory {self.trainer.log_dir}")
 
 
@@ -134,4 +143,6 @@ def _overrides(datamodule: Any, name: str) -> bool:
 
 def _free(folder: Path) -> Path:
     """Return folder, or the first numbered one beside it that does not exist."""
-    return next(p for p in [folder, *(folder.with_name(f"{folder.name}-{i}") for i in range(2, 10_000))] if not p.exists())
+    return next(
+        p for p in [folder, *(folder.with_name(f"{folder.name}-{i}") for i in range(2, 10_000))] if not p.exists()
+    )

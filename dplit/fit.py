@@ -6,9 +6,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from dplit.errors import ConfigurationError, DplitError
+from dplit.errors import DplitError
 from dplit.recipe import find, shipped, summary
 
 USAGE = """usage: python -m dplit.fit RECIPE [--KEY VALUE ...]
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(recipe: Path, overrides: list[str]) -> None:
-    from dplit.command import Command, one_line  # noqa: PLC0415 (seconds of import, not needed to refuse a recipe)
+    from dplit.command import Command, one_line
 
     sys.argv = sys.argv[:1]
     with one_line(), warnings.catch_warnings():

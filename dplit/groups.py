@@ -44,7 +44,7 @@ def group_ids(batch: Any, key: GroupKey, groups: Sequence[str]) -> Tensor:
     if not isinstance(found, Tensor) or found.is_floating_point() or found.dim() != 1:
         raise ConfigurationError(f"group={key!r} must give integer ids of shape (n,), got {_describe(found)}")
     ids = found.to(torch.int64)
-    if ids.numel() and not (0 <= int(ids.min()) and int(ids.max()) < len(groups)):
+    if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < len(groups)):
         outside = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
         raise ConfigurationError(
             f"group id {outside} lies outside the declared list of {len(groups)}: {', '.join(groups)}; declare it in groups"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _WORDS = 624
@@ -45,10 +46,11 @@ class Noise:
         state[24 : 24 + 8 * _WORDS] = torch.from_numpy(words.astype(np.uint64).view(np.uint8))
         return generator.set_state(state)
 
-    def _words(self, release: int) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
+    def _words(self, release: int) -> NDArray[np.uint32]:
         if self.seed is None:
             return np.frombuffer(os.urandom(4 * _WORDS), dtype=np.uint32)
-        return np.random.SeedSequence([self.seed, release, *self.stream.encode()]).generate_state(_WORDS)
+        sequence = np.random.SeedSequence([self.seed, release, *self.stream.encode()])
+        return sequence.generate_state(_WORDS, np.uint32).astype(np.uint32)
 
 
 def gaussian(like: Tensor, std: float, generator: torch.Generator) -> Tensor:

@@ -81,7 +81,9 @@ class PrivateStep:
         """
         norms = gradients.norms()
         norms = torch.where(norms.isnan(), torch.full_like(norms, float("inf")), norms)
-        ids = torch.zeros(len(norms), dtype=torch.int64, device=norms.device) if group is None else group.to(norms.device)
+        ids = (
+            torch.zeros(len(norms), dtype=torch.int64, device=norms.device) if group is None else group.to(norms.device)
+        )
         self._ask(norms, ids)
         weights = self._bounded(self.policy.weights(norms, ids), norms, ids)
         for name, part in gradients.weighted_sum(weights).items():
@@ -153,5 +155,3 @@ class _Generators:
 def trainable(module: nn.Module) -> Mapping[str, nn.Parameter]:
     """Return the module's trainable parameters by name, shared ones once."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
-
-

@@ -185,7 +185,9 @@ class DPStrategy(SingleDeviceStrategy):
         if not isinstance(self.noise, Target):
             return float(self.noise)
         if not math.isfinite(planned) or planned < 1:
-            raise ConfigurationError("a Target needs a planned number of steps; set Trainer(max_epochs=...) or max_steps")
+            raise ConfigurationError(
+                "a Target needs a planned number of steps; set Trainer(max_epochs=...) or max_steps"
+            )
         return calibrate(self.noise, rate=rate, steps=int(planned), queries=list(self.policy.queries))
 
     def _private_step(self, sampler: PoissonBatches) -> PrivateStep:
@@ -223,7 +225,9 @@ class DPStrategy(SingleDeviceStrategy):
         """
         draw, *rest = args
         if not isinstance(draw, Draw) or self._step is None:
-            raise PrivacyError(f"training_step got a {type(draw).__name__}, not a Poisson draw; the loader was replaced")
+            raise PrivacyError(
+                f"training_step got a {type(draw).__name__}, not a Poisson draw; the loader was replaced"
+            )
         if draw is self._consumed:
             raise PrivacyError("the optimizer evaluated its closure twice in one step; use one that does so once")
         self._consumed = draw
@@ -251,7 +255,11 @@ class DPStrategy(SingleDeviceStrategy):
     def _accumulate(self, batch: Any, size: int, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         assert self._step is not None
         batch = super().batch_to_device(batch)
-        ids = group_ids(batch, self.group, self.groups or ()) if self.policy.needs_groups and self.group is not None else None
+        ids = (
+            group_ids(batch, self.group, self.groups or ())
+            if self.policy.needs_groups and self.group is not None
+            else None
+        )
         with Tape(self.lightning_module, size) as tape:  # type: ignore[arg-type]
             losses = self._losses(batch, size, rest, kwargs)
         self._step.accumulate(tape.backward(losses), ids)
@@ -307,6 +315,7 @@ class DPStrategy(SingleDeviceStrategy):
 
         Args:
             value: any shape; one record of the split moves it by at most `sensitivity` in L2 norm.
+            sensitivity: that L2 bound.
             noise_multiplier: standard deviation over sensitivity.
             split: the disjoint set of records it was computed from; each split has its own account.
 
@@ -386,7 +395,11 @@ class DPStrategy(SingleDeviceStrategy):
         write_statement(Path(self._run_dir), self.ledger, self._facts.releasing(sorted(exact)))
 
     def _target_text(self) -> str:
-        return f"epsilon={self.noise.epsilon} at delta={self.noise.delta}" if isinstance(self.noise, Target) else "the target"
+        return (
+            f"epsilon={self.noise.epsilon} at delta={self.noise.delta}"
+            if isinstance(self.noise, Target)
+            else "the target"
+        )
 
     @property
     def _trainer(self) -> pl.Trainer:

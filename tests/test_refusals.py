@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 import dplit
-from dplit.errors import ConfigurationError, CoupledExamples, DplitError, PrivacyError
+from dplit.errors import ConfigurationError, CoupledExamples, PrivacyError
 from tests.lightning import Data, Linear, fit, loader, trainer
 
 
@@ -123,7 +123,9 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "thresholds": (
         lambda: fit(
-            strategy=dplit.DPStrategy(policy=dplit.clipping.GroupThresholds({"a": 1.0}), group="group", groups=["a", "b"])
+            strategy=dplit.DPStrategy(
+                policy=dplit.clipping.GroupThresholds({"a": 1.0}), group="group", groups=["a", "b"]
+            )
         ),
         ConfigurationError,
         "declared groups are a, b",

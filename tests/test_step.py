@@ -360,7 +360,9 @@ def test_the_policy_hears_noise_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.all(heard[0] != heard[0].round())
 
 
-@pytest.mark.parametrize("options", [{"noise_multiplier": 0.0}, {"expected_batch_size": 0.0}, {"noise_multiplier": math.nan}])
+@pytest.mark.parametrize(
+    "options", [{"noise_multiplier": 0.0}, {"expected_batch_size": 0.0}, {"noise_multiplier": math.nan}]
+)
 def test_no_noise_is_refused(options: dict[str, float]) -> None:
     given = {"noise_multiplier": 1.0, "rate": 0.1, "expected_batch_size": 1.0, **options}
     with pytest.raises(ConfigurationError):

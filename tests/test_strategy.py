@@ -85,7 +85,9 @@ def test_it_learns() -> None:
     assert (module.net(data.x).argmax(1) == data.y).float().mean() > 0.85
 
 
-@pytest.mark.parametrize("order", ["import dplit, lightning", "import lightning, dplit", "import lightning.pytorch, dplit"])
+@pytest.mark.parametrize(
+    "order", ["import dplit, lightning", "import lightning, dplit", "import lightning.pytorch, dplit"]
+)
 def test_by_name_in_either_import_order(order: str) -> None:
     code = f"{order}\nfrom lightning.pytorch import Trainer\nprint(type(Trainer(strategy='dp', logger=False).strategy))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)
@@ -257,7 +259,9 @@ def test_resume_keeps_the_ledger() -> None:
 
 
 def test_mutant_ledger_left_out_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strategy_module.DPStrategy, "load_checkpoint", pl.strategies.SingleDeviceStrategy.load_checkpoint)
+    monkeypatch.setattr(
+        strategy_module.DPStrategy, "load_checkpoint", pl.strategies.SingleDeviceStrategy.load_checkpoint
+    )
     with pytest.raises(AssertionError):
         law_resume_keeps_the_ledger()
 
@@ -292,7 +296,9 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
     "no_journal": (lambda: Path("ledger.jsonl").unlink(), "ledger.jsonl"),
     "empty_journal": (lambda: Path("ledger.jsonl").write_bytes(b""), "ledger.jsonl"),
     "bad_journal": (
-        lambda: Path("ledger.jsonl").write_bytes(Path("ledger.jsonl").read_bytes().replace(b'"times":1', b'"times":0', 1)),
+        lambda: Path("ledger.jsonl").write_bytes(
+            Path("ledger.jsonl").read_bytes().replace(b'"times":1', b'"times":0', 1)
+        ),
         "ledger.jsonl",
     ),
     "behind": (

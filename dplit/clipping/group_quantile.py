@@ -88,7 +88,9 @@ class GroupQuantile(ClippingPolicy):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         saved = state["bounds"]
         if set(saved) != set(self.groups):
-            raise ConfigurationError(f"the checkpoint has thresholds for {', '.join(saved)}, not {', '.join(self.groups)}")
+            raise ConfigurationError(
+                f"the checkpoint has thresholds for {', '.join(saved)}, not {', '.join(self.groups)}"
+            )
         self._bounds = torch.tensor([saved[name] for name in self.groups], dtype=torch.float64)
 
     def _each(self, norms: Tensor, group: Tensor) -> Tensor:

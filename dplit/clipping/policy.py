@@ -86,7 +86,7 @@ class ClippingPolicy(ABC):
         """Return what `tell` has changed, as plain numbers and lists."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Take back what `state_dict` returned."""
 
     def settings(self) -> dict[str, Any]:

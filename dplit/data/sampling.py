@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
 
 from dplit.errors import ConfigurationError, PrivacyError
 
@@ -68,6 +76,7 @@ class PhysicalCollate:
         self.most = most
 
     def __call__(self, samples: Sequence[Any]) -> Draw:
+        """Return the draw of these samples, which may be none."""
         cuts = [list(samples[i : i + self.most]) for i in range(0, len(samples), self.most)]
         return Draw(tuple(PhysicalBatch(self.collate(cut), len(cut)) for cut in cuts))
 
@@ -133,7 +142,7 @@ def _check(loader: Any) -> None:
         raise PrivacyError(
             f"batch sampler {type(loader.batch_sampler).__name__} is not the ledger's; give the DataLoader a batch_size"
         )
-    sampler, size = loader.sampler, len(loader.dataset)
+    sampler, size = loader.sampler, len(loader.dataset)  # type: ignore[arg-type]
     uniform = type(sampler) is SequentialSampler or (
         type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == size
     )

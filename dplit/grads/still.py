@@ -37,4 +37,3 @@ class Still(TorchFunctionMode):
         if func in _UNIFORM:
             return torch.full_like(result, 0.5)
         return torch.zeros_like(result) if func in _NORMAL else result
-

@@ -167,9 +167,7 @@ class Tape(TorchFunctionMode):
             return result.dim() > 0 and result.shape[0] > 0 and result.shape[0] % self.examples == 0
         return func in READ_IN
 
-    def _without_rule(
-        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: list[Tensor]
-    ) -> Any:
+    def _without_rule(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: list[Tensor]) -> Any:
         result = func(*args, **kwargs)
         if not any(t.requires_grad for t in tensors((result,), {})):
             return result

@@ -98,7 +98,8 @@ class DenseUse(Use):
         return self.grads
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        return torch.tensordot(weights.to(self.grads.dtype), self.grads, 1)
+        total: Tensor = torch.tensordot(weights.to(self.grads.dtype), self.grads, 1)
+        return total
 
 
 @dataclass(frozen=True)

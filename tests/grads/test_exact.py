@@ -93,7 +93,18 @@ def weight_decay(m: Text, x: Tensor, ids: Tensor) -> Tensor:
     return m.mix(x)
 
 
-BODIES = [plain, reused, functional, positions, broadcast, reversed_operands, in_place, derived, flattened, many_dimensions]
+BODIES = [
+    plain,
+    reused,
+    functional,
+    positions,
+    broadcast,
+    reversed_operands,
+    in_place,
+    derived,
+    flattened,
+    many_dimensions,
+]
 
 
 def losses(model: nn.Module, ids: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dplit.errors import ConfigurationError, UnsupportedOperation
-from dplit.grads import Tape, tape as tape_module
+from dplit.grads import Tape
+from dplit.grads import tape as tape_module
 
 
 class Net(nn.Module):
@@ -59,7 +60,19 @@ def run(body: Callable[[nn.Module, Tensor], Tensor], x: Tensor) -> None:
         (lambda m, x: F.embedding(x.long().abs() % 4, m.layer.weight, max_norm=1.0), "max_norm"),
         (lambda m, x: F.embedding(x.long().abs() % 4, m.layer.weight, scale_grad_by_freq=True), "scale_grad_by_freq"),
     ],
-    ids=["conv", "batch_norm", "einsum", "cat", "transposed", "gathered", "where", "custom", "scripted", "max_norm", "freq"],
+    ids=[
+        "conv",
+        "batch_norm",
+        "einsum",
+        "cat",
+        "transposed",
+        "gathered",
+        "where",
+        "custom",
+        "scripted",
+        "max_norm",
+        "freq",
+    ],
 )
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_refused_by_name(body: Callable[[nn.Module, Tensor], Tensor], named: str) -> None:
@@ -77,7 +90,9 @@ def test_a_frozen_parameter_may_go_through_anything() -> None:
     assert tape.backward(value).norms().shape == (5,)
 
 
-@pytest.mark.parametrize("read", [lambda p: p.shape, lambda p: p.detach() + 1, lambda p: p.data.norm(), lambda p: p.dtype])
+@pytest.mark.parametrize(
+    "read", [lambda p: p.shape, lambda p: p.detach() + 1, lambda p: p.data.norm(), lambda p: p.dtype]
+)
 def test_reading_a_parameter_is_no_use(read: Callable[[Tensor], object]) -> None:
     run(lambda m, x: (read(m.layer.weight), m.layer(x))[1], torch.randn(5, 4))
 
@@ -118,6 +133,8 @@ def test_a_constant_written_over_with_data_is_data() -> None:
 
 def test_mutant_that_passes_unknown_operations_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the refusal, the second look (gradient by an unseen road) still refuses."""
-    monkeypatch.setattr(tape_module.Tape, "_without_rule", lambda self, func, args, kwargs, given: func(*args, **kwargs))
+    monkeypatch.setattr(
+        tape_module.Tape, "_without_rule", lambda self, func, args, kwargs, given: func(*args, **kwargs)
+    )
     with pytest.raises(UnsupportedOperation, match="road the tape cannot see"):
         run(lambda m, x: m.conv(x[:, :, None]), torch.randn(5, 4))

@@ -71,10 +71,12 @@ class EmbeddingUse(Use):
             return torch.cat([(_agree(a.ids, b.ids) * (wide(a.back) @ wide(b.back).mT)).sum((1, 2)) for a, b in parts])
         if isinstance(other, LinearUse):
             step = self._step(other.x.shape[1])
-            return torch.cat([
-                _inner_with_linear(self.select(slice(i, i + step)), other.select(slice(i, i + step)))
-                for i in range(0, self.examples, step)
-            ])
+            return torch.cat(
+                [
+                    _inner_with_linear(self.select(slice(i, i + step)), other.select(slice(i, i + step)))
+                    for i in range(0, self.examples, step)
+                ]
+            )
         return None
 
     def _step(self, positions: int) -> int:

@@ -99,9 +99,7 @@ class _Linear(torch.autograd.Function):
         return (back @ weight.to(back.dtype) if ctx.needs_input_grad[0] else None), None, None, None
 
 
-def record_linear(
-    tape: Tape, weight: Source | None, bias: Source | None, x: Tensor | None, back: Tensor
-) -> None:
+def record_linear(tape: Tape, weight: Source | None, bias: Source | None, x: Tensor | None, back: Tensor) -> None:
     """Record y = x Wᵀ + b, examples outermost in both x and its output gradient."""
     back = back.detach().reshape(tape.examples, -1, back.shape[-1])
     if weight is not None and x is not None:
