@@ -32,7 +32,7 @@ def check_arguments(noise: Any, physical_batch_size: Any, loss_reduction: Any, d
 
 def check_trainer(trainer: pl.Trainer, precision: Any) -> None:
     """Refuse trainer settings that merge, clip, scale or bypass releases."""
-    module = trainer.lightning_module
+    module, overfit = trainer.lightning_module, getattr(trainer, "overfit_batches", 0)
     for bad, why in (
         (
             trainer.accumulate_grad_batches != 1,
@@ -53,8 +53,8 @@ def check_trainer(trainer: pl.Trainer, precision: Any) -> None:
             "precision=16-mixed scales losses, and with them the gradient norms; use bf16-mixed or 32-true",
         ),
         (
-            bool(trainer.overfit_batches),
-            f"overfit_batches={trainer.overfit_batches} replaces the sampler; set it to 0",
+            bool(overfit),
+            f"overfit_batches={overfit} replaces the sampler; set it to 0",
         ),
         (
             is_overridden("backward", module),
@@ -98,7 +98,7 @@ def poisson_train_loader(trainer: pl.Trainer) -> DataLoader[Any]:
     loaders = trainer.fit_loop._combined_loader.flattened if trainer.fit_loop._combined_loader else []
     if len(loaders) != 1:
         raise PrivacyError(f"{len(loaders)} train loaders: a private step draws from one; concatenate the data sets")
-    (loader,) = loaders
+    loader: DataLoader[Any] = loaders[0]
     ours = isinstance(loader, DataLoader) and isinstance(loader.batch_sampler, PoissonBatches)
     if not (ours and isinstance(loader.collate_fn, PhysicalCollate)):
         raise PrivacyError(

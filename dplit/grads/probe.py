@@ -51,7 +51,8 @@ def probe(module: nn.Module, losses: Losses, samples: Sequence[Any]) -> None:
 def _gradients(module: nn.Module, losses: Losses, samples: Sequence[Any]) -> PerExample:
     with Still(), Tape(module, len(samples)) as tape:
         value = losses(samples)
-    return tape.backward(value)
+    gradients: PerExample = tape.backward(value)
+    return gradients
 
 
 def _one(gradients: PerExample, i: int) -> dict[str, Tensor]:

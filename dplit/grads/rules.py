@@ -12,7 +12,7 @@ from torch import Tensor
 from dplit.grads.use import Use
 
 if TYPE_CHECKING:
-    from dplit.grads.tape import Derived
+    from dplit.grads.source import Derived
 
 Rule = Callable[..., Any]
 """`rule(tape, *args, **kwargs)`: does what the operation does and records each tracked parameter's use in backward."""

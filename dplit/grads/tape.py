@@ -174,7 +174,8 @@ class Tape(TorchFunctionMode):
         raise self.refusal(
             func,
             tuple(given),
-            f"has no rule (arguments {', '.join(rules.reads(t) for t in given)}); freeze the parameter, or add a rule in dplit/grads/ops",
+            f"has no rule (arguments {', '.join(rules.reads(t) for t in given)}); "
+            "freeze the parameter, or add a rule in dplit/grads/ops",
         )
 
     def _tracked(
@@ -223,4 +224,4 @@ def _written(value: Tensor, given: list[Tensor], result: Any) -> bool:
 
 
 def _title(operation: Any) -> str:
-    return resolve_name(operation) or getattr(operation, "__name__", str(operation))
+    return str(resolve_name(operation) or getattr(operation, "__name__", operation))
