@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write the checkpoint to a local path."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            try:
+        beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with open(beside, "wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        os.replace(file.name, target)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        os.replace(beside, target)
 
     @override
     def load_checkpoint(

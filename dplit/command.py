@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
 from dplit.errors import ConfigurationError, DplitError
+from dplit.explain import explain
 from dplit.fairness import FairnessMonitor
 
 TAKEN = ("config.yaml", "ledger.jsonl", "metrics.csv", "privacy.json")
@@ -37,7 +37,7 @@ class Command(LightningCLI):
             args=["--config", str(recipe), *overrides],
             run=False,
             seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False, "description": f"{recipe.name}: every key, its type and default"},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "description": f"{recipe.name}: every key, its type and default"},
             save_config_kwargs={"overwrite": True},
         )
 
@@ -85,6 +85,7 @@ class Command(LightningCLI):
         return folder
 
     def _say(self) -> None:
+        folder = Path(self.trainer.log_dir or ".")
         metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
         if "test/accuracy" in metrics:
             print(f"test accuracy {metrics['test/accuracy']:.4f}")
@@ -115,19 +116,14 @@ def one_line() -> Iterator[None]:
 
 
 def _refusal(error: BaseException) -> str | None:
+    """Return the line to say, or None for an error that is not about the recipe."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, DplitError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, TypeError | ValueError):
-        return None
-    return shorten(str(error))
-
-
-def shorten(message: str) -> str:
-    """Return the telling part of a long configuration error as one line."""
-    return re.sub(r"\s+", " ", message).strip()
+    about = isinstance(error, ArgumentError | argparse.ArgumentError | MisconfigurationException)
+    return explain(str(error)) if about or str(error).startswith(("Parser key", "Does not validate")) else None
 
 
 def _has_bar(config: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ RECIPE is a YAML file, or the name of one that ships with dplit:
 
 options:
   --trainer.max_epochs 5       any key of the recipe can be overridden: --trainer.*, --model.*, --data.*
-  --trainer.strategy.init_args.noise.init_args.epsilon 1.0
+  --trainer.strategy.init_args.noise.epsilon 1.0
   --trainer.default_root_dir D the run directory; it must not hold another run
   --fairness.release flagged   how validation figures leave: public, flagged (exact, listed) or noisy (charged)
   --seed_everything 1          seeds weights and data order, never the privacy noise
@@ -57,8 +58,10 @@ def _run(recipe: Path, overrides: list[str]) -> None:
 
 
 def _quiet() -> None:
-    for message in ("Experiment logs directory", ".*does not have many workers", ".*smaller than the logging interval"):
+    for message in ("Experiment logs directory", "does not have many workers", "logging interval", "LeafSpec"):
         warnings.filterwarnings("ignore", message=f".*{message}.*")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _refuse(message: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -145,6 +146,7 @@ class DPStrategy(SingleDeviceStrategy):
         loader = refusals.poisson_train_loader(trainer)
         sampler: PoissonBatches = loader.batch_sampler  # type: ignore[assignment]
         self._records = sampler.size
+        self._warn_of_delta(sampler.size)
         self._open_ledger()
         planned = trainer.estimated_stepping_batches
         if self.noise_multiplier is None:
@@ -206,7 +208,28 @@ class DPStrategy(SingleDeviceStrategy):
         )
 
     def _describe(self, sampler: PoissonBatches) -> Facts:
-        return Facts()
+        assert self.noise_multiplier is not None
+        assert self.delta is not None
+        queries = {f"query {i + 1} of the policy": noise for i, noise in enumerate(self.policy.queries)}
+        return Facts(
+            delta=self.delta,
+            groups=self.groups or (),
+            policy=type(self.policy).__name__,
+            parameters=self.policy.settings(),
+            noise_multipliers={"gradient": self.noise_multiplier, **queries},
+            rate=sampler.rate,
+            expected_batch_size=sampler.rate * sampler.size,
+            dataset_size=sampler.size,
+            journal=None if self.ledger.journal is None else str(self.ledger.journal.path),
+            target=self.noise if isinstance(self.noise, Target) else None,
+        )
+
+    def _warn_of_delta(self, records: int) -> None:
+        if self.delta is not None and self.delta >= 1 / records:
+            rank_zero_warn(
+                f"delta={self.delta:g} is not below 1/{records}, one over the number of records: releasing a record "
+                "outright would meet it; choose a smaller delta"
+            )
 
     # -- one step ----------------------------------------------------------------------------------------------
 

@@ -175,3 +175,9 @@ def test_mutant_without_the_check_at_fit_start_is_caught(tmp_path: Any, monkeypa
 
     with pytest.raises(PrivacyError, match="not a Poisson draw"):
         fit(callbacks=[Late()])
+
+
+def test_a_delta_that_promises_nothing_is_warned_of(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="delta=0.02 is not below 1/64"):
+        fit(strategy=dplit.DPStrategy(noise=1.0, delta=0.02))
