@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,11 @@ class Command(LightningCLI):
             args=["--config", str(recipe), *overrides],
             run=False,
             seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "description": f"{recipe.name}: every key, its type and default"},
+            parser_kwargs={
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                "description": f"{recipe.name}: every key, its type and default",
+            },
             save_config_kwargs={"overwrite": True},
         )
 
@@ -139,6 +144,5 @@ def _overrides(datamodule: Any, name: str) -> bool:
 
 def _free(folder: Path) -> Path:
     """Return folder, or the first numbered one beside it that does not exist."""
-    return next(
-        p for p in [folder, *(folder.with_name(f"{folder.name}-{i}") for i in range(2, 10_000))] if not p.exists()
-    )
+    numbered = (folder.with_name(f"{folder.name}-{i}") for i in count(2))
+    return next(p for p in chain([folder], numbered) if not p.exists())

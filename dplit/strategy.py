@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -436,5 +438,5 @@ class DPStrategy(SingleDeviceStrategy):
 
 def _free(path: Path) -> Path:
     """Return path, or the first numbered one beside it that no other run has taken."""
-    candidates = [path, *(path.with_stem(f"{path.stem}-{i}") for i in range(2, 10_000))]
-    return next(p for p in candidates if not p.exists())
+    numbered = (path.with_stem(f"{path.stem}-{i}") for i in count(2))
+    return next(p for p in chain([path], numbered) if not p.exists())

@@ -277,8 +277,8 @@ def test_steps_after_the_checkpoint_count() -> None:
 
 def test_policy_and_noise_come_back() -> None:
     def make() -> dplit.DPStrategy:
-        policy = GroupQuantile(noise_multiplier=8.0)
-        return dplit.DPStrategy(policy, dplit.Target(3.0, 1e-3), group="group", groups=["a", "b", "c"])
+        policy = GroupQuantile(noise_multiplier=0.9)
+        return dplit.DPStrategy(policy, dplit.Target(60.0, 1e-3), group="group", groups=["a", "b", "c"])
 
     first, second = make(), make()
     saved(8, first, callbacks=[StopAfter(3)])

@@ -50,12 +50,13 @@ class Tape(TorchFunctionMode):
         if examples < 1:
             raise ConfigurationError(f"examples={examples}: a tape records at least one example")
         self.examples = examples
-        self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        every = dict(module.named_parameters())
+        self._parameters = {name: p for name, p in every.items() if p.requires_grad}
         self._sources: dict[int, Source] = {id(p): Parameter(p, name) for name, p in self._parameters.items()}
         self._uses: list[tuple[Source, Use]] = []
         self._constants: Any = WeakTensorKeyDictionary()
         self._spent = False
-        for constant in (*(p for p in module.parameters() if not p.requires_grad), *module.buffers()):
+        for constant in (*(p for p in every.values() if not p.requires_grad), *module.buffers()):
             self._constants[constant] = True
 
     # -- what rules call ---------------------------------------------------------------------------------------
