@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from typing_extensions import override
 
 from dplit.errors import ConfigurationError, DplitError
+from dplit.evidence import free
 from dplit.explain import explain
 from dplit.fairness import FairnessMonitor
 
@@ -81,7 +81,7 @@ class Command(LightningCLI):
 
     def _run_dir(self, given: str | None) -> Path:
         if given is None:
-            return _free(Path("runs") / self.recipe.stem)
+            return free(Path("runs") / self.recipe.stem)
         folder = Path(given)
         if any((folder / name).exists() for name in TAKEN):
             raise ConfigurationError(
@@ -96,10 +96,8 @@ class Command(LightningCLI):
             print(f"test accuracy {metrics['test/accuracy']:.4f}")
         spent = getattr(self.trainer.strategy, "spent", lambda: None)()
         if spent is not None:
-            print(
-                f"epsilon {spent.epsilon:.4f} at delta {spent.delta:g}; the statement is {self.trainer.log_dir}/privacy.md"
-            )
-        print(f"run directory {self.trainer.log_dir}")
+            print(f"epsilon {spent.epsilon:.4f} at delta {spent.delta:g}, stated in {folder / 'privacy.md'}")
+        print(f"run directory {folder}")
 
 
 @contextmanager
@@ -140,9 +138,3 @@ def _overrides(datamodule: Any, name: str) -> bool:
     from lightning.pytorch import LightningDataModule
 
     return getattr(type(datamodule), name) is not getattr(LightningDataModule, name)
-
-
-def _free(folder: Path) -> Path:
-    """Return folder, or the first numbered one beside it that does not exist."""
-    numbered = (folder.with_name(f"{folder.name}-{i}") for i in count(2))
-    return next(p for p in chain([folder], numbered) if not p.exists())

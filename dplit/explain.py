@@ -68,15 +68,16 @@ def _readable(text: str) -> str:
 
 
 def _nearest(told: str, classes: list[str]) -> str:
-    wrong, known = "", iter(())
+    wrong: str = ""
+    known: Iterable[str] = ()
     if found := re.search(r"ption '([^']+)' is not accepted", told):
-        wrong, known = found[1], iter(_arguments(classes[-1]) if classes else TOP)
+        wrong, known = found[1], _arguments(classes[-1]) if classes else TOP
     elif found := re.search(r"Group '(\w+)' does not accept option '([^']+)'", told):
-        wrong, known = found[2], iter(_arguments("lightning.pytorch.Trainer") if found[1] == "trainer" else ())
+        wrong, known = found[2], _arguments("lightning.pytorch.Trainer") if found[1] == "trainer" else ()
     elif found := re.search(r"unrecognized arguments: --trainer\.(\w+)", told):
-        wrong, known = found[1], iter(_arguments("lightning.pytorch.Trainer"))
+        wrong, known = found[1], _arguments("lightning.pytorch.Trainer")
     elif found := re.search(r"module '([^']+)' has no attribute '([^']+)'", told):
-        wrong, known = found[2], iter(_names(found[1]))
+        wrong, known = found[2], _names(found[1])
     near = get_close_matches(wrong.split(".")[0], list(known), n=1) if wrong else []
     return f"; did you mean {near[0]}?" if near else ""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
@@ -28,6 +29,15 @@ def check_arguments(noise: Any, physical_batch_size: Any, loss_reduction: Any, d
         raise ConfigurationError(f"loss_reduction={loss_reduction!r} must be None, 'mean' or 'sum'")
     if delta is not None and not 0 < delta < 1:
         raise ConfigurationError(f"delta={delta!r} must lie between 0 and 1")
+
+
+def warn_of_delta(delta: float | None, records: int) -> None:
+    """Warn of a δ that lets a record be released outright."""
+    if delta is not None and delta >= 1 / records:
+        rank_zero_warn(
+            f"delta={delta:g} is not below 1/{records}, one over the number of records: releasing a record outright "
+            "would meet it; choose a smaller delta"
+        )
 
 
 def check_trainer(trainer: pl.Trainer, precision: Any) -> None:

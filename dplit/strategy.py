@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import chain, count
-from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -22,12 +19,13 @@ from dplit.checkpoint import AtomicCheckpointIO
 from dplit.clipping import ClippingPolicy, Flat
 from dplit.data.sampling import Draw, PhysicalCollate, PoissonBatches, poisson_loader, records
 from dplit.errors import BudgetExhausted, ConfigurationError, JournalError, PrivacyError
+from dplit.evidence import Evidence
 from dplit.grads.probe import probe
 from dplit.grads.tape import Tape
 from dplit.groups import GroupKey, declared, group_ids
 from dplit.noise import Noise, gaussian
-from dplit.privacy import Gaussian, Journal, Ledger, Target, calibrate, steps_within
-from dplit.privacy.report import Facts, write_statement
+from dplit.privacy import Gaussian, Ledger, Target, calibrate, steps_within
+from dplit.privacy.report import Facts
 from dplit.step import PrivateStep, charge
 
 PROBED = 8
@@ -97,8 +95,8 @@ class DPStrategy(SingleDeviceStrategy):
         self.loss_reduction = loss_reduction
         self.noise_seed = noise_seed
         self.training_logs = training_logs
-        self.ledger = Ledger()
         self.noise_multiplier: float | None = None
+        self._evidence = Evidence()
         self._delta = delta
         self._records: int | None = None
         self._step: PrivateStep | None = None
@@ -106,8 +104,11 @@ class DPStrategy(SingleDeviceStrategy):
         self._probed = False
         self._consumed: Draw | None = None
         self._devices: list[torch.device] | None = None
-        self._logged: set[str] = set()
-        self._facts: Facts | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        """Everything charged so far."""
+        return self._evidence.ledger
 
     # -- before training ---------------------------------------------------------------------------------------
 
@@ -132,6 +133,7 @@ class DPStrategy(SingleDeviceStrategy):
         super().setup(trainer)
         if trainer.state.fn == "fit":
             refusals.check_optimizers(self.optimizers, self.lightning_module)
+            self._resume()
 
     @override
     def process_dataloader(self, dataloader: object) -> object:
@@ -148,18 +150,17 @@ class DPStrategy(SingleDeviceStrategy):
         loader = refusals.poisson_train_loader(trainer)
         sampler: PoissonBatches = loader.batch_sampler  # type: ignore[assignment]
         self._records = sampler.size
-        self._warn_of_delta(sampler.size)
-        self._open_ledger()
-        planned = trainer.estimated_stepping_batches
-        if self.noise_multiplier is None:
-            self.noise_multiplier = self._solve(sampler.rate, planned)
+        refusals.warn_of_delta(self.delta, sampler.size)
+        self._evidence.open(self._run_dir)
+        if self.noise_multiplier is None or not isinstance(self.noise, Target):
+            self.noise_multiplier = self._solve(sampler.rate, trainer.estimated_stepping_batches)
         self._step = self._private_step(sampler)
         if self.noise_seed is not None:
             self.ledger.note(f"the noise seed was fixed ({self.noise_seed}): whoever knows it can subtract the noise")
-        self._facts = self._describe(sampler)
-        self._write_statement()
+        self._evidence.facts = self._describe(sampler)
+        self._evidence.state(self._run_dir, trainer)
         if self._step.releases == 0:
-            raise BudgetExhausted(f"{self._target_text()} is spent already; no further step can be taken")
+            raise BudgetExhausted(f"{self.noise} is spent already; no further step can be taken")
 
     def _learn_groups(self, trainer: pl.Trainer) -> None:
         data = getattr(trainer, "datamodule", None)
@@ -169,21 +170,12 @@ class DPStrategy(SingleDeviceStrategy):
             self.group = getattr(data, "group_key", "group")
         self.policy.declare(self.groups)
 
-    def _open_ledger(self) -> None:
+    def _resume(self) -> None:
         if self._restored is not None:
-            self._resume(self._restored)
-        elif self.ledger.journal is None:
-            path = _free(Path(self._run_dir) / "ledger.jsonl")
-            self.ledger = Ledger(Journal.create(path, self.ledger.run_id))
-        elif self.ledger.journal.closed:
-            self.ledger = Ledger.resume(self.ledger.state_dict(), self.ledger.journal.path)
-
-    def _resume(self, state: Mapping[str, Any]) -> None:
-        self._close()
-        self.ledger = Ledger.resume(state["ledger"], Path(state["journal"]))
-        self.policy.load_state_dict(state["policy"])
-        self.noise_multiplier = float(state["noise_multiplier"])
-        self._restored = None
+            self._evidence.resume(self._restored)
+            self.policy.load_state_dict(self._restored["policy"])
+            self.noise_multiplier = float(self._restored["noise_multiplier"])
+            self._restored = None
 
     def _solve(self, rate: float, planned: float) -> float:
         if not isinstance(self.noise, Target):
@@ -226,13 +218,6 @@ class DPStrategy(SingleDeviceStrategy):
             target=self.noise if isinstance(self.noise, Target) else None,
         )
 
-    def _warn_of_delta(self, records: int) -> None:
-        if self.delta is not None and self.delta >= 1 / records:
-            rank_zero_warn(
-                f"delta={self.delta:g} is not below 1/{records}, one over the number of records: releasing a record "
-                "outright would meet it; choose a smaller delta"
-            )
-
     # -- one step ----------------------------------------------------------------------------------------------
 
     @override
@@ -259,7 +244,7 @@ class DPStrategy(SingleDeviceStrategy):
         if not self._probed:
             self._probe(rest)
         losses = [self._accumulate(part.batch, part.size, rest, kwargs) for part in draw.parts]
-        self._note_logs()
+        self._evidence.logged_by_training(self._trainer._results, keep=self.training_logs)
         if not losses or not self.training_logs:
             return torch.zeros((), device=self.root_device)
         return torch.stack(losses).sum() / draw.size
@@ -312,7 +297,7 @@ class DPStrategy(SingleDeviceStrategy):
                 chosen = torch.randperm(size)[: min(PROBED, size)].tolist()
                 probe(self.lightning_module, losses, records(loader.dataset, chosen))  # type: ignore[arg-type]
         self._probed = True
-        self._forget_logs()
+        self._evidence.logged_by_training(self._trainer._results, keep=False)
 
     # -- what leaves -------------------------------------------------------------------------------------------
 
@@ -349,23 +334,19 @@ class DPStrategy(SingleDeviceStrategy):
         """
         if split == "train":
             raise PrivacyError("statistics of training records are charged with their draw: ask them from a policy")
-        self._open_ledger()
-        self.ledger.record(Gaussian(noise_multiplier), split=split)
+        with self._evidence.opened(self._run_dir) as ledger:
+            ledger.record(Gaussian(noise_multiplier), split=split)
         value = value.detach().to("cpu", torch.float64)
-        before = sum(self.ledger.entries[split].values())
-        generator = Noise(self.noise_seed, stream=split).generator(before)
+        generator = Noise(self.noise_seed, stream=split).generator(sum(ledger.entries[split].values()))
         return value + gaussian(value, noise_multiplier * sensitivity, generator)
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Save with the ledger, the policy's thresholds and the noise multiplier inside."""
-        if self.ledger.journal is not None:
-            checkpoint["dplit"] = {
-                "ledger": self.ledger.state_dict(),
-                "journal": str(self.ledger.journal.path.resolve()),
-                "policy": self.policy.state_dict(),
-                "noise_multiplier": self.noise_multiplier,
-            }
+        kept = self._evidence.state_dict()
+        if kept:
+            own = {"policy": self.policy.state_dict(), "noise_multiplier": self.noise_multiplier}
+            checkpoint["dplit"] = {**kept, **own}
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     @override
@@ -388,43 +369,9 @@ class DPStrategy(SingleDeviceStrategy):
     @override
     def teardown(self) -> None:
         """Leave the privacy statement and close the journal."""
-        if self._facts is not None:
-            self._write_statement()
-        self._close()
+        self._evidence.state(self._run_dir, self._trainer)
+        self._evidence.close()
         super().teardown()
-
-    def _close(self) -> None:
-        if self.ledger.journal is not None:
-            self.ledger.journal.close()
-
-    def _note_logs(self) -> None:
-        results = self._trainer._results
-        if results is None:
-            return
-        if self.training_logs:
-            self._logged.update(metric.meta.name for metric in results.values() if metric.meta.fx == "training_step")
-        else:
-            self._forget_logs()
-
-    def _forget_logs(self) -> None:
-        results = self._trainer._results
-        if results is not None:
-            for key in [key for key, metric in results.items() if metric.meta.fx == "training_step"]:
-                del results[key]
-
-    def _write_statement(self) -> None:
-        assert self._facts is not None
-        exact = {f"{name}: exact, logged by training_step" for name in self._logged}
-        for callback in self._trainer.callbacks:  # type: ignore[attr-defined]
-            exact.update(getattr(callback, "released_without_charge", list)())
-        write_statement(Path(self._run_dir), self.ledger, self._facts.releasing(sorted(exact)))
-
-    def _target_text(self) -> str:
-        return (
-            f"epsilon={self.noise.epsilon} at delta={self.noise.delta}"
-            if isinstance(self.noise, Target)
-            else "the target"
-        )
 
     @property
     def _trainer(self) -> pl.Trainer:
@@ -432,11 +379,5 @@ class DPStrategy(SingleDeviceStrategy):
         return self.lightning_module.trainer
 
     @property
-    def _run_dir(self) -> str:
-        return self._trainer.log_dir or self._trainer.default_root_dir
-
-
-def _free(path: Path) -> Path:
-    """Return path, or the first numbered one beside it that no other run has taken."""
-    numbered = (path.with_stem(f"{path.stem}-{i}") for i in count(2))
-    return next(p for p in chain([path], numbered) if not p.exists())
+    def _run_dir(self) -> Path:
+        return Path(self._trainer.log_dir or self._trainer.default_root_dir)

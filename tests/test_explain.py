@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dplit.recipe import find, shipped
 from dplit.fit import main
+from dplit.recipe import find, shipped
 
 Edit = Callable[[str], str]
 
@@ -28,6 +28,7 @@ def drop(pattern: str) -> Edit:
     return lambda text: re.sub(pattern, "", text)
 
 
+TARGET = "noise: {class_path: dplit.Target, init_args: {epsilon: 3.0, delta: 1.0e-5}}"
 MUTATED: dict[str, tuple[Edit, list[str], str]] = {
     "unknown_trainer_key": (swap("max_epochs: 30", "max_epoch: 3"), [], "'max_epoch'; did you mean max_epochs?"),
     "unknown_top_key": (swap("data:", "dataa:"), [], "did you mean data?"),
@@ -40,13 +41,13 @@ MUTATED: dict[str, tuple[Edit, list[str], str]] = {
     "null_epsilon": (swap("epsilon: 3.0", "epsilon: null"), [], "epsilon"),
     "missing_epsilon": (swap("epsilon: 3.0, ", ""), [], "trainer.strategy.noise: the following arguments are required: epsilon"),
     "large_delta": (swap("delta: 1.0e-5", "delta: 1.0"), [], "delta=1"),
-    "noise_text": (swap("noise: {class_path: dplit.Target, init_args: {epsilon: 3.0, delta: 1.0e-5}}", "noise: much"), [], "got much"),
-    "noise_null": (swap("noise: {class_path: dplit.Target, init_args: {epsilon: 3.0, delta: 1.0e-5}}", "noise: null"), [], "noise=None"),
+    "noise_text": (swap(TARGET, "noise: much"), [], "got much"),
+    "noise_null": (swap(TARGET, "noise: null"), [], "noise=None"),
     "broken_yaml": (lambda text: "model: [", [], "line"),
     "not_a_number": (lambda text: text, ["--trainer.max_epochs", "abc"], "trainer.max_epochs: expected int or null, got abc"),
     "not_a_choice": (lambda text: text, ["--fairness.release", "secret"], "expected one of public, flagged, noisy, got secret"),
     "abbreviated": (lambda text: text, ["--trainer.max_epoch", "3"], "did you mean max_epochs?"),
-    "large_batch": (lambda text: text, ["--data.init_args.batch_size", "99999"], "batch_size=99999 is larger than the data set's"),
+    "large_batch": (lambda text: text, ["--data.init_args.batch_size", "99999"], "batch_size=99999 is larger than"),
     "other_group": (lambda text: text, ["--data.init_args.group", "height"], "sex, race, sex_race, got height"),
     "no_checkpoint": (lambda text: text, ["--ckpt_path", "none.ckpt"], "checkpoint none.ckpt does not exist"),
     "accumulation": (lambda text: text, ["--trainer.accumulate_grad_batches", "4"], "accumulate_grad_batches=4"),

@@ -102,6 +102,11 @@ class FairnessMonitor(Callback):
         self._logged: set[str] = set()
         self._watched: list[str] = []
 
+    @property
+    def logged_keys(self) -> frozenset[str]:
+        """The names this monitor has logged under so far; `release` says whether they were charged."""
+        return frozenset(self._logged)
+
     def released_without_charge(self) -> list[str]:
         """Name everything that left the run so far, exact and uncharged, and who watched it.
 

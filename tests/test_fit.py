@@ -1,0 +1,92 @@
+"""Every recipe, through the real command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dplit.privacy import read
+from dplit.recipe import shipped, summary
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["--trainer.max_epochs", "2", "--data.init_args.batch_size", "4096"]
+
+
+def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "dplit.fit", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert ran.returncode == expect, ran.stderr[-2000:]
+    return ran
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def is_private(recipe: str) -> bool:
+    return "strategy" in yaml.safe_load(shipped()[recipe].read_text())["trainer"]
+
+
+@pytest.mark.parametrize("recipe", shipped())
+def test_every_recipe_runs_by_itself(recipe: str) -> None:
+    ran = run(recipe, *QUICK)
+    folder = Path("runs") / recipe
+    assert f"run directory {folder}" in ran.stdout
+    assert "test accuracy" in ran.stdout
+    kept = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "metrics.csv", "fairness.csv", "fairness.png", "checkpoints"} <= kept
+    with (folder / "fairness.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["epoch"] for row in rows if row["split"] == "validation"} == {"0", "1"}
+    assert {row["group"] for row in rows} >= {"Female", "Male"}
+    if is_private(recipe):
+        stated = json.loads((folder / "privacy.json").read_text())
+        assert 2.9 <= stated["epsilon"] <= 3.0
+        assert stated["delta"] == 1e-5
+        assert any("val/loss" in line for line in stated["released_without_charge"])
+        assert any("fairness.csv" in line for line in stated["released_without_charge"])
+        assert read(folder / "ledger.jsonl").steps == stated["steps"] == 16
+        assert "ε" in (folder / "privacy.md").read_text()
+
+
+@pytest.mark.parametrize("recipe", shipped())
+def test_recipes_are_short_and_say_what_they_are(recipe: str) -> None:
+    assert len(shipped()[recipe].read_text().splitlines()) < 40
+    assert summary(shipped()[recipe])
+
+
+@pytest.mark.slow
+def test_resuming_goes_on_in_the_same_ledger_and_another_folder() -> None:
+    run("adult_flat", *QUICK)
+    longer = ["--trainer.max_epochs", "5", "--data.init_args.batch_size", "4096"]
+    ran = run("adult_flat", *longer, "--ckpt_path", "runs/adult_flat/checkpoints/last.ckpt", expect=2)
+    assert "is spent already" in ran.stderr
+    generous = ["--trainer.strategy.init_args.noise.epsilon", "4"]
+    run("adult_flat", *longer, *generous, "--ckpt_path", "runs/adult_flat/checkpoints/last.ckpt")
+    stated = json.loads(Path("runs/adult_flat-3/privacy.json").read_text())
+    assert 3.0 < stated["epsilon"] <= 4.0
+    assert read("runs/adult_flat/ledger.jsonl").steps == stated["steps"] > 16
+
+
+def test_a_run_is_never_overwritten() -> None:
+    Path("taken").mkdir()
+    Path("taken/config.yaml").write_text("mine")
+    ran = run("adult_flat", "--trainer.default_root_dir", "taken", expect=2)
+    assert ran.stderr.strip().splitlines()[-1].startswith("dplit: taken holds another run")
+    assert Path("taken/config.yaml").read_text() == "mine"
+
+
+def test_print_config_prints_and_trains_nothing() -> None:
+    printed = yaml.safe_load(run("adult_flat", "--print_config", "--trainer.max_epochs", "7").stdout)
+    assert printed["trainer"]["max_epochs"] == 7
+    assert printed["trainer"]["strategy"]["class_path"] == "dplit.DPStrategy"
+    assert not Path("runs").exists()
