@@ -149,7 +149,7 @@ class DPStrategy(SingleDeviceStrategy):
         trainer = self._trainer
         loader = refusals.poisson_train_loader(trainer)
         sampler: PoissonBatches = loader.batch_sampler  # type: ignore[assignment]
-        self._records = sampler.size
+        self._records, self._probed = sampler.size, False
         refusals.warn_of_delta(self.delta, sampler.size)
         self._evidence.open(self._run_dir)
         if self.noise_multiplier is None or not isinstance(self.noise, Target):

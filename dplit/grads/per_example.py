@@ -51,9 +51,7 @@ class PerExample:
     def _sq_norm(self, name: str) -> Tensor:
         uses = self.uses.get(name, ())
         if not uses:
-            parameter = self.parameters[name]
-            wide = torch.promote_types(parameter.dtype, torch.float32)
-            return torch.zeros(self.examples, dtype=wide, device=parameter.device)
+            return self._zeros(name, (self.examples,))
         parts = sum((use.sq_norm() for use in uses[1:]), uses[0].sq_norm())
         if len(uses) == 1:
             return parts
@@ -61,12 +59,17 @@ class PerExample:
         return at_least(crossed, parts)
 
     def _weighted_sum(self, name: str, weights: Tensor, kept: Tensor | None) -> Tensor:
-        parameter = self.parameters[name]
+        shape = self.parameters[name].shape
         total: Tensor | None = None
         for use in self.uses.get(name, ()):
             part = use.weighted_sum(weights) if kept is None else use.select(kept).weighted_sum(weights[kept])
             total = part if total is None else total + part
-        return torch.zeros_like(parameter, requires_grad=False) if total is None else total.view(parameter.shape)
+        return self._zeros(name, shape) if total is None else total.view(shape)
+
+    def _zeros(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        parameter = self.parameters[name]
+        dtype = torch.promote_types(parameter.dtype, torch.float32)
+        return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
 
 def at_least(computed: Tensor, terms: Tensor) -> Tensor:

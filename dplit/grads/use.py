@@ -40,7 +40,10 @@ class Use(ABC):
 
     @abstractmethod
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Return Σᵢ wᵢ gᵢ of shape `s`, from `(n,)` weights."""
+        """Return Σᵢ wᵢ gᵢ of shape `s`, from `(n,)` weights, in float32 or wider.
+
+        A sum rounded to less would move by more than one example's share when one example comes or goes.
+        """
 
     def sq_norm(self) -> Tensor:
         """Return ‖gᵢ‖², shape `(n,)`, in float32 or wider, never below the true value by more than its rounding."""
@@ -98,7 +101,7 @@ class DenseUse(Use):
         return self.grads
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        total: Tensor = torch.tensordot(weights.to(self.grads.dtype), self.grads, 1)
+        total: Tensor = torch.tensordot(weights, wide(self.grads), 1)
         return total
 
 
@@ -138,8 +141,8 @@ class AlignedUse(Use):
         return None
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        total = self.grads.new_zeros(self.length, *self.grads.shape[1:])
-        scaled = self.grads * weights.to(self.grads.dtype).view(-1, *[1] * (self.grads.dim() - 1))
+        scaled = wide(self.grads) * weights.view(-1, *[1] * (self.grads.dim() - 1))
+        total = scaled.new_zeros(self.length, *self.grads.shape[1:])
         return total.index_add_(0, self.rows, scaled)
 
 

@@ -234,3 +234,16 @@ def test_cancelling_uses_never_understate_the_norm() -> None:
     gradients = per_example.PerExample({"p": torch.zeros(1)}, uses, 3)
     contribution = (gradients.uses["p"][0].dense() + gradients.uses["p"][1].dense()).norm(dim=1)
     assert torch.all(gradients.norms() >= contribution)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sums_of_narrow_types_are_wide(dtype: torch.dtype) -> None:
+    """A float32 sum of narrow activations: one example more moves it by that example's share alone."""
+    torch.manual_seed(7)
+    model, x = nn.Linear(16, 4).to(dtype), torch.randn(200, 16).to(dtype)
+    with Tape(model, 200) as tape:
+        value = model(x).sum(1)
+    gradients = tape.backward(value)
+    total = gradients.weighted_sum(torch.ones(200))["weight"]
+    assert total.dtype == torch.float32
+    assert torch.allclose(total, x.float().sum(0).expand(4, -1), atol=1e-3)

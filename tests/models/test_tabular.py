@@ -272,5 +272,5 @@ def test_a_cosine_without_an_end_is_refused(tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_command_line_knows_every_argument():
     given = ["--model.hidden=[8]", "--model.learning_rate=0.1", "--model.optimizer=adamw", "--trainer.logger=false"]
-    model = LightningCLI(MLP, Toy, run=False, save_config_callback=None, args=given).model
+    model = LightningCLI(MLP, Toy, run=False, save_config_callback=None, seed_everything_default=0, args=given).model
     assert (model.learning_rate, model.optimizer, list(model.hparams["hidden"])) == (0.1, "adamw", [8])

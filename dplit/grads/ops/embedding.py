@@ -53,8 +53,8 @@ class EmbeddingUse(Use):
         return full.scatter_add_(1, self.ids[:, :, None].expand_as(self.back), self.back)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        scaled = self.back * weights.to(self.back.dtype)[:, None, None]
-        total = self.back.new_zeros(self.rows, self.back.shape[2])
+        scaled = wide(self.back) * weights[:, None, None]
+        total = scaled.new_zeros(self.rows, self.back.shape[2])
         return total.index_add_(0, self.ids.flatten(), scaled.flatten(0, 1))
 
     def sq_norm(self) -> Tensor:

@@ -47,8 +47,8 @@ class LinearUse(Use):
         return self.back.mT @ self.x
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        scaled = self.back * weights.to(self.back.dtype)[:, None, None]
-        return scaled.flatten(0, 1).T @ self.x.flatten(0, 1)
+        scaled = wide(self.back) * weights[:, None, None]
+        return scaled.flatten(0, 1).T @ wide(self.x).flatten(0, 1)
 
     def sq_norm(self) -> Tensor:
         n, t, d = self.x.shape
