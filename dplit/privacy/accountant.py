@@ -96,7 +96,7 @@ def parts(composition: Composition) -> tuple[Part, ...]:
 
 @lru_cache(maxsize=4096)
 def _bound(composition: tuple[Part, ...], delta: float) -> Bound:
-    if not composition:
+    if _ever_included(composition) <= delta:
         return Bound(0.0, 0.0, 0.0)
     simple = _simple(composition, delta)
     if composition[0][0] == 1:
@@ -109,7 +109,7 @@ def _bound(composition: tuple[Part, ...], delta: float) -> Bound:
 
 
 def _simple(composition: tuple[Part, ...], delta: float) -> float:
-    if not composition:
+    if _ever_included(composition) <= delta:
         return 0.0
     found = _gaussian(joint(noise / math.sqrt(times) for _, noise, times in composition), delta).upper
     if _meshable(composition):
@@ -117,6 +117,13 @@ def _simple(composition: tuple[Part, ...], delta: float) -> float:
     if not math.isfinite(found):
         raise PrivacyError(f"no finite epsilon at delta={delta:g}: the noise is too small; raise the noise multiplier")
     return found
+
+
+def _ever_included(composition: Sequence[Part]) -> float:
+    """Return the probability that a record enters any draw: no δ above it costs anything."""
+    return (
+        1.0 if any(p[0] == 1 for p in composition) else -math.expm1(sum(n * math.log1p(-q) for q, _, n in composition))
+    )
 
 
 def _meshable(composition: Sequence[Part]) -> bool:
@@ -144,7 +151,7 @@ def _certified(composition: tuple[Part, ...], delta: float, guess: float) -> Bou
         raise _Unresolved
     both = [moments(kind, composition) for kind in DIRECTIONS]
     for _ in range(3):
-        meshes = [_mesh(direction, both, delta, guess) for direction in both]
+        meshes = [_mesh(direction, composition, delta, guess) for direction in both]
         found = _larger([_composed(direction, mesh, delta) for direction, mesh in zip(both, meshes, strict=True)])
         resolved = all(d.resolves(delta, found.estimate, mesh.tilt) for d, mesh in zip(both, meshes, strict=True))
         finest = max(mesh.error for mesh in meshes) > 1.01 * _MESH * guess
@@ -173,14 +180,16 @@ class _Mesh(NamedTuple):
     """Order of the exponential tilt."""
 
 
-def _mesh(direction: Moments, both: Sequence[Moments], delta: float, guess: float) -> _Mesh:
+def _mesh(direction: Moments, composition: Sequence[Part], delta: float, guess: float) -> _Mesh:
     """Choose a mesh for an ε of about `guess`.
 
     Of k parts, 2k - 1 sums are formed, each of which may leave the mesh or be moved too far, and each part is
-    clipped; at `share` of δ for each such event in each tail, they add up to less than `_SPARE` δ.
+    clipped; at `share` of δ for each such event in each tail, they add up to less than `_SPARE` δ. The lower tail of
+    one direction lies under the upper tail of the other: P(S ≤ -L) = E' e^(-S') [S' ≥ L] ≤ P'(S' ≥ L).
     """
     share, tilt = _SPARE * delta / (16 * len(direction.losses)), direction.tilt(delta, guess)
-    reach = max(direction.reach(share, tilt), *(other.reach(share, 0.0) for other in both)) + _MESH * guess
+    tails = [moments(kind, composition).reach(share, 0.0) for kind in (Remove, Add)]
+    reach = max(direction.reach(share, tilt), *tails) + _MESH * guess
     spread = math.sqrt(sum(direction.times) * -math.log(share) / 2)
     width = max(_MESH * guess / spread, 2.5 * reach / _LARGEST_MESH)
     return _Mesh(width, reach + (width * spread - _MESH * guess), width * spread, tilt)
