@@ -14,7 +14,7 @@ from tests.privacy.oracle import pld_epsilon
 TARGETS = st.builds(Target, st.floats(0.1, 20), st.sampled_from([1e-8, 1e-5, 1e-3]))
 RATES = st.floats(0.002, 0.5)
 MODULE = sys.modules["dplit.privacy.calibrate"]
-QUICK = settings(max_examples=12, deadline=None, derandomize=True, database=None)
+QUICK = settings(max_examples=8, deadline=None, derandomize=True, database=None)
 
 
 def law_calibration_stays_within(target, rate, steps, queries):
