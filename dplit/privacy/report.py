@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import dplit
 from dplit.errors import PrivacyError
 from dplit.privacy import check
 from dplit.privacy.accountant import Bound
@@ -29,7 +30,7 @@ ALWAYS_VOIDS = (
     "one person holding several records: the statement is about single records",
     "releasing exact figures computed from the private records beyond those listed here",
 )
-PACKAGES = ("dplit", "torch", "lightning", "prv-accountant", "numpy", "scipy")
+PACKAGES = ("torch", "lightning", "prv-accountant", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def write_statement(directory: str | os.PathLike[str], ledger: Ledger, facts: Fa
 
 def versions() -> dict[str, str]:
     """Return the versions of what the statement rests on, without importing any of it."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    own = {"python": platform.python_version(), "dplit": dplit.__version__}
+    return {**own, **{name: _version(name) for name in PACKAGES}}
 
 
 def markdown(found: Mapping[str, Any]) -> str:
