@@ -1,0 +1,227 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from dplit.errors import ConfigurationError, JournalError
+from dplit.privacy import Bound, Gaussian, Journal, Ledger, Sampled, epsilon, read
+
+STEP = Sampled(0.01, [Gaussian(1.0), Gaussian(10.0)], {"a": Sampled(0.01, [Gaussian(2.0), Gaussian(math.inf)])})
+PLAIN = Sampled(0.01, [Gaussian(1.0)])
+DELTA = 1e-5
+
+
+def test_entries_add_up_by_split():
+    ledger = Ledger()
+    ledger.record(PLAIN, times=np.int64(3))
+    ledger.record(STEP)
+    ledger.record(Sampled(0.01, [Gaussian(1)]))
+    ledger.record(Gaussian(50), times=2, split="validation")
+    assert {split: dict(events) for split, events in ledger.entries.items()} == {
+        "train": {PLAIN: 4, STEP: 1},
+        "validation": {Gaussian(50.0): 2},
+    }
+    assert ledger.steps == 5
+    with pytest.raises(TypeError):
+        ledger.entries["train"][PLAIN] = 0
+
+
+def test_epsilon_is_the_accountants_and_the_largest_of_the_splits():
+    ledger = Ledger()
+    assert ledger.epsilon(DELTA) == Bound(0, 0, 0)
+    ledger.record(PLAIN, times=100)
+    ledger.record(Gaussian(50), times=3, split="validation")
+    train, validation = epsilon({PLAIN: 100}, DELTA), epsilon({Gaussian(50): 3}, DELTA)
+    assert ledger.epsilon(DELTA) == train
+    assert ledger.epsilon(DELTA, split="validation") == validation
+    assert ledger.epsilon(DELTA, split="test") == Bound(0, 0, 0)
+    ledger.record(Gaussian(0.5), split="validation")
+    assert ledger.epsilon(DELTA).upper > train.upper
+
+
+def test_groups_pay_for_their_own_view():
+    """At q = 1/92, T = 1840, σ = 1: a group clipped at 3/4, 1/2, 1/4 of the largest bound pays less."""
+    rate, shares = 1 / 92, {"big": 1.0, "three": 0.75, "half": 0.5, "quarter": 0.25}
+    views = {group: Sampled(rate, [Gaussian(1 / share)]) for group, share in shares.items()}
+    ledger = Ledger()
+    ledger.record(Sampled(rate, [Gaussian(1.0)], views), times=1840)
+    ledger.record(Gaussian(1000.0), split="validation")
+    found = ledger.by_group(1e-6, [*shares, "stranger"])
+    for group, figure in {"big": 3.1037, "three": 1.8867, "half": 1.0838, "quarter": 0.4814}.items():
+        assert figure - 5e-5 <= found[group].upper <= 1.01 * figure
+        assert ledger.epsilon(1e-6, group=group) == found[group]
+    assert found["stranger"] is None
+    assert ledger.epsilon(1e-6, group="stranger") == ledger.epsilon(1e-6) == found["big"]
+
+
+def test_one_event_without_views_leaves_only_the_headline():
+    ledger = Ledger()
+    ledger.record(STEP)
+    assert ledger.by_group(DELTA, ["a"])["a"].upper < ledger.epsilon(DELTA).upper
+    ledger.record(PLAIN)
+    assert ledger.by_group(DELTA, ["a"]) == {"a": None}
+
+
+def test_a_view_never_lowers_the_headline():
+    ledger, bare = Ledger(), Ledger()
+    ledger.record(STEP, times=50)
+    bare.record(Sampled(0.01, STEP.releases), times=50)
+    assert ledger.epsilon(DELTA) == bare.epsilon(DELTA)
+
+
+@pytest.mark.parametrize(("event", "times", "split"), [(1.0, 1, "train"), (PLAIN, 0, "train"), (PLAIN, 1.5, "train")])
+def test_what_cannot_be_recorded(event, times, split, tmp_path):
+    with Journal.create(tmp_path / "ledger.jsonl") as journal:
+        ledger = Ledger(journal)
+        with pytest.raises(ConfigurationError, match=r"^[^\n]+$"):
+            ledger.record(event, times, split)
+        assert ledger.steps == read(journal.path).steps == 0
+
+
+def law_resumed_equals_straight(tmp_path, keep):
+    """A run interrupted and resumed has spent what a straight one has, counting steps its checkpoint missed."""
+    straight, path = Ledger(), tmp_path / "ledger.jsonl"
+    with Journal.create(path) as journal:
+        ledger = Ledger(journal)
+        for _ in range(5):
+            ledger.record(STEP)
+        ledger.note("fixed noise seed")
+        state = json.loads(json.dumps(ledger.state_dict()))
+        ledger.record(STEP, times=2)
+    resumed = Ledger.resume(keep(state), path)
+    resumed.record(STEP)
+    resumed.record(Gaussian(30.0), split="validation")
+    resumed.journal.close()
+    straight.record(STEP, times=8)
+    straight.record(Gaussian(30.0), split="validation")
+    assert resumed.entries == straight.entries == read(path).entries
+    assert resumed.epsilon(DELTA) == straight.epsilon(DELTA)
+    assert resumed.run_id == ledger.run_id == read(path).run_id
+    assert resumed.notes == ("fixed noise seed",)
+
+
+def test_resumed_equals_straight(tmp_path):
+    law_resumed_equals_straight(tmp_path, lambda state: state)
+
+
+def test_mutant_ledger_left_out_of_the_checkpoint(tmp_path, monkeypatch):
+    with pytest.raises(JournalError, match="holds no usable ledger"):
+        law_resumed_equals_straight(tmp_path, lambda state: {})
+
+
+def test_mutant_resume_from_the_checkpoints_count(tmp_path, monkeypatch):
+    real = Ledger._apply
+
+    def only_the_checkpoint(self, contents):
+        real(self, type(contents)(contents.run_id, contents.entries[:6], contents.sums, contents.size, False))
+
+    monkeypatch.setattr(Ledger, "_apply", only_the_checkpoint)
+    with pytest.raises(AssertionError):
+        law_resumed_equals_straight(tmp_path, lambda state: state)
+
+
+def a_run(path, steps=3):
+    with Journal.create(path) as journal:
+        ledger = Ledger(journal)
+        for _ in range(steps):
+            ledger.record(PLAIN)
+        return ledger.state_dict()
+
+
+def refuses(state, path, message):
+    with pytest.raises(JournalError, match=r"^[^\n]+$") as caught:
+        Ledger.resume(state, path)
+    assert message in str(caught.value)
+    if path is not None and path.exists():
+        Journal.reopen(path).close()
+
+
+def test_resume_refuses_a_missing_journal(tmp_path):
+    state = a_run(tmp_path / "ledger.jsonl")
+    refuses(state, tmp_path / "elsewhere.jsonl", "elsewhere.jsonl does not exist")
+    refuses(state, None, "pass its ledger.jsonl")
+
+
+def test_resume_refuses_another_runs_journal(tmp_path):
+    state = a_run(tmp_path / "ledger.jsonl")
+    a_run(tmp_path / "other.jsonl")
+    refuses(state, tmp_path / "other.jsonl", "pass its own journal")
+
+
+def test_resume_refuses_a_journal_behind_the_checkpoint(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    state = a_run(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))
+    refuses(state, path, "2 entries, the checkpoint saw 3")
+
+
+def test_resume_refuses_another_history(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    with Journal.create(path) as journal:
+        state = {**Ledger(journal).state_dict()}
+        journal.append(journal_record(PLAIN))
+        state["journal"] = journal.mark
+    path.unlink()
+    with Journal.create(path, state["run_id"]) as journal:
+        journal.append(journal_record(Gaussian(100.0)))
+    refuses(state, path, "another history")
+
+
+def journal_record(event):
+    from dplit.privacy import Record
+
+    return Record(event, 1, "train")
+
+
+def test_resume_refuses_a_damaged_journal(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    state = a_run(path)
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(JournalError, match=r"ledger\.jsonl line \d is damaged[^\n]*restore"):
+        Ledger.resume(state, path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"entries": None},
+        {"entries": [{}]},
+        {"entries": [{"event": {"kind": "gaussian", "noise_multiplier": -1}, "times": 1, "split": "train"}]},
+        {"entries": [{"event": Gaussian(1.0).to_dict(), "times": 0, "split": "train"}]},
+        {"notes": 3},
+        {"run_id": "another"},
+        {"journal": {}},
+        {"journal": {"entries": -1, "sum": ""}},
+        {"journal": 7},
+    ],
+)
+def test_resume_refuses_a_hostile_state(change, tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    state = a_run(path)
+    refuses({**state, **change}, path, "")
+    refuses({}, path, "")
+    refuses(None, path, "")
+
+
+def test_a_ledger_without_journal_lives_in_its_state():
+    ledger = Ledger()
+    ledger.record(STEP, times=3)
+    ledger.note("note")
+    resumed = Ledger.resume(json.loads(json.dumps(ledger.state_dict())), None)
+    assert (resumed.entries, resumed.notes, resumed.run_id) == (ledger.entries, ledger.notes, ledger.run_id)
+
+
+def test_notes_are_kept_once(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    with Journal.create(path) as journal:
+        ledger = Ledger(journal)
+        ledger.note("fixed noise seed")
+        ledger.note("fixed noise seed")
+        ledger.note("ε was looked at")
+    assert read(path).notes == ("fixed noise seed", "ε was looked at")
+    assert len(path.read_text().splitlines()) == 3

@@ -1,0 +1,103 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dplit import account
+from dplit.privacy import Gaussian, Journal, Ledger, Sampled, Target, calibrate, epsilon
+
+TYPICAL = ["--rate", "0.01", "--steps", "1000", "--delta", "1e-5"]
+
+
+def answered(capsys, *arguments):
+    assert account.main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_epsilon_of_a_plan(capsys):
+    bound = epsilon([(Sampled(0.01, [Gaussian(1.0)]), 1000)], 1e-5)
+    found = answered(capsys, *TYPICAL, "--noise-multiplier", "1.0")
+    assert (found["lower"], found["estimate"], found["epsilon"]) == tuple(bound)
+    assert account.main([*TYPICAL, "--noise-multiplier", "1.0"]) == 0
+    out = capsys.readouterr().out
+    assert "epsilon 1.8328 at delta 1e-05" in out
+    assert "certified from 1.82" in out
+
+
+def test_joint_queries(capsys):
+    found = answered(capsys, *TYPICAL, "--noise-multiplier", "1.00504", "--query-noise", "10", "--query-noise", "inf")
+    assert found["joint_noise_multiplier"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_noise_for_a_target(capsys):
+    found = answered(capsys, *TYPICAL, "--epsilon", "3", "--query-noise", "10")
+    assert found["noise_multiplier"] == calibrate(Target(3, 1e-5), rate=0.01, steps=1000, queries=[10.0])
+    assert found["epsilon"] <= 3
+    assert account.main([*TYPICAL, "--epsilon", "3"]) == 0
+    assert capsys.readouterr().out.startswith("noise multiplier 0.81")
+
+
+def test_a_finished_run(capsys, tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    with Journal.create(path) as journal:
+        ledger = Ledger(journal)
+        ledger.record(Sampled(0.01, [Gaussian(1.0)], {"a": Sampled(0.01, [Gaussian(2.0)])}), times=1000)
+        ledger.note("fixed noise seed")
+    found = answered(capsys, "--journal", str(path), "--delta", "1e-5", "--group", "a", "--group", "b")
+    assert found["epsilon"] == ledger.epsilon(1e-5).upper
+    assert found["groups"] == {"a": ledger.epsilon(1e-5, group="a").upper, "b": None}
+    assert account.main(["--journal", str(path), "--delta", "1e-5", "--group", "b"]) == 0
+    out = capsys.readouterr().out
+    assert "1000 steps recorded" in out
+    assert "b: not stated separately" in out
+    assert "note: fixed noise seed" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--delta"),
+        (["--delta", "1e-5"], "--rate and --steps is missing"),
+        (TYPICAL, "--noise-multiplier"),
+        ([*TYPICAL, "--noise-multiplier", "1", "--epsilon", "3"], "--noise-multiplier"),
+        ([*TYPICAL, "--noise-multiplier", "one"], "--noise-multiplier"),
+        ([*TYPICAL, "--noise-multiplier", "-1"], "noise_multiplier=-1.0"),
+        ([*TYPICAL, "--noise-multiplier", "nan"], "noise_multiplier=nan"),
+        ([*TYPICAL, "--epsilon", "3", "--query-noise", "0.1"], "cannot be reached"),
+        (["--rate", "2", "--steps", "10", "--delta", "1e-5", "--noise-multiplier", "1"], "rate=2.0"),
+        (["--rate", ".1", "--steps", "0", "--delta", "1e-5", "--noise-multiplier", "1"], "steps=0"),
+        (["--rate", ".1", "--steps", "10", "--delta", "1", "--noise-multiplier", "1"], "delta=1.0"),
+        (["--journal", "missing.jsonl", "--delta", "1e-5"], "missing.jsonl does not exist"),
+        (["--journal", "missing.jsonl", *TYPICAL], "--rate has no meaning beside --journal"),
+        ([*TYPICAL, "--noise", "1"], "--noise"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, arguments, message):
+    assert account.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit) as caught:
+        account.main(["--help"])
+    assert caught.value.code == 0
+    assert "python -m dplit.account --rate 0.01" in capsys.readouterr().out
+
+
+def test_neither_the_command_nor_the_package_imports_torch():
+    code = (
+        "import sys, runpy; import dplit.privacy, dplit.privacy.report; import dplit\n"
+        "sys.argv = ['account', '--rate', '.01', '--noise-multiplier', '2', '--steps', '10', '--delta', '1e-5']\n"
+        "try: runpy.run_module('dplit.account', run_name='__main__')\n"
+        "except SystemExit as leaving: assert not leaving.code, leaving.code\n"
+        "heavy = {name.split('.')[0] for name in sys.modules} & {'torch', 'lightning', 'pandas', 'matplotlib'}\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "epsilon" in done.stdout
