@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from fairlearn.metrics import MetricFrame, demographic_parity_difference
-from fairness_project import NAMES, Model, Paid, Project, refusal
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
@@ -25,6 +24,7 @@ from dplit.fairness.display import rendered, say, shown, summary_line
 from dplit.fairness.metrics import PER_GROUP, SUMMARY, Counts, table
 from dplit.fairness.plots import draw
 from dplit.fairness.records import HEADER, Snapshot
+from tests.fairness.fairness_project import NAMES, Model, Paid, Project, refusal
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),

@@ -8,14 +8,14 @@ import sys
 
 import pandas as pd
 import pytest
-from fairness_project import Model, Project
 
 from dplit.fairness import FairnessMonitor
+from tests.fairness.fairness_project import Model, Project
 
 SCRIPT = """
 import sys
 from lightning.pytorch import Trainer
-from fairness_project import Model, Project
+from tests.fairness.fairness_project import Model, Project
 from dplit.fairness import FairnessMonitor, monitor
 
 if sys.argv[2] == "alone":

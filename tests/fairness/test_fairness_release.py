@@ -8,7 +8,6 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
-from fairness_project import NAMES, Model, Paid, Project, Records, refusal
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
@@ -19,6 +18,7 @@ from dplit.errors import ConfigurationError
 from dplit.fairness import FairnessMonitor, release
 from dplit.fairness.metrics import Counts
 from dplit.fairness.release import _repeats
+from tests.fairness.fairness_project import NAMES, Model, Paid, Project, Records, refusal
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
