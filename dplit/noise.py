@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class Noise:
         generator = torch.Generator(device)
         if generator.device.type != "cpu":
             return generator.manual_seed(int(words[:2].view(np.uint64)[0] >> np.uint64(1)))
-        state = generator.manual_seed(0).get_state()
+        state = _template().clone()
         state[24 : 24 + 8 * _WORDS] = torch.from_numpy(words.astype(np.uint64).view(np.uint8))
         return generator.set_state(state)
 
@@ -51,6 +52,11 @@ class Noise:
             return np.frombuffer(os.urandom(4 * _WORDS), dtype=np.uint32)
         sequence = np.random.SeedSequence([self.seed, release, *self.stream.encode()])
         return sequence.generate_state(_WORDS, np.uint32).astype(np.uint32)
+
+
+@cache
+def _template() -> Tensor:
+    return torch.Generator().manual_seed(0).get_state()
 
 
 def gaussian(like: Tensor, std: float, generator: torch.Generator) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ def charge(policy: ClippingPolicy, noise_multiplier: float, rate: float) -> Samp
 
 class PrivateStep:
     """Accumulates the physical batches of one Poisson draw and releases one noisy gradient.
+
+    A draw is `begin`, `accumulate` for each physical batch, `release`.
 
     Sensitivity: one record more or less changes the accumulated sum by at most `policy.bound` in L2 norm, whatever
     the policy says its weights are, and a record whose gradient is not finite changes nothing.
@@ -69,8 +72,13 @@ class PrivateStep:
         self.noise = noise or Noise()
         self.releases = releases
         self.event = charge(policy, noise_multiplier, rate)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start a draw. What an interrupted one left behind is dropped; if it was charged, it stays charged."""
         self._sums: dict[str, Tensor] = {}
         self._asked: Tensor | None = None
+        self._charge: Callable[[], None] | None = None
 
     def accumulate(self, gradients: PerExample, group: Tensor | None = None) -> None:
         """Add one physical batch of the current draw.
@@ -79,8 +87,8 @@ class PrivateStep:
             gradients: of its n examples.
             group: `(n,)` ids into the declared groups; needed only by policies that read them.
         """
-        norms = gradients.norms()
-        norms = torch.where(norms.isnan(), torch.full_like(norms, float("inf")), norms)
+        self._charged()
+        norms = gradients.norms().nan_to_num(nan=math.inf, posinf=math.inf)
         ids = (
             torch.zeros(len(norms), dtype=torch.int64, device=norms.device) if group is None else group.to(norms.device)
         )
@@ -97,17 +105,23 @@ class PrivateStep:
         Raises:
             BudgetExhausted: the target would be passed; nothing was charged or released.
         """
-        if self.releases == 0:
-            raise BudgetExhausted("the privacy target allows no further step; train for fewer steps or with more noise")
-        self.ledger.record(self.event)
+        self._charged()()
         generators = _Generators(self.noise, self.ledger.steps)
         std = self.noise_multiplier * self.policy.bound
         for name, parameter in trainable(self.module).items():
             parameter.grad = self._noisy(name, parameter, std, generators)
         self._answer(generators)
-        self._sums, self._asked = {}, None
-        if self.releases is not None:
-            self.releases -= 1
+        self.begin()
+
+    def _charged(self) -> Callable[[], None]:
+        """Charge this draw, once, and return what `release` calls to wait until the disk has the record."""
+        if self._charge is None:
+            if self.releases == 0:
+                raise BudgetExhausted("the privacy target allows no further step; train fewer steps or add noise")
+            if self.releases is not None:
+                self.releases -= 1
+            self._charge = self.ledger.begin(self.event)
+        return self._charge
 
     def _noisy(self, name: str, parameter: Tensor, std: float, generators: _Generators) -> Tensor:
         total = gaussian(parameter, std, generators[parameter.device])
@@ -133,9 +147,12 @@ class PrivateStep:
 
     def _bounded(self, weights: Tensor, norms: Tensor, ids: Tensor) -> Tensor:
         """Return the policy's weights with wᵢ‖gᵢ‖ held within the declared sensitivity of the example's group."""
+        limit = self.policy.bound / norms
         caps = self.policy.caps or {}
-        each = torch.tensor([caps.get(name, 1.0) for name in self.policy.groups] or [1.0], dtype=norms.dtype)
-        limit = self.policy.bound * each.to(norms.device)[ids] / norms
+        if any(cap < 1 for cap in caps.values()):
+            limit = (
+                limit * torch.tensor([caps[name] for name in self.policy.groups], device=norms.device).to(norms)[ids]
+            )
         return finite(torch.minimum(weights.nan_to_num(0.0).clamp_min(0.0), limit), norms)
 
 

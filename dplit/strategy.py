@@ -241,6 +241,7 @@ class DPStrategy(SingleDeviceStrategy):
         if draw is self._consumed:
             raise PrivacyError("the optimizer evaluated its closure twice in one step; use one that does so once")
         self._consumed = draw
+        self._step.begin()
         if not self._probed:
             self._probe(rest)
         losses = [self._accumulate(part.batch, part.size, rest, kwargs) for part in draw.parts]

@@ -44,6 +44,8 @@ class Draw:
 class PoissonBatches(Sampler[list[int]]):
     """Draws in which each of `size` records is included independently with probability `rate`.
 
+    A binomial size and then a uniform subset of that size, which is the same law.
+
     Args:
         size: N, the records in the data set.
         rate: q in (0, 1].
@@ -65,7 +67,8 @@ class PoissonBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng(self.seed)
         for _ in range(self.draws):
-            yield np.flatnonzero(generator.random(self.size) < self.rate).tolist()
+            drawn = generator.binomial(self.size, self.rate)
+            yield np.sort(generator.choice(self.size, drawn, replace=False, shuffle=False)).tolist()
 
 
 class PhysicalCollate:

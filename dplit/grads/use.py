@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Use(ABC):
 
     def sq_norm(self) -> Tensor:
         """Return ‖gᵢ‖², shape `(n,)`, in float32 or wider, never below the true value by more than its rounding."""
-        return torch.cat([_flat(part.dense()).square().sum(1) for part in self.chunks()])
+        return torch.cat([sq(_flat(part.dense())) for part in self.chunks()])
 
     def inner_with(self, other: Use) -> Tensor | None:
         """Return ⟨gᵢ, hᵢ⟩ if this use knows a way that builds neither, else None."""
@@ -101,8 +102,7 @@ class DenseUse(Use):
         return self.grads
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        total: Tensor = torch.tensordot(weights, wide(self.grads), 1)
-        return total
+        return (weights @ _flat(self.grads)).view(self.grads.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class AlignedUse(Use):
         return full
 
     def sq_norm(self) -> Tensor:
-        return _flat(self.grads).square().sum(1)
+        return sq(_flat(self.grads))
 
     def inner_with(self, other: Use) -> Tensor | None:
         if isinstance(other, AlignedUse):
@@ -146,5 +146,11 @@ class AlignedUse(Use):
         return total.index_add_(0, self.rows, scaled)
 
 
+def sq(x: Tensor) -> Tensor:
+    """Return squared L2 norms over the last dimension, in float32 or wider."""
+    norms: Tensor = torch.linalg.vector_norm(wide(x), dim=-1)
+    return norms.square()
+
+
 def _flat(grads: Tensor) -> Tensor:
-    return wide(grads).reshape(grads.shape[0], -1)
+    return wide(grads).reshape(grads.shape[0], math.prod(grads.shape[1:]))

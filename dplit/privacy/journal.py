@@ -12,7 +12,8 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -72,6 +73,7 @@ class Journal:
         self.contents = contents
         """What the journal held when it was opened."""
         self._lock, self._stream = lock, stream
+        self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._sum, self._count = contents.sums[-1], len(contents.entries)
 
     @classmethod
@@ -120,22 +122,45 @@ class Journal:
         Raises:
             JournalError: the journal is closed or the disk refuses; nothing may be released then.
         """
-        self._write(f'"event":{_event_json(record.event)},"times":{record.times},"split":{_text_json(record.split)}')
+        self.begin(record)()
+
+    def begin(self, record: Record) -> Callable[[], None]:
+        """Write one record and return what waits until the disk has it, so that work can go on meanwhile.
+
+        Raises:
+            JournalError: as `append` does; the wait raises it too, where the disk refuses.
+        """
+        return self._write(
+            f'"event":{_event_json(record.event)},"times":{record.times},"split":{_text_json(record.split)}'
+        )
 
     def note(self, text: str) -> None:
         """Write one remark and wait until the disk has it; raises as `append` does."""
-        self._write(f'"note":{_text_json(text)}')
+        self._write(f'"note":{_text_json(text)}')()
 
-    def _write(self, fields: str) -> None:
+    def _write(self, fields: str) -> Callable[[], None]:
         if self._stream.closed:
             raise JournalError(f"{self.path} is closed, so nothing more may be recorded or released; reopen it")
         line, total = _sealed(f'{{"seq":{self._count + 1},{fields}}}'.encode(), self._sum)
-        try:
+        with self._closing():
             _put(self._stream, line)
+        self._sum, self._count = total, self._count + 1
+        synced = self._syncer.submit(_sync, self._stream.fileno())
+
+        def wait() -> None:
+            with self._closing():
+                synced.result()
+
+        return wait
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        """Close the journal when the disk refuses: nothing may be released on a record that it does not have."""
+        try:
+            yield
         except OSError as error:
             self.close()
             raise JournalError(f"{self.path} cannot be written ({error}); make room, then resume the run") from error
-        self._sum, self._count = total, self._count + 1
 
     @property
     def closed(self) -> bool:
@@ -144,6 +169,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the file and let go of the lock; closing twice is harmless."""
+        self._syncer.shutdown(wait=True)
         self._stream.close()
         self._lock.release()
 
@@ -244,6 +270,7 @@ def _start(path: Path, run_id: str) -> BinaryIO:
             stream.close()
             raise JournalError(f"{path} has content and is never overwritten; resume that run or choose a new path")
         _put(stream, _sealed(json.dumps({"format": FORMAT, "run_id": run_id}, separators=(",", ":")).encode(), "")[0])
+        _sync(stream.fileno())
         _sync_directory(path.parent)
     return stream
 
@@ -254,6 +281,7 @@ def _mend(path: Path, contents: Contents) -> BinaryIO:
         stream = path.open("ab", buffering=0)
         stream.truncate(contents.size)
         _put(stream, b"\n" if contents.unfinished else b"")
+        _sync(stream.fileno())
     return stream
 
 
@@ -261,7 +289,6 @@ def _put(stream: BinaryIO, line: bytes) -> None:
     written = stream.write(line)
     if written != len(line):
         raise OSError(f"only {written} of {len(line)} bytes were written")
-    _sync(stream.fileno())
 
 
 def _sync_directory(path: Path) -> None:

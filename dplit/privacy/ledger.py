@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -42,12 +42,19 @@ class Ledger:
             ConfigurationError: something that is no event, or `times` under 1.
             JournalError: the journal could not take it; nothing may be released.
         """
+        self.begin(event, times, split)()
+
+    def begin(self, event: Event, times: int = 1, split: str = "train") -> Callable[[], None]:
+        """Charge as `record` does, and return what waits for the disk: call it before releasing anything.
+
+        The gradient can be computed meanwhile, but no noise may be drawn for it.
+        """
         if not isinstance(event, Event) or not isinstance(split, str):
             raise ConfigurationError(f"cannot record {event!r} on split {split!r}; record Gaussian or Sampled events")
         record = Record(event, check.count("times", times), split)
-        if self.journal:
-            self.journal.append(record)
+        wait = self.journal.begin(record) if self.journal else lambda: None
         self._add(record)
+        return wait
 
     def note(self, text: str) -> None:
         """Keep a remark that voids or qualifies the privacy statement, once; journal first, as `record` does."""

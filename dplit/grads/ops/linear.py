@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dplit.grads.per_example import at_least
 from dplit.grads.rules import rule
-from dplit.grads.use import INSTANTIATED, DenseUse, Use, wide
+from dplit.grads.use import INSTANTIATED, DenseUse, Use, sq, wide
 
 if TYPE_CHECKING:
     from dplit.grads.source import Source
@@ -53,7 +53,7 @@ class LinearUse(Use):
     def sq_norm(self) -> Tensor:
         n, t, d = self.x.shape
         if t == 1:
-            return _sq(self.x)[:, 0] * _sq(self.back)[:, 0]
+            return sq(self.x)[:, 0] * sq(self.back)[:, 0]
         if t * (d + self.back.shape[2]) >= self.size:
             return super().sq_norm()
         step = max(1, INSTANTIATED // (t * t))
@@ -62,7 +62,7 @@ class LinearUse(Use):
     def _ghost_norm(self) -> Tensor:
         x, back = wide(self.x), wide(self.back)
         crossed = ((x @ x.mT) * (back @ back.mT)).sum((1, 2))
-        return at_least(crossed, (_sq(x) * _sq(back)).sum(1))
+        return at_least(crossed, (sq(x) * sq(back)).sum(1))
 
     def inner_with(self, other: Use) -> Tensor | None:
         if not isinstance(other, LinearUse):
@@ -78,10 +78,6 @@ class LinearUse(Use):
 
     def _step(self, other: LinearUse) -> int:
         return max(1, INSTANTIATED // (self.x.shape[1] * other.x.shape[1]))
-
-
-def _sq(x: Tensor) -> Tensor:
-    return wide(x).square().sum(-1)
 
 
 class _Linear(torch.autograd.Function):
@@ -105,7 +101,8 @@ def record_linear(tape: Tape, weight: Source | None, bias: Source | None, x: Ten
     if weight is not None and x is not None:
         tape.record(weight, LinearUse(x.detach().reshape(tape.examples, -1, x.shape[-1]), back))
     if bias is not None:
-        tape.record(bias, DenseUse(wide(back).sum(1)))
+        summed = back[:, 0] if back.shape[1] == 1 else wide(back).sum(1)
+        tape.record(bias, DenseUse(summed))
 
 
 @rule(F.linear)
