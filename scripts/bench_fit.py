@@ -64,14 +64,16 @@ def epoch_seconds(strategy: Any, batch_size: int, epochs: int) -> float:
 
 
 def private() -> dplit.DPStrategy:
-    return dplit.DPStrategy(dplit.clipping.Flat(1.0), noise=dplit.Target(3.0, 1e-5), physical_batch_size=4096)
+    return dplit.DPStrategy(dplit.clipping.Flat(4.0), noise=dplit.Target(3.0, 1e-5), physical_batch_size=4096)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (default 5)")
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs in a turn (default 3)")
-    parser.add_argument("--batch-size", type=int, default=512, help="expected batch size (default 512)")
+    parser.add_argument(
+        "--batch-size", type=int, default=1024, help="expected batch size (default 1024, as in recipes/adult_flat.yaml)"
+    )
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
