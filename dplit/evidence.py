@@ -19,8 +19,8 @@ class Evidence:
     so that two branches of one run are counted together.
     """
 
-    def __init__(self) -> None:
-        self.ledger = Ledger()
+    def __init__(self, ledger: Ledger | None = None) -> None:
+        self.ledger = ledger or Ledger()
         self.facts: Facts | None = None
         self._from_training: set[str] = set()
         self._logged: set[str] = set()
@@ -82,7 +82,7 @@ class Evidence:
         for callback in trainer.callbacks:
             others -= getattr(callback, "logged_keys", set())
             exact.update(getattr(callback, "released_without_charge", list)())
-        exact.update(f"{name}: exact, logged while validating or testing" for name in others)
+        exact.update(f"{name}: exact, logged outside training_step" for name in others)
         write_statement(folder, self.ledger, self.facts.releasing(sorted(exact)))
 
     def _is_training(self, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import lightning.pytorch as pl
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from dplit.data.sampling import PhysicalCollate, PoissonBatches
+from dplit.data.sampling import Draw, PhysicalCollate, PoissonBatches
 from dplit.errors import ConfigurationError, PrivacyError
-from dplit.privacy import Target
+from dplit.privacy import Ledger, Target
 
 
 def check_arguments(noise: Any, physical_batch_size: Any, loss_reduction: Any, delta: Any) -> None:
@@ -79,21 +80,79 @@ def check_trainer(trainer: pl.Trainer, precision: Any) -> None:
         if bad:
             raise PrivacyError(why)
     check_norms(module)
+    check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def check_norms(module: nn.Module) -> None:
     """Refuse batch normalisation by name, trainable or not."""
     for name, layer in module.named_modules():
+        if getattr(layer, "track_running_stats", False) and not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise PrivacyError(
+                f"{name} keeps running statistics of the data, without noise; set track_running_stats=False"
+            )
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.affine):
             raise PrivacyError(
                 f"{name} is a {type(layer).__name__}, which mixes the examples of a batch; use GroupNorm or LayerNorm"
             )
 
 
+SEARCHES = ("LearningRateFinder", "BatchSizeFinder", "_LRCallback")
+"""Callbacks that take steps to choose a setting by exact losses of private records, then forget the steps."""
+
+
+def check_callbacks(callbacks: Iterable[Any]) -> None:
+    """Refuse callbacks that search with private steps, or merge draws."""
+    names = {cls.__name__ for callback in callbacks for cls in type(callback).__mro__}
+    for name in names & {*SEARCHES}:
+        raise PrivacyError(f"{name} chooses a setting by exact losses of private records; choose it on public data")
+    if "GradientAccumulationScheduler" in names:
+        raise PrivacyError("GradientAccumulationScheduler would merge Poisson draws; set physical_batch_size instead")
+
+
+def check_draw(draw: Draw, rate: float, records: int | None, trainer: pl.Trainer) -> None:
+    """Refuse a draw that was not made as the ledger charges it."""
+    if draw.rate != rate or draw.records != records:
+        raise PrivacyError(
+            f"the train loader was reloaded and now draws {draw.records} records at rate {draw.rate:g}, but the ledger "
+            f"charges {records} at {rate:g}; keep data set and batch size through a fit"
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise PrivacyError(
+            f"accumulate_grad_batches became {trainer.accumulate_grad_batches} during the fit, which merges Poisson draws; "
+            "set physical_batch_size instead"
+        )
+
+
+_CHARGED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""Which ledger each module of this process was trained under."""
+
+
+def check_ledger(module: nn.Module | None, ledger: Ledger) -> None:
+    """Refuse to go on with a model under a ledger that does not know what was spent on it before."""
+    if module is not None and _CHARGED.setdefault(module, ledger.run_id) != ledger.run_id:
+        raise PrivacyError(
+            "this model was trained under another ledger, whose spending this one would not count; pass "
+            "DPStrategy(ledger=first.ledger), or resume with ckpt_path"
+        )
+
+
+def check_policy(saved: str, policy: Any) -> None:
+    """Refuse to give one policy's thresholds to another."""
+    if saved != type(policy).__name__:
+        raise ConfigurationError(
+            f"the checkpoint was trained with {saved}, not {type(policy).__name__}; resume with it"
+        )
+
+
 def check_optimizers(optimizers: list[Optimizer], module: nn.Module | None) -> None:
     """Refuse several optimizers, and parameters that the private step does not reach."""
     if len(optimizers) != 1:
         raise PrivacyError(f"{len(optimizers)} optimizers: a private step serves one; use parameter groups instead")
+    if module is not None and not any(p.requires_grad for p in module.parameters()):
+        raise ConfigurationError("every parameter is frozen, so there is nothing to train; unfreeze some")
+    hooked = [n for n, p in _named(module) if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None)]
+    if hooked:
+        raise PrivacyError(f"{hooked[0]} has a gradient hook, which a private step would not call; remove it")
     known = {id(p) for p in (module.parameters() if module is not None else ())}
     if any(id(p) not in known for p in _stepped(optimizers)):
         raise PrivacyError("the optimizer steps on parameters outside the LightningModule; make them part of it")
@@ -136,6 +195,10 @@ def losses_per_example(loss: Any, size: int, reduction: Literal["mean", "sum"] |
     raise ConfigurationError(
         f"training_step returned a loss of shape {tuple(loss.shape)} for {size} examples; it must be ({size},)"
     )
+
+
+def _named(module: nn.Module | None) -> Iterable[tuple[str, nn.Parameter]]:
+    return () if module is None else module.named_parameters()
 
 
 def _stepped(optimizers: list[Optimizer]) -> Iterable[Tensor]:

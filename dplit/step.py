@@ -4,26 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from dplit.clipping.policy import ClippingPolicy, finite
-from dplit.errors import BudgetExhausted, ConfigurationError
+from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.grads.per_example import PerExample
 from dplit.noise import Noise, gaussian
 from dplit.privacy import Gaussian, Ledger, Sampled
 
+UNDERFLOW = 1e-18
+"""A float32 norm below this may stand for one whose square underflowed; it is bounded as if it were this large."""
+
+
+class Terms(NamedTuple):
+    """What one draw is charged and noised by, read once, before anything of it is computed."""
+
+    noise_multiplier: float
+    rate: float
+    queries: tuple[float, ...]
+    caps: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def of(cls, policy: ClippingPolicy, noise_multiplier: float, rate: float) -> Self:
+        """Read them off a policy."""
+        return cls(noise_multiplier, rate, tuple(policy.queries), tuple((policy.caps or {}).items()))
+
+    def event(self) -> Sampled:
+        """Return the event: the gradient and the policy's query, released jointly from one draw.
+
+        A record of group g moves the gradient by at most ρ_g·bound, hence a view with σ/ρ_g where the policy states ρ_g.
+        """
+        asked = [Gaussian(noise) for noise in self.queries]
+        views = {name: Sampled(self.rate, [Gaussian(self.noise_multiplier / cap), *asked]) for name, cap in self.caps}
+        return Sampled(self.rate, [Gaussian(self.noise_multiplier), *asked], groups=views)
+
 
 def charge(policy: ClippingPolicy, noise_multiplier: float, rate: float) -> Sampled:
-    """Return the event one step is: the gradient and the policy's query, released jointly from one draw.
-
-    A record of group g moves the gradient by at most ρ_g·bound, hence a view with σ/ρ_g where the policy states ρ_g.
-    """
-    queries = [Gaussian(noise) for noise in policy.queries]
-    caps = policy.caps or {}
-    views = {name: Sampled(rate, [Gaussian(noise_multiplier / cap), *queries]) for name, cap in caps.items()}
-    return Sampled(rate, [Gaussian(noise_multiplier), *queries], groups=views)
+    """Return the event that one step under this policy is."""
+    return Terms.of(policy, noise_multiplier, rate).event()
 
 
 class PrivateStep:
@@ -67,11 +88,13 @@ class PrivateStep:
         self.module = module
         self.policy = policy
         self.noise_multiplier = noise_multiplier
+        self.rate = rate
         self.expected_batch_size = expected_batch_size
         self.ledger = ledger
         self.noise = noise or Noise()
         self.releases = releases
-        self.event = charge(policy, noise_multiplier, rate)
+        self._terms = Terms.of(policy, noise_multiplier, rate)
+        self.event = self._terms.event()
         self.begin()
 
     def begin(self) -> None:
@@ -86,12 +109,20 @@ class PrivateStep:
         Args:
             gradients: of its n examples.
             group: `(n,)` ids into the declared groups; needed only by policies that read them.
+
+        Raises:
+            ConfigurationError: as many ids as examples were not given.
+            BudgetExhausted: the target would be passed.
+            PrivacyError: the policy's caps or noise are not those the target was solved for.
         """
         self._charged()
         norms = gradients.norms().nan_to_num(nan=math.inf, posinf=math.inf)
-        ids = (
-            torch.zeros(len(norms), dtype=torch.int64, device=norms.device) if group is None else group.to(norms.device)
-        )
+        ids = torch.zeros(len(norms), dtype=torch.int64) if group is None else group
+        if ids.shape != norms.shape:
+            raise ConfigurationError(
+                f"group ids of shape {tuple(ids.shape)} for {len(norms)} examples; give one id for each example"
+            )
+        ids = ids.to(norms.device)
         self._ask(norms, ids)
         weights = self._bounded(self.policy.weights(norms, ids), norms, ids)
         for name, part in gradients.weighted_sum(weights).items():
@@ -107,7 +138,7 @@ class PrivateStep:
         """
         self._charged()()
         generators = _Generators(self.noise, self.ledger.steps)
-        std = self.noise_multiplier * self.policy.bound
+        std = self._terms.noise_multiplier * self._bound
         for name, parameter in trainable(self.module).items():
             parameter.grad = self._noisy(name, parameter, std, generators)
         self._answer(generators)
@@ -118,10 +149,23 @@ class PrivateStep:
         if self._charge is None:
             if self.releases == 0:
                 raise BudgetExhausted("the privacy target allows no further step; train fewer steps or add noise")
+            self._read_terms()
             if self.releases is not None:
                 self.releases -= 1
             self._charge = self.ledger.begin(self.event)
         return self._charge
+
+    def _read_terms(self) -> None:
+        """Fix bound, caps and noise for this draw, and charge what they are now, not what they were at the start."""
+        terms, self._bound = Terms.of(self.policy, self.noise_multiplier, self.rate), self.policy.bound
+        if terms == self._terms:
+            return
+        if self.releases is not None:
+            raise PrivacyError(
+                f"{type(self.policy).__name__} changed its caps or noise after the target was solved for them; "
+                "give a noise multiplier in place of a Target, or leave them alone"
+            )
+        self._terms, self.event = terms, terms.event()
 
     def _noisy(self, name: str, parameter: Tensor, std: float, generators: _Generators) -> Tensor:
         total = gaussian(parameter, std, generators[parameter.device])
@@ -137,7 +181,7 @@ class PrivateStep:
             self._sensitivity = query.sensitivity
 
     def _answer(self, generators: _Generators) -> None:
-        for noise_multiplier in self.policy.queries:
+        for noise_multiplier in self._terms.queries:
             if self._asked is None:
                 empty = torch.zeros(0)
                 self._ask(empty, empty.to(torch.int64))
@@ -147,12 +191,10 @@ class PrivateStep:
 
     def _bounded(self, weights: Tensor, norms: Tensor, ids: Tensor) -> Tensor:
         """Return the policy's weights with wᵢ‖gᵢ‖ held within the declared sensitivity of the example's group."""
-        limit = self.policy.bound / norms
-        caps = self.policy.caps or {}
-        if any(cap < 1 for cap in caps.values()):
-            limit = (
-                limit * torch.tensor([caps[name] for name in self.policy.groups], device=norms.device).to(norms)[ids]
-            )
+        limit = self._bound / norms.clamp_min(UNDERFLOW)
+        if any(cap < 1 for _, cap in self._terms.caps):
+            each = torch.tensor([cap for _, cap in self._terms.caps], dtype=norms.dtype, device=norms.device)
+            limit = limit * each[ids]
         return finite(torch.minimum(weights.nan_to_num(0.0).clamp_min(0.0), limit), norms)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
@@ -59,6 +60,7 @@ class DPStrategy(SingleDeviceStrategy):
         noise_seed: None: from the operating system. A number is for tests, and the privacy statement says so.
         delta: δ at which ε is shown where `noise` is a number; None takes the smaller of 1e-5 and 1/(10 N).
         training_logs: False drops what `training_step` logs, which is un-noised and released without charge.
+        ledger: another strategy's, to go on charging where a model is trained further without a checkpoint.
         device, accelerator, checkpoint_io, precision_plugin: as Lightning passes them.
 
     Raises:
@@ -80,6 +82,7 @@ class DPStrategy(SingleDeviceStrategy):
         noise_seed: int | None = None,
         delta: float | None = None,
         training_logs: bool = True,
+        ledger: Ledger | None = None,
         device: Any = "cpu",
         accelerator: Any = None,
         checkpoint_io: Any = None,
@@ -96,7 +99,7 @@ class DPStrategy(SingleDeviceStrategy):
         self.noise_seed = noise_seed
         self.training_logs = training_logs
         self.noise_multiplier: float | None = None
-        self._evidence = Evidence()
+        self._evidence = Evidence(ledger)
         self._delta = delta
         self._records: int | None = None
         self._step: PrivateStep | None = None
@@ -152,6 +155,7 @@ class DPStrategy(SingleDeviceStrategy):
         self._records, self._probed = sampler.size, False
         refusals.warn_of_delta(self.delta, sampler.size)
         self._evidence.open(self._run_dir)
+        refusals.check_ledger(self.lightning_module, self.ledger)
         if self.noise_multiplier is None or not isinstance(self.noise, Target):
             self.noise_multiplier = self._solve(sampler.rate, trainer.estimated_stepping_batches)
         self._step = self._private_step(sampler)
@@ -172,6 +176,7 @@ class DPStrategy(SingleDeviceStrategy):
 
     def _resume(self) -> None:
         if self._restored is not None:
+            refusals.check_policy(self._restored["policy_name"], self.policy)
             self._evidence.resume(self._restored)
             self.policy.load_state_dict(self._restored["policy"])
             self.noise_multiplier = float(self._restored["noise_multiplier"])
@@ -238,6 +243,7 @@ class DPStrategy(SingleDeviceStrategy):
             raise PrivacyError(
                 f"training_step got a {type(draw).__name__}, not a Poisson draw; the loader was replaced"
             )
+        refusals.check_draw(draw, self._step.rate, self._records, self._trainer)
         if draw is self._consumed:
             raise PrivacyError("the optimizer evaluated its closure twice in one step; use one that does so once")
         self._consumed = draw
@@ -265,7 +271,7 @@ class DPStrategy(SingleDeviceStrategy):
 
     def _accumulate(self, batch: Any, size: int, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         assert self._step is not None
-        batch = super().batch_to_device(batch)
+        batch = super().batch_to_device(self.precision_plugin.convert_input(batch))
         ids = (
             group_ids(batch, self.group, self.groups or ())
             if self.policy.needs_groups and self.group is not None
@@ -289,14 +295,14 @@ class DPStrategy(SingleDeviceStrategy):
         collate: PhysicalCollate = loader.collate_fn  # type: ignore[assignment]
 
         def losses(samples: Sequence[Any]) -> Tensor:
-            batch = super(DPStrategy, self).batch_to_device(collate.collate(list(samples)))
+            batch = self.precision_plugin.convert_input(collate.collate(list(samples)))
+            batch = super(DPStrategy, self).batch_to_device(batch)
             return self._losses(batch, len(samples), rest, {})
 
         size = len(loader.dataset)  # type: ignore[arg-type]
-        with torch.random.fork_rng(devices=[d for d in [self.root_device] if d.type == "cuda"]):
-            for _ in range(2):
-                chosen = torch.randperm(size)[: min(PROBED, size)].tolist()
-                probe(self.lightning_module, losses, records(loader.dataset, chosen))  # type: ignore[arg-type]
+        for _ in range(2):
+            chosen = np.random.default_rng().choice(size, min(PROBED, size), replace=False).tolist()
+            probe(self.lightning_module, losses, records(loader.dataset, chosen))  # type: ignore[arg-type]
         self._probed = True
         self._evidence.logged_by_training(self._trainer._results, keep=False)
 
@@ -346,7 +352,11 @@ class DPStrategy(SingleDeviceStrategy):
         """Save with the ledger, the policy's thresholds and the noise multiplier inside."""
         kept = self._evidence.state_dict()
         if kept:
-            own = {"policy": self.policy.state_dict(), "noise_multiplier": self.noise_multiplier}
+            own = {
+                "policy_name": type(self.policy).__name__,
+                "policy": self.policy.state_dict(),
+                "noise_multiplier": self.noise_multiplier,
+            }
             checkpoint["dplit"] = {**kept, **own}
         super().save_checkpoint(checkpoint, filepath, storage_options)
 

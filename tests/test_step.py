@@ -153,13 +153,13 @@ def test_a_ledger_that_cannot_write_stops_the_release(monkeypatch: pytest.Monkey
 
 
 def test_mutant_record_after_the_noise_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = PrivateStep.release
+    honest, begin = PrivateStep.release, Ledger.begin
 
     def late(self: PrivateStep) -> None:
         honest(self)
-        self.ledger.record(self.event)
+        begin(self.ledger, self.event)()
 
-    monkeypatch.setattr(PrivateStep, "_charged", lambda self: lambda: None)
+    monkeypatch.setattr(Ledger, "begin", lambda self, *a, **k: lambda: None)
     monkeypatch.setattr(PrivateStep, "release", late)
     with pytest.raises(AssertionError):
         law_charged_first()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,20 +19,27 @@ from torch.utils.data import (
 from dplit.errors import ConfigurationError, PrivacyError
 
 
-@dataclass(frozen=True)
 class PhysicalBatch:
-    """One part of a draw, as the person's collate function made it."""
+    """One part of a draw, as the person's collate function made it, and how many examples it holds."""
 
-    batch: Any
-    size: int
-    """Examples in it."""
+    def __init__(self, batch: Any, size: int) -> None:
+        self.batch = batch
+        self.size = size
 
 
-@dataclass(frozen=True)
 class Draw:
-    """All records of one Poisson draw; it may have no parts."""
+    """All records of one Poisson draw; it may have no parts. Opaque to whatever maps over collections.
 
-    parts: tuple[PhysicalBatch, ...]
+    Args:
+        parts: the physical batches.
+        rate: each record's probability to have been drawn.
+        records: N, how many there were to draw from.
+    """
+
+    def __init__(self, parts: tuple[PhysicalBatch, ...], rate: float, records: int) -> None:
+        self.parts = parts
+        self.rate = rate
+        self.records = records
 
     @property
     def size(self) -> int:
@@ -74,14 +80,17 @@ class PoissonBatches(Sampler[list[int]]):
 class PhysicalCollate:
     """Cuts a draw into physical batches and collates each by the person's own function."""
 
-    def __init__(self, collate: Callable[[list[Any]], Any], most: int) -> None:
+    def __init__(self, collate: Callable[[list[Any]], Any], most: int, rate: float, records: int) -> None:
         self.collate = collate
         self.most = most
+        self.rate = rate
+        self.records = records
 
     def __call__(self, samples: Sequence[Any]) -> Draw:
         """Return the draw of these samples, which may be none."""
         cuts = [list(samples[i : i + self.most]) for i in range(0, len(samples), self.most)]
-        return Draw(tuple(PhysicalBatch(self.collate(cut), len(cut)) for cut in cuts))
+        parts = tuple(PhysicalBatch(self.collate(cut), len(cut)) for cut in cuts)
+        return Draw(parts, self.rate, self.records)
 
 
 class _Records(Dataset[Any]):
@@ -126,7 +135,7 @@ def poisson_loader(loader: Any, physical_batch_size: int) -> DataLoader[Any]:
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=PhysicalCollate(loader.collate_fn, physical_batch_size),
+        collate_fn=PhysicalCollate(loader.collate_fn, physical_batch_size, sampler.rate, sampler.size),
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
         timeout=loader.timeout,

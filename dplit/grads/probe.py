@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dplit.errors import CoupledExamples, DplitError
+from dplit.errors import CoupledExamples, DplitError, PrivacyError
 from dplit.grads.per_example import PerExample
 from dplit.grads.still import Still
 from dplit.grads.tape import Tape
@@ -19,40 +23,117 @@ Losses = Callable[[Sequence[Any]], Tensor]
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
 """Difference allowed, relative to the example's whole gradient: rounding only."""
 ROUGH = 5e-2
-"""The same under reduced precision."""
+"""The same where activations are narrower than float32."""
+COUNTS_ITS_DRAWS = frozenset({F.rrelu})
+"""Operations that draw as many numbers as the values of their input make them."""
+LEVELS = (0.25, 0.75)
+"""Where randomness is held still, one after the other, so that a branch taken at random is taken once."""
 
 
 def probe(module: nn.Module, losses: Losses, samples: Sequence[Any]) -> None:
-    """Compare each example's gradient in the company of the others with its gradient alone.
+    """Refuse a model in which one example reaches another's gradient, or writes itself into a buffer.
 
-    What couples examples (BatchNorm in training mode, statistics of the batch, in-batch negatives, means over the
-    tokens of a batch, a wrong `loss_reduction`) changes it; dropout and other randomness is held still, and padding
-    and per-example normalisation do not.
+    Three questions are asked of each sample. Is its gradient the same alone as in the company of the others, with
+    randomness held still? With randomness as it is, does it stay the same when others trade places, which finds
+    mixing by a random permutation? And do buffers or frozen parameters take values from it, which checkpoints would
+    carry out without noise? Dropout, padding and per-example normalisation pass; state is put back after each run.
 
     Args:
         module: the model, in the mode it trains in.
         losses: computes the losses of any number of samples.
-        samples: at least two real ones.
+        samples: at least two real ones; four or more for the second question.
 
     Raises:
         CoupledExamples: naming the first example and the parameter that differs most.
+        PrivacyError: naming the buffer.
     """
-    together = _gradients(module, losses, samples)
+    for level in LEVELS:
+        _alone_as_in_company(module, losses, samples, level)
+    for parity in (0, 1):
+        _unmoved_by_trades(module, losses, samples, parity)
+
+
+def _alone_as_in_company(module: nn.Module, losses: Losses, samples: Sequence[Any], level: float) -> None:
+    together, _ = _run(module, losses, samples, level)
+    written: list[dict[str, Tensor]] = []
     for i in range(len(samples)):
         try:
-            alone = _gradients(module, losses, samples[i : i + 1])
+            alone, state = _run(module, losses, samples[i : i + 1], level)
         except DplitError:
             raise
         except Exception as error:
             raise CoupledExamples(f"example {i} cannot be computed without the others: {_line(error)}") from error
-        _compare(i, _one(together, i), _one(alone, 0))
+        written.append(state)
+        _compare(i, _one(together, i), _one(alone, 0), _tolerance(together), "with the other examples of its batch")
+    _check_written(written)
 
 
-def _gradients(module: nn.Module, losses: Losses, samples: Sequence[Any]) -> PerExample:
-    with Still(), Tape(module, len(samples)) as tape:
-        value = losses(samples)
-    gradients: PerExample = tape.backward(value)
-    return gradients
+def _unmoved_by_trades(module: nn.Module, losses: Losses, samples: Sequence[Any], parity: int) -> None:
+    moving = list(range(parity, len(samples), 2))
+    if len(moving) < 2:
+        return
+    traded = list(samples)
+    for here, there in zip(moving, [*moving[1:], moving[0]], strict=True):
+        traded[here] = samples[there]
+    before, _ = _run(module, losses, samples, None)
+    after, _ = _run(module, losses, traded, None)
+    for i in set(range(len(samples))) - set(moving):
+        _compare(
+            i, _one(before, i), _one(after, i), _tolerance(before), "when other examples of its batch trade places"
+        )
+
+
+def _run(
+    module: nn.Module, losses: Losses, samples: Sequence[Any], level: float | None
+) -> tuple[PerExample, dict[str, Tensor]]:
+    """Return the gradients and what buffers and frozen parameters held afterwards; both are put back."""
+    with _restoring(module) as state, _seeded():
+        still = Still(only=COUNTS_ITS_DRAWS) if level is None else Still(level)
+        with still, Tape(module, len(samples)) as tape:
+            value = losses(samples)
+        return tape.backward(value), {name: t.detach().clone() for name, t in state.items()}
+
+
+@contextmanager
+def _restoring(module: nn.Module) -> Iterator[dict[str, Tensor]]:
+    state = {**dict(module.named_buffers()), **{k: p for k, p in module.named_parameters() if not p.requires_grad}}
+    kept = {name: t.detach().clone() for name, t in state.items()}
+    try:
+        yield state
+    finally:
+        with torch.no_grad():
+            for name, t in state.items():
+                if not _same(t, kept[name]):
+                    t.copy_(kept[name])
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Give every run the same numbers from torch, numpy and python, and put the generators back."""
+    python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numbers)  # noqa: NPY002
+
+
+def _check_written(states: Sequence[dict[str, Tensor]]) -> None:
+    for name, first in states[0].items():
+        if not all(_same(first, state[name]) for state in states[1:]):
+            raise PrivacyError(
+                f"{name} takes values from the examples it sees, which a checkpoint would carry out without noise; "
+                "leave running statistics and codebooks of the data out of the model"
+            )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.nan_to_num()))
 
 
 def _one(gradients: PerExample, i: int) -> dict[str, Tensor]:
@@ -61,18 +142,22 @@ def _one(gradients: PerExample, i: int) -> dict[str, Tensor]:
     return gradients.weighted_sum(weights)
 
 
-def _compare(i: int, together: dict[str, Tensor], alone: dict[str, Tensor]) -> None:
-    off = {name: float((together[name].double() - alone[name].double()).norm()) for name in alone}
-    size = max(_size(together), _size(alone))
+def _tolerance(gradients: PerExample) -> float:
+    """By the narrowest type that a gradient was computed from."""
+    uses = [use for found in gradients.uses.values() for use in found]
+    types = {t.dtype for use in uses for t in vars(use).values() if isinstance(t, Tensor) and t.is_floating_point()}
+    return max((TOLERANCE.get(dtype, ROUGH) for dtype in types), default=ROUGH)
+
+
+def _compare(i: int, one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float, when: str) -> None:
+    off = {name: float((one[name].double() - other[name].double()).norm()) for name in other}
+    size = max(_size(one), _size(other))
     worst = max(off, key=lambda name: off[name] if off[name] == off[name] else float("inf"))
-    allowed = max(TOLERANCE.get(g.dtype, ROUGH) for g in alone.values())
-    if torch.is_autocast_enabled():
-        allowed = ROUGH
-    if off[worst] > allowed * size:
+    if off[worst] > tolerance * size:
         raise CoupledExamples(
-            f"the gradient of example {i} changes with the other examples of its batch: by {off[worst] / size:.2g} of its "
-            f"norm, most in {worst}; return losses of shape (n,) and use no batch statistics (BatchNorm, means over "
-            "the batch's tokens, in-batch negatives)"
+            f"the gradient of example {i} changes {when}: by {off[worst] / size:.2g} of its norm, most in {worst}; return "
+            "losses of shape (n,), use no batch statistics (BatchNorm, means over the batch's tokens, in-batch negatives), "
+            "and keep constants such as position ids in buffers"
         )
 
 

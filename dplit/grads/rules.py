@@ -22,15 +22,18 @@ Pull = Callable[["Derived", Use], Use | None]
 
 RULES: dict[Any, Rule] = {}
 PULLS: dict[Any, Pull] = {}
+ALWAYS: set[Any] = set()
+"""Operations whose rule is asked even where no data is among the arguments."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def rule(*operations: Any) -> Callable[[_F], _F]:
-    """Register a function as the rule of these torch functions."""
+def rule(*operations: Any, always: bool = False) -> Callable[[_F], _F]:
+    """Register a function as the rule of these torch functions; `always`, also where only constants meet them."""
 
     def register(function: _F) -> _F:
         RULES.update(dict.fromkeys(operations, function))
+        ALWAYS.update(operations if always else ())
         return function
 
     return register

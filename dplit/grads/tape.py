@@ -55,8 +55,10 @@ class Tape(TorchFunctionMode):
         self._sources: dict[int, Source] = {id(p): Parameter(p, name) for name, p in self._parameters.items()}
         self._uses: list[tuple[Source, Use]] = []
         self._constants: Any = WeakTensorKeyDictionary()
-        self._spent = False
-        for constant in (*(p for p in every.values() if not p.requires_grad), *module.buffers()):
+        self._spent = self._recording = False
+        frozen = (p for p in every.values() if not p.requires_grad)
+        kept = (v for one in module.modules() for v in vars(one).values() if isinstance(v, Tensor))
+        for constant in (*frozen, *module.buffers(), *kept):
             self._constants[constant] = True
 
     # -- what rules call ---------------------------------------------------------------------------------------
@@ -66,9 +68,13 @@ class Tape(TorchFunctionMode):
         return self._sources.get(id(value))
 
     def record(self, source: Source | None, use: Use) -> None:
-        """Note one use of a source; called by rules in backward."""
-        if source is not None:
+        """Note one use of a source; called by rules in backward. A backward of the model's own is not ours to note."""
+        if source is not None and self._recording:
             self._uses.append((source, use))
+
+    def is_constant(self, value: Tensor) -> bool:
+        """Whether a tensor came from constants alone: buffers, frozen parameters, `arange` and the like."""
+        return value in self._constants
 
     def by_example(self, operation: Any, value: Tensor, *parameters: Any) -> None:
         """Check that an activation has the examples outermost.
@@ -112,7 +118,7 @@ class Tape(TorchFunctionMode):
         if not any(id(t) in self._sources for t in given):
             result = func(*args, **kwargs)
             return result if self._makes_data(func, result) else self._remember(result, given)
-        if all(id(t) in self._sources or t in self._constants for t in given):
+        if func not in rules.ALWAYS and all(id(t) in self._sources or t in self._constants for t in given):
             return self.derive(func, args, kwargs)
         if func in rules.RULES and torch.is_grad_enabled():
             return rules.RULES[func](self, *args, **kwargs)
@@ -138,7 +144,7 @@ class Tape(TorchFunctionMode):
         self._spent = True
         source = self.source(losses)
         if source is not None and losses.dim():
-            self.record(source, AlignedUse(torch.ones_like(losses), torch.arange(self.examples), self.examples))
+            self._uses.append((source, AlignedUse(torch.ones_like(losses), torch.arange(self.examples), self.examples)))
         elif losses.requires_grad:
             self._run_backward(losses)
         traced: dict[str, list[Use]] = {}
@@ -151,10 +157,12 @@ class Tape(TorchFunctionMode):
         before = {name: p.grad for name, p in self._parameters.items()}
         for p in self._parameters.values():
             p.grad = None
+        self._recording = True
         try:
             torch.autograd.backward(losses.sum())
             unseen = [s.name for s in self._sources.values() if s.tensor.grad is not None]
         finally:
+            self._recording = False
             for name, p in self._parameters.items():
                 p.grad = before[name]
         if unseen:

@@ -54,9 +54,9 @@ class Use(ABC):
         """Return ⟨gᵢ, hᵢ⟩ if this use knows a way that builds neither, else None."""
         return None
 
-    def chunks(self) -> Iterator[Use]:
-        """Yield the use in runs of examples whose gradients may exist at one time."""
-        step = max(1, INSTANTIATED // max(1, self.size))
+    def chunks(self, size: int | None = None) -> Iterator[Use]:
+        """Yield the use in runs of examples whose gradients, of `size` numbers each, may exist at one time."""
+        step = max(1, INSTANTIATED // max(1, size or self.size))
         if step >= self.examples:
             yield self
             return
@@ -70,7 +70,8 @@ def inner(a: Use, b: Use) -> Tensor:
     if known is None:
         known = b.inner_with(a)
     if known is None:
-        pairs = zip(a.chunks(), b.chunks(), strict=True)
+        most = max(a.size, b.size)
+        pairs = zip(a.chunks(most), b.chunks(most), strict=True)
         known = torch.cat([(_flat(u.dense()) * _flat(v.dense())).sum(1) for u, v in pairs])
     return known
 
@@ -102,7 +103,8 @@ class DenseUse(Use):
         return self.grads
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        return (weights @ _flat(self.grads)).view(self.grads.shape[1:])
+        flat = _flat(self.grads)
+        return (weights.to(flat.dtype) @ flat).view(self.grads.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -141,15 +143,15 @@ class AlignedUse(Use):
         return None
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        scaled = wide(self.grads) * weights.view(-1, *[1] * (self.grads.dim() - 1))
+        grads = wide(self.grads)
+        scaled = grads * weights.to(grads.dtype).view(-1, *[1] * (grads.dim() - 1))
         total = scaled.new_zeros(self.length, *self.grads.shape[1:])
         return total.index_add_(0, self.rows, scaled)
 
 
 def sq(x: Tensor) -> Tensor:
-    """Return squared L2 norms over the last dimension, in float32 or wider."""
-    norms: Tensor = torch.linalg.vector_norm(wide(x), dim=-1)
-    return norms.square()
+    """Return squared L2 norms over the last dimension, in float32 or wider, summed pairwise."""
+    return wide(x).square().sum(-1)
 
 
 def _flat(grads: Tensor) -> Tensor:

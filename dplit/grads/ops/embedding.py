@@ -53,7 +53,8 @@ class EmbeddingUse(Use):
         return full.scatter_add_(1, self.ids[:, :, None].expand_as(self.back), self.back)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        scaled = wide(self.back) * weights[:, None, None]
+        back = wide(self.back)
+        scaled = back * weights.to(back.dtype)[:, None, None]
         total = scaled.new_zeros(self.rows, self.back.shape[2])
         return total.index_add_(0, self.ids.flatten(), scaled.flatten(0, 1))
 
@@ -115,7 +116,7 @@ class _Embedding(torch.autograd.Function):
         return None, None, None, None
 
 
-@rule(F.embedding)
+@rule(F.embedding, always=True)
 def embedding(
     tape: Tape,
     input: Tensor,
@@ -136,7 +137,8 @@ def embedding(
         why = "rewrites the table with max_norm" if max_norm is not None else "couples examples by scale_grad_by_freq"
         raise tape.refusal(F.embedding, (weight,), f"{why}; leave that option out")
     padding = None if padding_idx is None else padding_idx % weight.shape[0]
-    if tape.examples > 1 and (input.dim() == 0 or input.shape[0] == 1):
+    shared = tape.examples > 1 and (input.dim() == 0 or input.shape[0] == 1)
+    if shared or tape.is_constant(input):
         return tape.derive(F.embedding, (input, weight, padding), {})  # type: ignore[no-any-return]
     tape.by_example(F.embedding, input, weight)
     return _Embedding.apply(input, weight, padding, tape)  # type: ignore[no-any-return]

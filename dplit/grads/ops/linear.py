@@ -47,7 +47,8 @@ class LinearUse(Use):
         return self.back.mT @ self.x
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        scaled = wide(self.back) * weights[:, None, None]
+        back = wide(self.back)
+        scaled = back * weights.to(back.dtype)[:, None, None]
         return scaled.flatten(0, 1).T @ wide(self.x).flatten(0, 1)
 
     def sq_norm(self) -> Tensor:
@@ -102,13 +103,13 @@ def record_linear(tape: Tape, weight: Source | None, bias: Source | None, x: Ten
         tape.record(weight, LinearUse(x.detach().reshape(tape.examples, -1, x.shape[-1]), back))
     if bias is not None:
         summed = back[:, 0] if back.shape[1] == 1 else wide(back).sum(1)
-        tape.record(bias, DenseUse(summed))
+        tape.record(bias, DenseUse(summed if bias.tensor.numel() > 1 else summed.sum(1, keepdim=True)))
 
 
 @rule(F.linear)
 def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` with any number of leading dimensions."""
     tape.by_example(F.linear, input, weight, bias)
-    if torch.is_autocast_enabled(input.device.type):
+    if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
         input = input.to(torch.get_autocast_dtype(input.device.type))
     return _Linear.apply(input, weight, bias, tape)  # type: ignore[no-any-return]

@@ -60,7 +60,7 @@ def layer_norm(
     tape.by_example(F.layer_norm, input, weight, bias)
     if len(normalized_shape) >= input.dim():
         raise tape.refusal(F.layer_norm, (weight, bias), "normalises over the examples, which couples them")
-    if torch.is_autocast_enabled(input.device.type):
+    if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
         input = input.float()
     return _LayerNorm.apply(input, list(normalized_shape), weight, bias, eps, tape)  # type: ignore[no-any-return]
 
