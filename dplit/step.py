@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from dplit.clipping.policy import ClippingPolicy, finite
+from dplit.clipping.policy import ClippingPolicy
 from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.grads.per_example import PerExample
 from dplit.noise import Noise, gaussian
@@ -195,7 +195,8 @@ class PrivateStep:
         if any(cap < 1 for _, cap in self._terms.caps):
             each = torch.tensor([cap for _, cap in self._terms.caps], dtype=norms.dtype, device=norms.device)
             limit = limit * each[ids]
-        return finite(torch.minimum(weights.nan_to_num(0.0).clamp_min(0.0), limit), norms)
+        held = torch.minimum(weights, limit)
+        return torch.where((held > 0) & norms.isfinite(), held, 0.0)
 
 
 class _Generators:

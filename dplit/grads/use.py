@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LONG = 1 << 15
+"""Longest vector whose squares are summed one after the other: beyond, float32 rounding would show."""
 INSTANTIATED = 1 << 24
 """Most numbers of per-example gradient that exist at one time."""
 
@@ -150,8 +152,12 @@ class AlignedUse(Use):
 
 
 def sq(x: Tensor) -> Tensor:
-    """Return squared L2 norms over the last dimension, in float32 or wider, summed pairwise."""
-    return wide(x).square().sum(-1)
+    """Return squared L2 norms over the last dimension, in float32 or wider; long ones are summed pairwise."""
+    x = wide(x)
+    if x.shape[-1] > LONG:
+        return x.square().sum(-1)
+    norms: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return norms.square()
 
 
 def _flat(grads: Tensor) -> Tensor:
