@@ -48,7 +48,7 @@ def run(body: Callable[[nn.Module, Tensor], Tensor], x: Tensor) -> None:
 @pytest.mark.parametrize(
     ("body", "named"),
     [
-        (lambda m, x: m.conv(x[:, :, None]), "conv1d on conv.weight"),
+        (lambda m, x: m.conv(x.T[:, :, None]), "conv1d on conv.weight"),
         (lambda m, x: m.norm(x), "batch_norm on norm.weight"),
         (lambda m, x: F.bilinear(x, x, m.layer.weight[None]), "layer.weight"),
         (lambda m, x: torch.cat([x, m.layer.weight]), "layer.weight"),
@@ -137,4 +137,4 @@ def test_mutant_that_passes_unknown_operations_is_caught(monkeypatch: pytest.Mon
         tape_module.Tape, "_without_rule", lambda self, func, args, kwargs, given: func(*args, **kwargs)
     )
     with pytest.raises(UnsupportedOperation, match="road the tape cannot see"):
-        run(lambda m, x: m.conv(x[:, :, None]), torch.randn(5, 4))
+        run(lambda m, x: F.bilinear(x, x, m.layer.weight[None]), torch.randn(5, 4))
