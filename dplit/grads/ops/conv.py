@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dplit.grads.ops.group_norm import refuse_data
 from dplit.grads.ops.matmul import BatchedLinearUse, narrowed
 from dplit.grads.rules import rule
 from dplit.grads.use import INSTANTIATED, DenseUse, Use, inner, wide
@@ -190,8 +191,7 @@ def _convolve(tape: Tape, operation: Any, x: Tensor, weight: Tensor, bias: Tenso
             f"got an activation of shape {tuple(x.shape)}, one image without a dimension of examples; put the "
             "examples first",
         )
-    if any(v is not None and v.requires_grad and tape.source(v) is None for v in (weight, bias)):
-        raise tape.refusal(operation, (weight, bias), "is mixed with weights computed from data; compute them apart")
+    refuse_data(tape, operation, weight, bias)
     return _Conv.apply(narrowed(x), weight, bias, geometry, tape)  # type: ignore[no-any-return]
 
 
