@@ -1,0 +1,56 @@
+"""Root-mean-square normalisation within one example: `F.rms_norm`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dplit.grads.rules import rule
+from dplit.grads.use import DenseUse, wide
+
+if TYPE_CHECKING:
+    from dplit.grads.tape import Tape
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shape: list[int], weight: Tensor, eps: float, tape: Tape) -> Tensor:
+        ctx.tape, ctx.shape, ctx.eps, ctx.source = tape, shape, eps, tape.source(weight)
+        ctx.save_for_backward(x, weight)
+        return F.rms_norm(x, shape, weight, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        back, (x, weight) = wide(grads[0].detach()), ctx.saved_tensors
+        over = list(range(-len(ctx.shape), 0))
+        values = wide(x.detach())
+        scale = torch.rsqrt(values.square().mean(over, keepdim=True) + ctx.eps)
+        normalised = values * scale
+        if ctx.source is not None:
+            each = (back * normalised).reshape(ctx.tape.examples, -1, *ctx.shape).sum(1)
+            ctx.tape.record(ctx.source, DenseUse(each))
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None, None
+        inward = back * weight
+        grad = scale * (inward - normalised * (inward * normalised).mean(over, keepdim=True))
+        return grad.to(x.dtype), None, None, None, None
+
+
+@rule(F.rms_norm)
+def rms_norm(
+    tape: Tape, input: Tensor, normalized_shape: Sequence[int], weight: Tensor, eps: float | None = None
+) -> Tensor:
+    """`F.rms_norm` over trailing dimensions; without `eps`, the epsilon of the input's type.
+
+    Raises:
+        UnsupportedOperation: the normalised dimensions include the examples.
+    """
+    tape.by_example(F.rms_norm, input, weight)
+    if len(normalized_shape) >= input.dim():
+        raise tape.refusal(F.rms_norm, (weight,), "normalises over the examples, which couples them")
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    return _RMSNorm.apply(input, list(normalized_shape), weight, eps, tape)  # type: ignore[no-any-return]
