@@ -91,6 +91,15 @@ class Tape(TorchFunctionMode):
                 f"{self.examples} examples; put the examples first",
             )
 
+    def refuse_data(self, operation: Any, *weights: Tensor | None) -> None:
+        """Refuse a weight that was computed from data, whose gradient a rule's backward would drop.
+
+        Raises:
+            UnsupportedOperation: one of the weights is neither a source nor constant, and wants a gradient.
+        """
+        if any(w is not None and w.requires_grad and self.source(w) is None for w in weights):
+            raise self.refusal(operation, weights, "meets a weight computed from data; compute the two apart")
+
     def derive(self, operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Apply an operation to sources and constants alone and track what comes out."""
         result = operation(*args, **kwargs)

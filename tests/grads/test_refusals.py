@@ -138,3 +138,32 @@ def test_mutant_that_passes_unknown_operations_is_caught(monkeypatch: pytest.Mon
     )
     with pytest.raises(UnsupportedOperation, match="road the tape cannot see"):
         run(lambda m, x: F.bilinear(x, x, m.layer.weight[None]), torch.randn(5, 4))
+
+
+class Hyper(nn.Module):
+    """A weight or bias computed from each batch, next to a real parameter."""
+
+    def __init__(self, body: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.hyper = nn.Linear(4, 16)
+        self.real = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self, x)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda m, x: F.linear(x, m.hyper(x).view(4, 4), m.real.bias),
+        lambda m, x: F.linear(x, m.real.weight, m.hyper(x)[0, :4]),
+        lambda m, x: F.layer_norm(x, (4,), m.hyper(x)[0, :4], m.norm.bias),
+    ],
+    ids=["weight", "bias", "norm"],
+)
+def test_a_weight_computed_from_data_is_refused(body: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    net = Hyper(body)
+    with pytest.raises(UnsupportedOperation, match="computed from data"), Tape(net, 1):
+        net(torch.randn(1, 4))

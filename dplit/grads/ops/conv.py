@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dplit.grads.ops.group_norm import refuse_data
-from dplit.grads.ops.matmul import BatchedLinearUse, narrowed
+from dplit.grads.autocast import narrowed
+from dplit.grads.ops.matmul import BatchedLinearUse
 from dplit.grads.rules import rule
 from dplit.grads.use import INSTANTIATED, DenseUse, Use, inner, wide
 
@@ -191,7 +191,7 @@ def _convolve(tape: Tape, operation: Any, x: Tensor, weight: Tensor, bias: Tenso
             f"got an activation of shape {tuple(x.shape)}, one image without a dimension of examples; put the "
             "examples first",
         )
-    refuse_data(tape, operation, weight, bias)
+    tape.refuse_data(operation, weight, bias)
     return _Conv.apply(narrowed(x), weight, bias, geometry, tape)  # type: ignore[no-any-return]
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dplit.grads.autocast import widened
 from dplit.grads.rules import rule
 from dplit.grads.use import DenseUse, wide
 
@@ -102,17 +103,5 @@ def _normalise(
     tape.by_example(operation, x, weight, bias)
     if x.dim() < 2 or (operation is F.instance_norm and x.dim() < 3):
         raise tape.refusal(operation, (weight, bias), f"got an activation of shape {tuple(x.shape)} without channels")
-    refuse_data(tape, operation, weight, bias)
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.float()
-    return _GroupNorm.apply(x.contiguous(), groups, weight, bias, eps, tape)  # type: ignore[no-any-return]
-
-
-def refuse_data(tape: Tape, operation: Any, *values: Tensor | None) -> None:
-    """Refuse a weight computed from data beside a parameter: its gradient would be lost.
-
-    Raises:
-        UnsupportedOperation: one of the values is neither a parameter nor constant.
-    """
-    if any(v is not None and v.requires_grad and tape.source(v) is None for v in values):
-        raise tape.refusal(operation, values, "is mixed with weights computed from data; compute them apart")
+    tape.refuse_data(operation, weight, bias)
+    return _GroupNorm.apply(widened(x).contiguous(), groups, weight, bias, eps, tape)  # type: ignore[no-any-return]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dplit.grads.autocast import narrowed
 from dplit.grads.per_example import at_least
 from dplit.grads.rules import rule
 from dplit.grads.use import INSTANTIATED, DenseUse, Use, sq, wide
@@ -44,7 +45,7 @@ class LinearUse(Use):
         return LinearUse(self.x[index], self.back[index])
 
     def dense(self) -> Tensor:
-        return self.back.mT @ self.x
+        return wide(self.back).mT @ wide(self.x)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         back = wide(self.back)
@@ -110,6 +111,5 @@ def record_linear(tape: Tape, weight: Source | None, bias: Source | None, x: Ten
 def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` with any number of leading dimensions."""
     tape.by_example(F.linear, input, weight, bias)
-    if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
-        input = input.to(torch.get_autocast_dtype(input.device.type))
-    return _Linear.apply(input, weight, bias, tape)  # type: ignore[no-any-return]
+    tape.refuse_data(F.linear, weight, bias)
+    return _Linear.apply(narrowed(input), weight, bias, tape)  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dplit.grads.autocast import narrowed
 from dplit.grads.ops.linear import LinearUse, record_linear
 from dplit.grads.rules import rule
 from dplit.grads.use import AlignedUse, Use, wide
@@ -148,12 +149,6 @@ def _keeps_examples(tape: Tape, weight: Tensor, x: Tensor, left: bool) -> None:
             f"meets an activation of shape {tuple(x.shape)} in a way that does not keep the {tape.examples} "
             "examples outermost; put the examples first",
         )
-
-
-def narrowed(x: Tensor) -> Tensor:
-    """Return an activation in the type autocast computes products in."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class _AddMM(torch.autograd.Function):

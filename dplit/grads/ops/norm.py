@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dplit.grads.autocast import widened
 from dplit.grads.rules import rule
 from dplit.grads.use import DenseUse, wide
 
@@ -58,11 +59,10 @@ def layer_norm(
         UnsupportedOperation: the normalised dimensions include the examples.
     """
     tape.by_example(F.layer_norm, input, weight, bias)
+    tape.refuse_data(F.layer_norm, weight, bias)
     if len(normalized_shape) >= input.dim():
         raise tape.refusal(F.layer_norm, (weight, bias), "normalises over the examples, which couples them")
-    if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
-        input = input.float()
-    return _LayerNorm.apply(input, list(normalized_shape), weight, bias, eps, tape)  # type: ignore[no-any-return]
+    return _LayerNorm.apply(widened(input), list(normalized_shape), weight, bias, eps, tape)  # type: ignore[no-any-return]
 
 
 @rule(F.batch_norm)
