@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from dplit.errors import ConfigurationError, UnsupportedOperation
 from dplit.grads import rules
@@ -50,16 +50,27 @@ class Tape(TorchFunctionMode):
         if examples < 1:
             raise ConfigurationError(f"examples={examples}: a tape records at least one example")
         self.examples = examples
-        every = dict(module.named_parameters())
-        self._parameters = {name: p for name, p in every.items() if p.requires_grad}
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._constants = Constants()
+        self._learn(module)
         self._sources: dict[int, Source] = {id(p): Parameter(p, name) for name, p in self._parameters.items()}
         self._uses: list[tuple[Source, Use]] = []
-        self._constants: Any = WeakTensorKeyDictionary()
         self._spent = self._recording = False
-        frozen = (p for p in every.values() if not p.requires_grad)
-        kept = (v for one in module.modules() for v in vars(one).values() if isinstance(v, Tensor))
-        for constant in (*frozen, *module.buffers(), *kept):
-            self._constants[constant] = True
+
+    def _learn(self, module: nn.Module) -> None:
+        """Take the trainable parameters, shared ones once, and as constants everything else that the module keeps."""
+        seen: set[int] = set()
+        for prefix, one in module.named_modules():
+            for name, p in one._parameters.items():
+                if p is not None and id(p) not in seen:
+                    seen.add(id(p))
+                    if p.requires_grad:
+                        self._parameters[f"{prefix}.{name}" if prefix else name] = p
+                    else:
+                        self._constants.add(p)
+            for kept in (*one._buffers.values(), *vars(one).values()):
+                if type(kept) is Tensor:
+                    self._constants.add(kept)
 
     # -- what rules call ---------------------------------------------------------------------------------------
 
@@ -124,7 +135,8 @@ class Tape(TorchFunctionMode):
         """Send an operation to its rule if a source is among its arguments."""
         kwargs = kwargs or {}
         given = list(tensors(args, kwargs))
-        if not any(id(t) in self._sources for t in given):
+        sources = self._sources
+        if not any(id(t) in sources for t in given):
             result = func(*args, **kwargs)
             return result if self._makes_data(func, result) else self._remember(result, given)
         if func not in rules.ALWAYS and all(id(t) in self._sources or t in self._constants for t in given):
@@ -202,7 +214,7 @@ class Tape(TorchFunctionMode):
         if not isinstance(result, Tensor):
             return result
         if not result.requires_grad:
-            self._constants[result] = True
+            self._constants.add(result)
             return result
         leaf = result.detach().requires_grad_()
         self._sources[id(leaf)] = Derived(leaf, result, parents, operation, args, kwargs)
@@ -210,35 +222,48 @@ class Tape(TorchFunctionMode):
 
     def _remember(self, result: Any, given: list[Tensor]) -> Any:
         """Constants stay constants through any operation; a constant written over with data is one no longer."""
-        if all(t in self._constants for t in given):
+        constants = self._constants
+        if not given or (given[0] in constants and all(t in constants for t in given)):
             for t in tensors((result,), {}):
-                self._constants[t] = True
-        elif self._constants:
-            for t in (*given[:1], *tensors((result,), {})):
-                if t in self._constants and _written(t, given, result):
-                    self._forget(t)
+                constants.add(t)
+        elif given[0] in constants and (result is given[0] or result is None):
+            self._forget(given[0])
         return result
 
     def _forget(self, value: Tensor) -> None:
         for t in (value, value._base):
             if t is not None and t in self._constants:
-                del self._constants[t]
+                self._constants.discard(t)
+
+
+class Constants:
+    """A set of tensors by identity, that keeps none of them alive."""
+
+    def __init__(self) -> None:
+        self._refs: dict[int, weakref.ref[Tensor]] = {}
+
+    def add(self, value: Tensor) -> None:
+        """Put a tensor in."""
+        self._refs[id(value)] = weakref.ref(value)
+
+    def discard(self, value: Tensor) -> None:
+        """Take a tensor out, if it is in."""
+        self._refs.pop(id(value), None)
+
+    def __contains__(self, value: Tensor) -> bool:
+        ref = self._refs.get(id(value))
+        return ref is not None and ref() is value
 
 
 def tensors(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
     """Yield the tensors among arguments, inside lists, tuples and mappings too."""
-    for value in (*args, *kwargs.values()):
+    for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, list | tuple):
             yield from tensors(value, {})
         elif isinstance(value, dict):
             yield from tensors((), value)
-
-
-def _written(value: Tensor, given: list[Tensor], result: Any) -> bool:
-    """An operation that hands its first argument back, or hands back nothing, may have written into it."""
-    return bool(given) and value is given[0] and (result is value or result is None)
 
 
 def _title(operation: Any) -> str:
