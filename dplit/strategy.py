@@ -294,15 +294,17 @@ class DPStrategy(SingleDeviceStrategy):
         loader = refusals.poisson_train_loader(self._trainer)
         collate: PhysicalCollate = loader.collate_fn  # type: ignore[assignment]
 
-        def losses(samples: Sequence[Any]) -> Tensor:
+        def batch_of(samples: Sequence[Any]) -> Any:
             batch = self.precision_plugin.convert_input(collate.collate(list(samples)))
-            batch = super(DPStrategy, self).batch_to_device(batch)
-            return self._losses(batch, len(samples), rest, {})
+            return super(DPStrategy, self).batch_to_device(batch)
+
+        def losses(batch: Any, size: int) -> Tensor:
+            return self._losses(batch, size, rest, {})
 
         size = len(loader.dataset)  # type: ignore[arg-type]
         for _ in range(2):
             chosen = np.random.default_rng().choice(size, min(PROBED, size), replace=False).tolist()
-            probe(self.lightning_module, losses, records(loader.dataset, chosen))  # type: ignore[arg-type]
+            probe(self.lightning_module, batch_of, losses, records(loader.dataset, chosen))  # type: ignore[arg-type]
         self._probed = True
         self._evidence.logged_by_training(self._trainer._results, keep=False)
 

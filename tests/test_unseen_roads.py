@@ -149,7 +149,7 @@ def test_mixing_at_random_is_found(name: str) -> None:
     layer = nn.Linear(6, 3)
     samples = list(torch.randn(8, 6))
     with pytest.raises(CoupledExamples):
-        probe(layer, lambda chosen: layer(MIXING[name](torch.stack(list(chosen)))).square().sum(1), samples)
+        probe(layer, torch.stack, lambda x, n: layer(MIXING[name](x)).square().sum(1), samples)
 
 
 STILL = {
@@ -166,14 +166,14 @@ STILL = {
 def test_ordinary_randomness_is_no_false_alarm(name: str) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(6, 3)
-    probe(layer, lambda chosen: layer(STILL[name](torch.stack(list(chosen)))).square().sum(1), list(torch.randn(8, 6)))
+    probe(layer, torch.stack, lambda x, n: layer(STILL[name](x)).square().sum(1), list(torch.randn(8, 6)))
 
 
 def test_the_probe_puts_every_generator_back() -> None:
     layer = nn.Linear(6, 3)
     samples = list(torch.randn(4, 6))
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    probe(layer, lambda chosen: layer(torch.stack(list(chosen)) * torch.rand(())).sum(1), samples)
+    probe(layer, torch.stack, lambda x, n: layer(x * torch.rand(())).sum(1), samples)
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1] == random.getstate()
     assert states[2] == np.random.get_state()[1].tolist()

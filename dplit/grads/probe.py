@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from dplit.grads.per_example import PerExample
 from dplit.grads.still import Still
 from dplit.grads.tape import Tape
 
-Losses = Callable[[Sequence[Any]], Tensor]
-"""From samples to `(n,)` losses, or their sum: collate, forward, loss."""
+Collate = Callable[[Sequence[Any]], Any]
+"""From samples to a batch."""
+Losses = Callable[[Any, int], Tensor]
+"""From a batch and the number of its samples to `(n,)` losses, or their sum."""
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
 """Difference allowed, relative to the example's whole gradient: rounding only."""
@@ -30,7 +33,10 @@ LEVELS = (0.25, 0.75)
 """Where randomness is held still, one after the other, so that a branch taken at random is taken once."""
 
 
-def probe(module: nn.Module, losses: Losses, samples: Sequence[Any]) -> None:
+Run = Callable[[Sequence[Any], float | None], tuple[PerExample, dict[str, Tensor]]]
+
+
+def probe(module: nn.Module, collate: Collate, losses: Losses, samples: Sequence[Any]) -> None:
     """Refuse a model in which one example reaches another's gradient, or writes itself into a buffer.
 
     Three questions are asked of each sample. Is its gradient the same alone as in the company of the others, with
@@ -40,25 +46,27 @@ def probe(module: nn.Module, losses: Losses, samples: Sequence[Any]) -> None:
 
     Args:
         module: the model, in the mode it trains in.
-        losses: computes the losses of any number of samples.
+        collate: makes a batch of any number of samples.
+        losses: computes the losses of such a batch.
         samples: at least two real ones; four or more for the second question.
 
     Raises:
         CoupledExamples: naming the first example and the parameter that differs most.
         PrivacyError: naming the buffer.
     """
+    run = partial(_run, module, collate, losses)
     for level in LEVELS:
-        _alone_as_in_company(module, losses, samples, level)
+        _alone_as_in_company(run, samples, level)
     for parity in (0, 1):
-        _unmoved_by_trades(module, losses, samples, parity)
+        _unmoved_by_trades(run, samples, parity)
 
 
-def _alone_as_in_company(module: nn.Module, losses: Losses, samples: Sequence[Any], level: float) -> None:
-    together, _ = _run(module, losses, samples, level)
+def _alone_as_in_company(run: Run, samples: Sequence[Any], level: float) -> None:
+    together, _ = run(samples, level)
     written: list[dict[str, Tensor]] = []
     for i in range(len(samples)):
         try:
-            alone, state = _run(module, losses, samples[i : i + 1], level)
+            alone, state = run(samples[i : i + 1], level)
         except DplitError:
             raise
         except Exception as error:
@@ -68,15 +76,15 @@ def _alone_as_in_company(module: nn.Module, losses: Losses, samples: Sequence[An
     _check_written(written)
 
 
-def _unmoved_by_trades(module: nn.Module, losses: Losses, samples: Sequence[Any], parity: int) -> None:
+def _unmoved_by_trades(run: Run, samples: Sequence[Any], parity: int) -> None:
     moving = list(range(parity, len(samples), 2))
     if len(moving) < 2:
         return
     traded = list(samples)
     for here, there in zip(moving, [*moving[1:], moving[0]], strict=True):
         traded[here] = samples[there]
-    before, _ = _run(module, losses, samples, None)
-    after, _ = _run(module, losses, traded, None)
+    before, _ = run(samples, None)
+    after, _ = run(traded, None)
     for i in set(range(len(samples))) - set(moving):
         _compare(
             i, _one(before, i), _one(after, i), _tolerance(before), "when other examples of its batch trade places"
@@ -84,13 +92,14 @@ def _unmoved_by_trades(module: nn.Module, losses: Losses, samples: Sequence[Any]
 
 
 def _run(
-    module: nn.Module, losses: Losses, samples: Sequence[Any], level: float | None
+    module: nn.Module, collate: Collate, losses: Losses, samples: Sequence[Any], level: float | None
 ) -> tuple[PerExample, dict[str, Tensor]]:
     """Return the gradients and what buffers and frozen parameters held afterwards; both are put back."""
     with _restoring(module) as state, _seeded():
         still = Still(only=COUNTS_ITS_DRAWS) if level is None else Still(level)
+        batch = collate(samples)
         with still, Tape(module, len(samples)) as tape:
-            value = losses(samples)
+            value = losses(batch, len(samples))
         return tape.backward(value), {name: t.detach().clone() for name, t in state.items()}
 
 

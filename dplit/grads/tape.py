@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from dplit.errors import ConfigurationError, UnsupportedOperation
-from dplit.grads import rules
+from dplit.grads import motion, rules
+from dplit.grads.composite import opened
+from dplit.grads.layout import Layout, Layouts, Lost, Within
 from dplit.grads.per_example import PerExample
 from dplit.grads.source import Derived, Parameter, Source
 from dplit.grads.use import AlignedUse, Use
@@ -52,6 +54,7 @@ class Tape(TorchFunctionMode):
         self.examples = examples
         self._parameters: dict[str, nn.Parameter] = {}
         self._constants = Constants()
+        self._layouts = Layouts(examples)
         self._learn(module)
         self._sources: dict[int, Source] = {id(p): Parameter(p, name) for name, p in self._parameters.items()}
         self._uses: list[tuple[Source, Use]] = []
@@ -94,13 +97,47 @@ class Tape(TorchFunctionMode):
             UnsupportedOperation: its first dimension is not the n examples, alone or flattened with others.
         """
         fits = self.source(value) is None and value.dim() > 0 and value.shape[0] % self.examples == 0
-        if not (fits and value.shape[0] > 0):
+        layout = self._layouts.of(value)
+        if not (fits and value.shape[0] > 0) or layout is not None:
+            why = f" ({layout.why})" if isinstance(layout, Lost) else ""
             raise self.refusal(
                 operation,
                 parameters,
                 f"got an activation of shape {tuple(value.shape)} whose first dimension is not the "
-                f"{self.examples} examples; put the examples first",
+                f"{self.examples} examples{why}; put the examples first",
             )
+
+    def outermost(
+        self, operation: Any, rule: Callable[[Tensor], Tensor], value: Tensor, *parameters: Any, over: int = 0
+    ) -> Tensor:
+        """Apply a rule that takes the examples outermost to an activation that may have them elsewhere.
+
+        Args:
+            operation: for messages.
+            rule: acts on the last dimensions and keeps the others.
+            value: the activation.
+            parameters: for messages.
+            over: how many of the last dimensions it acts on.
+
+        Raises:
+            UnsupportedOperation: where the examples are in the activation is not known, or it acts on them.
+        """
+        layout = self._layouts.of(value)
+        if layout is None or isinstance(layout, Lost):
+            self.by_example(operation, value, *parameters)
+            return rule(value)
+        if isinstance(layout, Within) and layout.dim >= value.dim() - over:
+            shape = tuple(value.shape)
+            raise self.refusal(
+                operation, parameters, f"acts on dimension {layout.dim} of an activation of shape {shape}, the examples"
+            )
+        result = layout.restored(rule(layout.outermost(value)))
+        self._layouts.put(result, layout)
+        return result
+
+    def layout(self, value: Tensor) -> Layout | None:
+        """Return where the examples lie in an activation, or None for outermost."""
+        return self._layouts.of(value)
 
     def refuse_data(self, operation: Any, *weights: Tensor | None) -> None:
         """Refuse a weight that was computed from data, whose gradient a rule's backward would drop.
@@ -138,7 +175,7 @@ class Tape(TorchFunctionMode):
         sources = self._sources
         if not any(id(t) in sources for t in given):
             result = func(*args, **kwargs)
-            return result if self._makes_data(func, result) else self._remember(result, given)
+            return result if self._makes_data(func, result) else self._remember(func, args, kwargs, result, given)
         if func not in rules.ALWAYS and all(id(t) in self._sources or t in self._constants for t in given):
             return self.derive(func, args, kwargs)
         if func in rules.RULES and torch.is_grad_enabled():
@@ -180,7 +217,8 @@ class Tape(TorchFunctionMode):
             p.grad = None
         self._recording = True
         try:
-            torch.autograd.backward(losses.sum())
+            with self:
+                torch.autograd.backward(losses.sum())
             unseen = [s.name for s in self._sources.values() if s.tensor.grad is not None]
         finally:
             self._recording = False
@@ -198,6 +236,10 @@ class Tape(TorchFunctionMode):
         return func in READ_IN
 
     def _without_rule(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: list[Tensor]) -> Any:
+        visible = opened(func)
+        if visible is not None:
+            with self:
+                return visible(*args, **kwargs)
         result = func(*args, **kwargs)
         if not any(t.requires_grad for t in tensors((result,), {})):
             return result
@@ -220,13 +262,18 @@ class Tape(TorchFunctionMode):
         self._sources[id(leaf)] = Derived(leaf, result, parents, operation, args, kwargs)
         return leaf
 
-    def _remember(self, result: Any, given: list[Tensor]) -> Any:
+    def _remember(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, given: list[Tensor]
+    ) -> Any:
         """Constants stay constants through any operation; a constant written over with data is one no longer."""
         constants = self._constants
         if not given or (given[0] in constants and all(t in constants for t in given)):
             for t in tensors((result,), {}):
                 constants.add(t)
-        elif given[0] in constants and (result is given[0] or result is None):
+            return result
+        if func in motion.MOVES or (self._layouts and any(self._layouts.of(t) is not None for t in given)):
+            motion.follow(motion.Call(self._layouts, func, args, kwargs, result, self.is_constant))
+        if given[0] in constants and (result is given[0] or result is None):
             self._forget(given[0])
         return result
 

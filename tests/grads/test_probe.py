@@ -39,7 +39,7 @@ def cross_entropy(logits: Tensor, samples: Sequence[Tensor]) -> Tensor:
 def run(body: Model, loss: Callable[[Tensor, Sequence[Tensor]], Tensor] = cross_entropy, n: int = 5) -> None:
     torch.manual_seed(0)
     net = Net(body)
-    probe_module.probe(net, lambda samples: loss(net(torch.stack(list(samples))), samples), list(torch.randn(n, 6)))
+    probe_module.probe(net, torch.stack, lambda x, n: loss(net(x), x), list(torch.randn(n, 6)))
 
 
 COUPLED: dict[str, tuple[Model, Callable[[Tensor, Sequence[Tensor]], Tensor]]] = {
@@ -92,14 +92,16 @@ def test_token_mean_is_found_and_own_mean_is_not() -> None:
     model = nn.Sequential(nn.Embedding(11, 8, padding_idx=0), nn.Linear(8, 11))
     samples = [torch.randint(1, 11, (k,)) for k in (3, 7, 5, 2)]
 
-    def each(chosen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        ids = nn.utils.rnn.pad_sequence(list(chosen), batch_first=True)
+    def collate(chosen: Sequence[Tensor]) -> Tensor:
+        return nn.utils.rnn.pad_sequence(list(chosen), batch_first=True)
+
+    def each(ids: Tensor) -> tuple[Tensor, Tensor]:
         loss = F.cross_entropy(model(ids).flatten(0, 1), ids.flatten(), reduction="none", ignore_index=0)
         return loss.view(ids.shape), ids != 0
 
-    probe(model, lambda chosen: each(chosen)[0].sum(1) / each(chosen)[1].sum(1), samples)
+    probe(model, collate, lambda ids, n: each(ids)[0].sum(1) / each(ids)[1].sum(1), samples)
     with pytest.raises(CoupledExamples):
-        probe(model, lambda chosen: each(chosen)[0].sum(1) / each(chosen)[1].sum() * len(chosen), samples)
+        probe(model, collate, lambda ids, n: each(ids)[0].sum(1) / each(ids)[1].sum() * n, samples)
 
 
 @pytest.mark.parametrize("name", INDEPENDENT)
@@ -124,7 +126,7 @@ def test_not_a_number_raises_nothing() -> None:
     torch.manual_seed(0)
     net = Net(lambda m, x: m.first(x))
     samples = [*torch.randn(3, 6), torch.full((6,), float("nan")), torch.full((6,), 1e30)]
-    probe(net, lambda chosen: cross_entropy(net(torch.stack(list(chosen))), chosen), samples)
+    probe(net, torch.stack, lambda x, n: cross_entropy(net(x), x), samples)
 
 
 def law_coupling_is_found() -> None:
@@ -139,11 +141,13 @@ def law_coupling_is_found() -> None:
 def test_mutant_that_compares_losses_only_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch mean that cancels in the loss still moves the gradient."""
 
-    def losses_only(module: nn.Module, losses: Callable[..., Tensor], samples: Sequence[Tensor]) -> None:
+    def losses_only(
+        module: nn.Module, collate: Callable[..., Tensor], losses: Callable[..., Tensor], samples: Sequence[Tensor]
+    ) -> None:
         with Still():
-            together = losses(samples)
+            together = losses(collate(samples), len(samples))
             try:
-                alone = torch.cat([losses([s]).reshape(1) for s in samples])
+                alone = torch.cat([losses(collate([s]), 1).reshape(1) for s in samples])
             except ValueError as error:
                 raise CoupledExamples("one example fails alone") from error
         if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dplit.grads.autocast import narrowed
+from dplit.grads.function import Recorded
 from dplit.grads.ops.matmul import BatchedLinearUse
 from dplit.grads.rules import rule
 from dplit.grads.use import INSTANTIATED, DenseUse, Use, inner, wide
@@ -145,7 +146,7 @@ def _by_example(value: Tensor, n: int, m: int) -> Tensor:
     return split.transpose(1, 2).flatten(2, 3)
 
 
-class _Conv(torch.autograd.Function):
+class _Conv(Recorded):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, tape: Tape) -> Tensor:
         ctx.tape, ctx.weight, ctx.bias, ctx.geometry = tape, tape.source(weight), tape.source(bias), geometry

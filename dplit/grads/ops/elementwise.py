@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dplit.grads.function import Recorded
+from dplit.grads.layout import Layout
 from dplit.grads.rules import rule
 from dplit.grads.use import AlignedUse, DenseUse, Use, wide
 
@@ -35,7 +37,7 @@ MUL = Elementwise(torch.mul, lambda g, a, b: g * b, lambda g, a, b: g * a, needs
 DIV = Elementwise(torch.div, lambda g, a, b: g / b, lambda g, a, b: -g * a / (b * b), needs_values=True)
 
 
-class _Elementwise(torch.autograd.Function):
+class _Elementwise(Recorded):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, kind: Elementwise, tape: Tape) -> Tensor:
         ctx.tape, ctx.kind, ctx.sources = tape, kind, (tape.source(a), tape.source(b))
@@ -86,6 +88,9 @@ def _meet(tape: Tape, kind: Elementwise, a: Tensor, b: Tensor) -> Tensor:
     """Apply to one source and one activation that has the examples outermost."""
     parameter, data = (a, b) if tape.source(a) is not None else (b, a)
     operation = kind.apply
+    layout = tape.layout(data)
+    if layout is not None:
+        return _moved(tape, kind, a, b, parameter, layout)
     out = torch.broadcast_shapes(a.shape, b.shape)
     tape.by_example(operation, data, parameter)
     rows = parameter.shape[0] if parameter.dim() == len(out) else 1
@@ -96,6 +101,18 @@ def _meet(tape: Tape, kind: Elementwise, a: Tensor, b: Tensor) -> Tensor:
             f"meets an activation of shape {tuple(data.shape)} that does not keep the {tape.examples} examples outermost",
         )
     return _Elementwise.apply(a, b, kind, tape)  # type: ignore[no-any-return]
+
+
+def _moved(tape: Tape, kind: Elementwise, a: Tensor, b: Tensor, parameter: Tensor, layout: Layout) -> Tensor:
+    """Apply where the examples are elsewhere in the activation: to both operands with them brought outermost."""
+    data = b if parameter is a else a
+    turned = tape.derive(layout.broadcast, (parameter, data.dim()), {}) if parameter.dim() <= data.dim() else None
+    if turned is None:
+        raise tape.refusal(
+            kind.apply, (parameter,), f"meets an activation of shape {tuple(data.shape)} in its examples"
+        )
+    pair = (lambda x: (turned, x)) if parameter is a else (lambda x: (x, turned))
+    return tape.outermost(kind.apply, lambda x: _meet(tape, kind, *pair(x)), data, parameter)
 
 
 def _register(kind: Elementwise, name: str, dunder: str) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dplit.grads.function import Recorded
 from dplit.grads.ops.linear import LinearUse
 from dplit.grads.per_example import at_least
 from dplit.grads.rules import pull, rule
@@ -98,7 +99,7 @@ def _inner_with_linear(table: EmbeddingUse, head: LinearUse) -> Tensor:
     return (met * wide(head.back).mT.gather(1, ids)).sum((1, 2))
 
 
-class _Embedding(torch.autograd.Function):
+class _Embedding(Recorded):
     @staticmethod
     def forward(ctx: Any, ids: Tensor, weight: Tensor, padding: int | None, tape: Tape) -> Tensor:
         ctx.tape, ctx.weight, ctx.rows, ctx.padding = tape, tape.source(weight), weight.shape[0], padding
@@ -140,8 +141,7 @@ def embedding(
     shared = tape.examples > 1 and (input.dim() == 0 or input.shape[0] == 1)
     if shared or tape.is_constant(input):
         return tape.derive(F.embedding, (input, weight, padding), {})  # type: ignore[no-any-return]
-    tape.by_example(F.embedding, input, weight)
-    return _Embedding.apply(input, weight, padding, tape)  # type: ignore[no-any-return]
+    return tape.outermost(F.embedding, lambda ids: _Embedding.apply(ids, weight, padding, tape), input, weight)
 
 
 @pull(F.embedding)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dplit.grads.autocast import widened
+from dplit.grads.function import Recorded
 from dplit.grads.rules import rule
 from dplit.grads.use import DenseUse, wide
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from dplit.grads.tape import Tape
 
 
-class _GroupNorm(torch.autograd.Function):
+class _GroupNorm(Recorded):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, tape: Tape

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dplit.grads.autocast import narrowed
+from dplit.grads.function import Recorded
 from dplit.grads.per_example import at_least
 from dplit.grads.rules import rule
 from dplit.grads.use import INSTANTIATED, DenseUse, Use, sq, wide
@@ -82,7 +83,7 @@ class LinearUse(Use):
         return max(1, INSTANTIATED // (self.x.shape[1] * other.x.shape[1]))
 
 
-class _Linear(torch.autograd.Function):
+class _Linear(Recorded):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, tape: Tape) -> Tensor:
         ctx.tape, ctx.weight, ctx.bias = tape, tape.source(weight), tape.source(bias)
@@ -110,6 +111,5 @@ def record_linear(tape: Tape, weight: Source | None, bias: Source | None, x: Ten
 @rule(F.linear)
 def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` with any number of leading dimensions."""
-    tape.by_example(F.linear, input, weight, bias)
     tape.refuse_data(F.linear, weight, bias)
-    return _Linear.apply(narrowed(input), weight, bias, tape)  # type: ignore[no-any-return]
+    return tape.outermost(F.linear, lambda x: _Linear.apply(narrowed(x), weight, bias, tape), input, weight, bias, over=1)

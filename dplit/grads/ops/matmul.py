@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dplit.grads.autocast import narrowed
+from dplit.grads.function import Recorded
 from dplit.grads.ops.linear import LinearUse, record_linear
 from dplit.grads.rules import rule
 from dplit.grads.use import AlignedUse, Use, wide
@@ -63,7 +64,7 @@ class BatchedLinearUse(Use):
         return LinearUse(wide(self.x).flatten(0, 1), wide(self.back).flatten(0, 1))
 
 
-class _MatMul(torch.autograd.Function):
+class _MatMul(Recorded):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, left: bool, tape: Tape) -> Tensor:
         ctx.tape, ctx.source, ctx.left, ctx.shape = tape, tape.source(weight), left, weight.shape
@@ -122,13 +123,15 @@ def matmul(tape: Tape, input: Tensor, mat2: Any = None, *, out: Tensor | None = 
     other = mat2 if mat2 is not None else next(iter(named.values()))
     left = tape.source(input) is not None
     weight, x = (input, other) if left else (other, input)
-    tape.by_example(torch.matmul, x, weight)
     if out is not None:
         raise tape.refusal(torch.matmul, (weight,), "is not supported with out=; use the result instead")
     if weight.dim() == 1:
         matrix = tape.derive(torch.unsqueeze, (weight, 0 if left else 1), {})
         product = matmul(tape, matrix, x) if left else matmul(tape, x, matrix)
         return product.squeeze(-2 if left else -1)
+    if not left and weight.dim() == 2 and x.dim() > 1:
+        return tape.outermost(torch.matmul, lambda v: _MatMul.apply(narrowed(v), weight, left, tape), x, weight, over=1)
+    tape.by_example(torch.matmul, x, weight)
     _keeps_examples(tape, weight, x, left)
     return _MatMul.apply(narrowed(x), weight, left, tape)  # type: ignore[no-any-return]
 
@@ -151,7 +154,7 @@ def _keeps_examples(tape: Tape, weight: Tensor, x: Tensor, left: bool) -> None:
         )
 
 
-class _AddMM(torch.autograd.Function):
+class _AddMM(Recorded):
     @staticmethod
     def forward(ctx: Any, bias: Tensor, x: Tensor, weight: Tensor, tape: Tape) -> Tensor:
         ctx.tape, ctx.bias, ctx.weight = tape, tape.source(bias), tape.source(weight)
@@ -187,8 +190,9 @@ def addmm(
     if out is not None:
         raise tape.refusal(torch.addmm, (input, first, second), "is not supported with out=; use the result instead")
     if beta == alpha == 1 and _is_affine(tape, input, first, second):
-        tape.by_example(torch.addmm, first, input, second)
-        return _AddMM.apply(input, narrowed(first), second, tape)  # type: ignore[no-any-return]
+        if tape.layout(first) is None:
+            tape.by_example(torch.addmm, first, input, second)
+            return _AddMM.apply(input, narrowed(first), second, tape)  # type: ignore[no-any-return]
     product = _through(tape, torch.matmul, first, second)
     return _through(  # type: ignore[no-any-return]
         tape, torch.add, _through(tape, torch.mul, product, alpha), _through(tape, torch.mul, input, beta)

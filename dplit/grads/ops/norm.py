@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dplit.grads.autocast import widened
+from dplit.grads.function import Recorded
+from dplit.grads.layout import Within
 from dplit.grads.rules import rule
 from dplit.grads.use import DenseUse, wide
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from dplit.grads.tape import Tape
 
 
-class _LayerNorm(torch.autograd.Function):
+class _LayerNorm(Recorded):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float, tape: Tape
@@ -58,11 +60,23 @@ def layer_norm(
     Raises:
         UnsupportedOperation: the normalised dimensions include the examples.
     """
-    tape.by_example(F.layer_norm, input, weight, bias)
     tape.refuse_data(F.layer_norm, weight, bias)
-    if len(normalized_shape) >= input.dim():
-        raise tape.refusal(F.layer_norm, (weight, bias), "normalises over the examples, which couples them")
-    return _LayerNorm.apply(widened(input), list(normalized_shape), weight, bias, eps, tape)  # type: ignore[no-any-return]
+    within_one_example(tape, F.layer_norm, input, normalized_shape, weight, bias)
+    return tape.outermost(
+        F.layer_norm,
+        lambda x: _LayerNorm.apply(widened(x), list(normalized_shape), weight, bias, eps, tape),
+        input,
+        weight,
+        bias,
+    )
+
+
+def within_one_example(tape: Tape, operation: Any, x: Tensor, shape: Sequence[int], *parameters: Any) -> None:
+    """Refuse statistics over dimensions of which one is the examples'."""
+    layout = tape.layout(x)
+    examples = layout.dim if isinstance(layout, Within) else 0
+    if len(shape) >= x.dim() - examples:
+        raise tape.refusal(operation, parameters, "normalises over the examples, which couples them")
 
 
 @rule(F.batch_norm)

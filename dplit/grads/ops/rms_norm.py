@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dplit.grads.function import Recorded
+from dplit.grads.ops.norm import within_one_example
 from dplit.grads.rules import rule
 from dplit.grads.use import DenseUse, wide
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from dplit.grads.tape import Tape
 
 
-class _RMSNorm(torch.autograd.Function):
+class _RMSNorm(Recorded):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shape: list[int], weight: Tensor, eps: float, tape: Tape) -> Tensor:
         ctx.tape, ctx.shape, ctx.eps, ctx.source = tape, shape, eps, tape.source(weight)
@@ -49,8 +51,8 @@ def rms_norm(
     Raises:
         UnsupportedOperation: the normalised dimensions include the examples.
     """
-    tape.by_example(F.rms_norm, input, weight)
-    if len(normalized_shape) >= input.dim():
-        raise tape.refusal(F.rms_norm, (weight,), "normalises over the examples, which couples them")
+    within_one_example(tape, F.rms_norm, input, normalized_shape, weight)
     eps = torch.finfo(input.dtype).eps if eps is None else eps
-    return _RMSNorm.apply(input, list(normalized_shape), weight, eps, tape)  # type: ignore[no-any-return]
+    return tape.outermost(
+        F.rms_norm, lambda x: _RMSNorm.apply(x, list(normalized_shape), weight, eps, tape), input, weight
+    )
