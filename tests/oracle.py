@@ -15,8 +15,10 @@ def loop_gradients(module: nn.Module, loss_of: Callable[[int], Tensor], examples
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     rows = []
     for i in range(examples):
-        grads = torch.autograd.grad(loss_of(i).sum(), list(named.values()), allow_unused=True)
-        rows.append([torch.zeros_like(p) if g is None else g for g, p in zip(grads, named.values(), strict=True)])
+        module.zero_grad()
+        loss_of(i).sum().backward()
+        rows.append([torch.zeros_like(p) if p.grad is None else p.grad for p in named.values()])
+    module.zero_grad()
     return {name: torch.stack([row[k] for row in rows]) for k, name in enumerate(named)}
 
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 class Recorded(torch.autograd.Function):
-    """An operation whose backward hands activation and output gradient to the tape.
+    """An operation whose gradient hands activation and output gradient to the tape.
 
-    Backward itself is not for the tape to watch, which is active then for the sake of checkpointed layers that are
-    computed anew.
+    Getting at what forward saved may compute a checkpointed layer anew, which the tape has to watch; the gradient's
+    own arithmetic it must not.
     """
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        backward = cls.__dict__["backward"].__func__
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Unpack what was saved, then compute the gradient unwatched."""
+        saved = ctx.saved_tensors
+        with torch._C.DisableTorchFunction():
+            return ctx._forward_cls.gradient(ctx, saved, *grads)
 
-        def unwatched(ctx: Any, *grads: Any) -> Any:
-            with torch._C.DisableTorchFunction():
-                return backward(ctx, *grads)
-
-        cls.backward = staticmethod(unwatched)  # type: ignore[method-assign]
+    @staticmethod
+    @abstractmethod
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        """Record the uses of sources and return the gradients of forward's other arguments."""

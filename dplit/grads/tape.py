@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from dplit.errors import ConfigurationError, UnsupportedOperation
@@ -139,6 +140,14 @@ class Tape(TorchFunctionMode):
         """Return where the examples lie in an activation, or None for outermost."""
         return self._layouts.of(value)
 
+    def owners(self, value: Tensor) -> Tensor | None:
+        """Return the example that each row of an activation belongs to, `(m,)`, or None where that is not known."""
+        return self._layouts.owners(value)
+
+    def keep_layout(self, of: Tensor, to: Tensor) -> None:
+        """Note that a result has the examples where an activation has them."""
+        self._layouts.put(to, self._layouts.of(of))
+
     def refuse_data(self, operation: Any, *weights: Tensor | None) -> None:
         """Refuse a weight that was computed from data, whose gradient a rule's backward would drop.
 
@@ -150,7 +159,8 @@ class Tape(TorchFunctionMode):
 
     def derive(self, operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Apply an operation to sources and constants alone and track what comes out."""
-        result = operation(*args, **kwargs)
+        with saved_tensors_hooks(_as_it_is, _as_it_is):
+            result = operation(*args, **kwargs)
         parents = tuple({id(t): self._sources[id(t)] for t in tensors(args, kwargs) if self.source(t)}.values())
         if isinstance(result, Tensor):
             return self._tracked(result, parents, operation, args, kwargs)
@@ -171,6 +181,8 @@ class Tape(TorchFunctionMode):
     ) -> Any:
         """Send an operation to its rule if a source is among its arguments."""
         kwargs = kwargs or {}
+        if self._recording and func is torch.autograd.backward:
+            return self._watched(func, *args, **kwargs)
         given = list(tensors(args, kwargs))
         sources = self._sources
         if not any(id(t) in sources for t in given):
@@ -217,8 +229,7 @@ class Tape(TorchFunctionMode):
             p.grad = None
         self._recording = True
         try:
-            with self:
-                torch.autograd.backward(losses.sum())
+            self._watched(torch.autograd.backward, losses.sum())
             unseen = [s.name for s in self._sources.values() if s.tensor.grad is not None]
         finally:
             self._recording = False
@@ -229,6 +240,13 @@ class Tape(TorchFunctionMode):
                 f"{', '.join(unseen)} got gradient by a road the tape cannot see (a scripted module or a custom "
                 "autograd.Function, perhaps); write it with torch functions or freeze the parameter"
             )
+
+    def _watched(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run a backward under the tape, which has to see layers that are computed anew in it."""
+        visible = opened(func)
+        assert visible is not None
+        with self:
+            return visible(*args, **kwargs)
 
     def _makes_data(self, func: Any, result: Any) -> bool:
         if func in RANDOM and isinstance(result, Tensor):
@@ -242,6 +260,7 @@ class Tape(TorchFunctionMode):
                 return visible(*args, **kwargs)
         result = func(*args, **kwargs)
         if not any(t.requires_grad for t in tensors((result,), {})):
+            self._follow(func, args, kwargs, result, given)
             return result
         raise self.refusal(
             func,
@@ -271,11 +290,17 @@ class Tape(TorchFunctionMode):
             for t in tensors((result,), {}):
                 constants.add(t)
             return result
-        if func in motion.MOVES or (self._layouts and any(self._layouts.of(t) is not None for t in given)):
-            motion.follow(motion.Call(self._layouts, func, args, kwargs, result, self.is_constant))
+        self._follow(func, args, kwargs, result, given)
         if given[0] in constants and (result is given[0] or result is None):
             self._forget(given[0])
         return result
+
+    def _follow(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, given: list[Tensor]
+    ) -> None:
+        if func in motion.MOVES or (self._layouts and any(self._layouts.of(t) is not None for t in given)):
+            fixed = lambda t: t in self._constants or id(t) in self._sources  # noqa: E731
+            motion.follow(motion.Call(self._layouts, func, args, kwargs, result, fixed))
 
     def _forget(self, value: Tensor) -> None:
         for t in (value, value._base):
@@ -311,6 +336,11 @@ def tensors(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
             yield from tensors(value, {})
         elif isinstance(value, dict):
             yield from tensors((), value)
+
+
+def _as_it_is(value: Tensor) -> Tensor:
+    """Keep what a derivation saved, also inside a layer that is computed anew: it is asked again after backward."""
+    return value
 
 
 def _title(operation: Any) -> str:

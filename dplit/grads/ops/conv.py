@@ -160,8 +160,8 @@ class _Conv(Recorded):
         )
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (back,), (x, weight), n = grads, ctx.saved_tensors, ctx.tape.examples
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (x, weight), n = saved, ctx.tape.examples
         back = back.detach()
         if ctx.weight is not None:
             ctx.tape.record(ctx.weight, conv_use(x.detach(), back, ctx.geometry, n))

@@ -46,8 +46,8 @@ class _Elementwise(Recorded):
         return kind.apply(a, b)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (back,), (a, b) = grads, ctx.saved_tensors
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (a, b) = saved
         found: list[Tensor | None] = [None, None]
         for i, slope in enumerate((ctx.kind.slope_a, ctx.kind.slope_b)):
             if ctx.sources[i] is not None:

@@ -107,8 +107,8 @@ class _Embedding(Recorded):
         return F.embedding(ids, weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (ids,), (back,) = ctx.saved_tensors, grads
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (ids,) = saved
         n = ctx.tape.examples
         back = back.detach()
         if ctx.padding is not None:

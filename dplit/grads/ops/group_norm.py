@@ -30,8 +30,8 @@ class _GroupNorm(Recorded):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (back,), (x, weight, mean, rstd) = grads, ctx.saved_tensors
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (x, weight, mean, rstd) = saved
         back = back.detach().contiguous()
         if ctx.weight is not None:
             by_channel = _by_channel(back, _normalised(x.detach(), mean, rstd, ctx.sizes))

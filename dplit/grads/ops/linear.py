@@ -91,9 +91,8 @@ class _Linear(Recorded):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (back,) = grads
-        x, weight = ctx.saved_tensors
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        x, weight = saved
         record_linear(ctx.tape, ctx.weight, ctx.bias, x, back)
         return (back @ weight.to(back.dtype) if ctx.needs_input_grad[0] else None), None, None, None
 

@@ -72,8 +72,8 @@ class _MatMul(Recorded):
         return weight @ x if left else x @ weight
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (back,), (x, weight) = grads, ctx.saved_tensors
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (x, weight) = saved
         ctx.tape.record(ctx.source, matmul_use(x.detach(), back.detach(), ctx.shape, ctx.left, ctx.tape.examples))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
@@ -162,8 +162,8 @@ class _AddMM(Recorded):
         return torch.addmm(bias, x, weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (back,), (x, weight) = grads, ctx.saved_tensors
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (x, weight) = saved
         record_linear(ctx.tape, None, ctx.bias, None, back)
         if ctx.weight is not None:
             use = matmul_use(
@@ -189,10 +189,9 @@ def addmm(
     first, second = (v for v in (mat1, mat2, *named.values()) if v is not None)
     if out is not None:
         raise tape.refusal(torch.addmm, (input, first, second), "is not supported with out=; use the result instead")
-    if beta == alpha == 1 and _is_affine(tape, input, first, second):
-        if tape.layout(first) is None:
-            tape.by_example(torch.addmm, first, input, second)
-            return _AddMM.apply(input, narrowed(first), second, tape)  # type: ignore[no-any-return]
+    if beta == alpha == 1 and _is_affine(tape, input, first, second) and tape.layout(first) is None:
+        tape.by_example(torch.addmm, first, input, second)
+        return _AddMM.apply(input, narrowed(first), second, tape)  # type: ignore[no-any-return]
     product = _through(tape, torch.matmul, first, second)
     return _through(  # type: ignore[no-any-return]
         tape, torch.add, _through(tape, torch.mul, product, alpha), _through(tape, torch.mul, input, beta)

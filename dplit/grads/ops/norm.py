@@ -30,8 +30,8 @@ class _LayerNorm(Recorded):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (back,), (x, weight, bias, mean, rstd) = grads, ctx.saved_tensors
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (x, weight, bias, mean, rstd) = saved
         n, shape = ctx.tape.examples, ctx.shape
         if ctx.weight is not None:
             normalised = (wide(x.detach()) - mean) * rstd

@@ -26,8 +26,8 @@ class _RMSNorm(Recorded):
         return F.rms_norm(x, shape, weight, eps)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        back, (x, weight) = wide(grads[0].detach()), ctx.saved_tensors
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        back, (x, weight) = wide(back.detach()), saved
         over = list(range(-len(ctx.shape), 0))
         values = wide(x.detach())
         scale = torch.rsqrt(values.square().mean(over, keepdim=True) + ctx.eps)
