@@ -8,10 +8,9 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from dplit.grads.use import Use, inner
-
-ROUNDING = 8.0
-"""Allowance for cancelled terms, in units of the compute type's epsilon: a norm is never under-stated by rounding."""
+from dplit.grads.gram import sharing
+from dplit.grads.ops.linear import added_up
+from dplit.grads.use import Use, at_least, inner
 
 
 class PerExample:
@@ -22,14 +21,15 @@ class PerExample:
 
     def __init__(self, parameters: Mapping[str, Tensor], uses: Mapping[str, Sequence[Use]], examples: int) -> None:
         self.parameters = parameters
-        self.uses = uses
+        self.uses = {name: added_up(found) for name, found in uses.items()}
         self.examples = examples
         self._sq_norms: dict[str, Tensor] | None = None
 
     def sq_norms(self) -> dict[str, Tensor]:
         """Return `{name: (n,)}` squared L2 norms, in float32 or wider. NaN and Inf mean what they say."""
         if self._sq_norms is None:
-            self._sq_norms = {name: self._sq_norm(name) for name in self.parameters}
+            with sharing():
+                self._sq_norms = {name: self._sq_norm(name) for name in self.parameters}
         return self._sq_norms
 
     def norms(self) -> Tensor:
@@ -70,16 +70,6 @@ class PerExample:
         parameter = self.parameters[name]
         dtype = torch.promote_types(parameter.dtype, torch.float32)
         return torch.zeros(shape, dtype=dtype, device=parameter.device)
-
-
-def at_least(computed: Tensor, terms: Tensor) -> Tensor:
-    """Return a squared norm that rounding cannot have made too small.
-
-    Args:
-        computed: a sum in which large terms may have cancelled.
-        terms: the sum of the terms' own squared norms, which bounds the rounding left by the cancellation.
-    """
-    return computed.clamp_min(0) + ROUNDING * torch.finfo(computed.dtype).eps * terms
 
 
 def _kept(weights: Tensor) -> Tensor | None:

@@ -85,7 +85,7 @@ class Tape(TorchFunctionMode):
     def record(self, source: Source | None, use: Use) -> None:
         """Note one use of a source; called by rules in backward. A backward of the model's own is not ours to note."""
         if source is not None and self._recording:
-            self._uses.append((source, use))
+            self._uses.append((source, use.compact() if isinstance(source, Parameter) else use))
 
     def is_constant(self, value: Tensor) -> bool:
         """Whether a tensor came from constants alone: buffers, frozen parameters, `arange` and the like."""
@@ -220,7 +220,7 @@ class Tape(TorchFunctionMode):
         traced: dict[str, list[Use]] = {}
         for source, use in self._uses:
             for name, led_back in source.trace(use):
-                traced.setdefault(name, []).append(led_back)
+                traced.setdefault(name, []).append(led_back.compact())
         return PerExample(self._parameters, traced, self.examples)
 
     def _run_backward(self, losses: Tensor) -> None:

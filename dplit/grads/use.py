@@ -15,6 +15,9 @@ LONG = 1 << 15
 INSTANTIATED = 1 << 24
 """Most numbers of per-example gradient that exist at one time."""
 
+ROUNDING = 8.0
+"""Allowance for cancelled terms, in units of the compute type's epsilon: a norm is never under-stated by rounding."""
+
 
 class Use(ABC):
     """One use of a parameter of shape `s` by `n` examples; example i's gradient through it is gᵢ, of shape `s`.
@@ -50,7 +53,11 @@ class Use(ABC):
 
     def sq_norm(self) -> Tensor:
         """Return ‖gᵢ‖², shape `(n,)`, in float32 or wider, never below the true value by more than its rounding."""
-        return torch.cat([sq(_flat(part.dense())) for part in self.chunks()])
+        return torch.cat([sq(flat(part.dense())) for part in self.chunks()])
+
+    def compact(self) -> Use:
+        """Return the same use in the form that costs least to keep."""
+        return self
 
     def inner_with(self, other: Use) -> Tensor | None:
         """Return ⟨gᵢ, hᵢ⟩ if this use knows a way that builds neither, else None."""
@@ -74,7 +81,7 @@ def inner(a: Use, b: Use) -> Tensor:
     if known is None:
         most = max(a.size, b.size)
         pairs = zip(a.chunks(most), b.chunks(most), strict=True)
-        known = torch.cat([(_flat(u.dense()) * _flat(v.dense())).sum(1) for u, v in pairs])
+        known = torch.cat([(flat(u.dense()) * flat(v.dense())).sum(1) for u, v in pairs])
     return known
 
 
@@ -105,8 +112,8 @@ class DenseUse(Use):
         return self.grads
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        flat = _flat(self.grads)
-        return (weights.to(flat.dtype) @ flat).view(self.grads.shape[1:])
+        grads = flat(self.grads)
+        return (weights.to(grads.dtype) @ grads).view(self.grads.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -137,11 +144,11 @@ class AlignedUse(Use):
         return full
 
     def sq_norm(self) -> Tensor:
-        return sq(_flat(self.grads))
+        return sq(flat(self.grads))
 
     def inner_with(self, other: Use) -> Tensor | None:
         if isinstance(other, AlignedUse):
-            return (_flat(self.grads) * _flat(other.grads)).sum(1)
+            return (flat(self.grads) * flat(other.grads)).sum(1)
         return None
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
@@ -160,5 +167,16 @@ def sq(x: Tensor) -> Tensor:
     return norms.square()
 
 
-def _flat(grads: Tensor) -> Tensor:
+def at_least(computed: Tensor, terms: Tensor) -> Tensor:
+    """Return a squared norm that rounding cannot have made too small.
+
+    Args:
+        computed: a sum in which large terms may have cancelled.
+        terms: the sum of the terms' own squared norms, which bounds the rounding left by the cancellation.
+    """
+    return computed.clamp_min(0) + ROUNDING * torch.finfo(computed.dtype).eps * terms
+
+
+def flat(grads: Tensor) -> Tensor:
+    """Return `(n, *s)` gradients as `(n, numbers)`, in float32 or wider."""
     return wide(grads).reshape(grads.shape[0], math.prod(grads.shape[1:]))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dplit.errors import UnsupportedOperation
 from dplit.grads import Tape
-from dplit.grads.ops import conv, linear
+from dplit.grads.ops import conv
 from tests.oracle import law_exact, loop_gradients
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -151,8 +151,8 @@ def test_exact_at_any_shape(n: int, c: int, p: int, k: int, t: int) -> None:
 
 
 def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (linear, conv):
-        monkeypatch.setattr(module, "INSTANTIATED", 300)
+    for module in ("gram", "ops.conv"):
+        monkeypatch.setattr(f"dplit.grads.{module}.INSTANTIATED", 300)
     monkeypatch.setattr("dplit.grads.use.INSTANTIATED", 300)
     for body in (again, as_linear, derived):
         torch.manual_seed(8)
@@ -211,10 +211,21 @@ def test_mutant_that_drops_products_of_positions_is_caught(monkeypatch: pytest.M
         check(nn.Conv2d(2, 3, 3), torch.randn(4, 2, 5, 5))
 
 
-def test_mutant_that_ignores_groups_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The norm taken as if all groups shared their windows' sum."""
+@pytest.mark.parametrize("per_number", [0, 10**12], ids=["kept", "ghost"])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_exact_either_way(monkeypatch: pytest.MonkeyPatch, per_number: int, k: int) -> None:
+    """With gradients kept, with Gram matrices of pixels, and with those of windows."""
+    monkeypatch.setattr("dplit.grads.gram.PER_NUMBER", {"cpu": per_number})
+    torch.manual_seed(11)
+    for options in ({}, {"stride": 2}, {"padding": 1, "groups": 2}, {"dilation": 2, "padding": "same"}):
+        check(nn.Conv2d(4, 6, k, **options), torch.randn(4, 4, 6, 5))
+        check(nn.Conv1d(4, 6, k, **options), torch.randn(4, 4, 7))
+    check(nn.ConvTranspose2d(4, 6, k, padding=k // 2), torch.randn(4, 4, 3, 5))
+
+
+def test_mutant_that_forgets_a_corner_of_the_window_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(12)
-    right = conv.BatchedLinearUse.dense
-    monkeypatch.setattr(conv.BatchedLinearUse, "sq_norm", lambda use: right(use).sum(1).square().sum((1, 2)))
+    right = conv.Geometry.offsets
+    monkeypatch.setattr(conv.Geometry, "offsets", lambda *args: list(right(*args))[1:])
     with pytest.raises(AssertionError):
-        check(nn.Conv2d(4, 6, 3, groups=2), torch.randn(4, 4, 5, 5))
+        check(nn.Conv2d(4, 6, 3, padding=1), torch.randn(4, 4, 5, 5))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dplit.grads import Tape, per_example
-from dplit.grads.ops import embedding, linear
+from dplit.grads.ops import linear
 from dplit.grads.use import DenseUse
 from tests.oracle import law_exact, loop_gradients
 
@@ -172,11 +172,23 @@ def test_exact_at_any_shape(n: int, t: int, d: int, p: int) -> None:
 
 def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(4)
-    for module in (linear, embedding):
-        monkeypatch.setattr(module, "INSTANTIATED", 40)
+    for module in ("gram", "ops.embedding"):
+        monkeypatch.setattr(f"dplit.grads.{module}.INSTANTIATED", 40)
     monkeypatch.setattr("dplit.grads.use.INSTANTIATED", 40)
     for body in BODIES:
         check(Text(body), padded_ids(), torch.float64)
+
+
+@pytest.mark.parametrize("per_number", [0, 10**12], ids=["kept", "ghost"])
+@pytest.mark.parametrize("t", [1, 7, 128, 132])
+def test_exact_either_way(monkeypatch: pytest.MonkeyPatch, per_number: int, t: int) -> None:
+    """With gradients kept and with Gram matrices, halved or not."""
+    monkeypatch.setattr("dplit.grads.gram.PER_NUMBER", {"cpu": per_number})
+    monkeypatch.setattr("dplit.grads.gram.LONGEST", 130)
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh())
+    model.append(model[2])
+    check(model, torch.randn(3, t, 3), torch.float64, lambda m, x: m(x.double()).square().flatten(1).sum(1))
 
 
 def test_autocast_norms_are_float32() -> None:
@@ -232,7 +244,7 @@ def test_cancelling_uses_never_understate_the_norm() -> None:
     big = torch.full((3,), 3e5) + torch.rand(3)
     uses = {"p": [DenseUse(big[:, None]), DenseUse(-big[:, None] + 0.01)]}
     gradients = per_example.PerExample({"p": torch.zeros(1)}, uses, 3)
-    contribution = (gradients.uses["p"][0].dense() + gradients.uses["p"][1].dense()).norm(dim=1)
+    contribution = sum(use.dense() for use in gradients.uses["p"]).norm(dim=1)
     assert torch.all(gradients.norms() >= contribution)
 
 

@@ -138,9 +138,10 @@ def test_refused(body: Callable[[Tensor, Tensor], Tensor], named: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_mutant_that_drops_products_of_positions_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutant_that_forgets_the_mean_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(7)
-    monkeypatch.setattr(group_norm, "_by_channel", lambda back, x: (back.flatten(2) * x).square().sum(2).sqrt())
+    right = group_norm._scales
+    monkeypatch.setattr(group_norm, "_scales", lambda crossed, plain, *rest: right(crossed, 0 * plain, *rest))
     with pytest.raises(AssertionError):
         check(Twice(nn.GroupNorm(2, 6)), torch.randn(4, 6, 4, 5))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dplit.errors import UnsupportedOperation
 from dplit.grads import Tape
-from dplit.grads.ops import linear, matmul
+from dplit.grads.ops import matmul
 from dplit.grads.rules import PULLS
 from dplit.grads.source import PulledUse
 from tests.oracle import law_exact, loop_gradients
@@ -147,7 +147,7 @@ def test_exact_at_other_lengths(t: int) -> None:
 
 
 def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "INSTANTIATED", 40)
+    monkeypatch.setattr("dplit.grads.gram.INSTANTIATED", 40)
     monkeypatch.setattr("dplit.grads.use.INSTANTIATED", 40)
     for body in BODIES:
         check(body)

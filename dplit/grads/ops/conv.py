@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from dplit.grads.autocast import narrowed
 from dplit.grads.function import Recorded
+from dplit.grads.gram import dearer
+from dplit.grads.ops.linear import ROOM
 from dplit.grads.ops.matmul import BatchedLinearUse
 from dplit.grads.rules import rule
-from dplit.grads.use import INSTANTIATED, DenseUse, Use, inner, wide
+from dplit.grads.use import INSTANTIATED, DenseUse, Use, at_least, inner, wide
 
 if TYPE_CHECKING:
     from dplit.grads.tape import Tape
@@ -62,6 +65,14 @@ class Geometry:
         split: Tensor = view.unflatten(1, (self.groups, -1)).flatten(3 + k).flatten(2, 2 + k)
         return split.mT
 
+    def offsets(self, positions: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+        """Yield, for each element of the kernel, the padded pixels that the windows have there."""
+        steps = list(zip(self.stride, self.dilation, positions, strict=True))
+        for element in product(*(range(k) for k in self.kernel)):
+            yield tuple(
+                slice(k * d, k * d + s * (count - 1) + 1, s) for k, (s, d, count) in zip(element, steps, strict=True)
+            )
+
 
 @dataclass(frozen=True)
 class ConvUse(Use):
@@ -97,8 +108,34 @@ class ConvUse(Use):
         return replace(self, x=self.x[index], back=self.back[index])
 
     def dense(self) -> Tensor:
+        if self.x.device.type == "cpu":
+            return self._one_by_one()
         parts = [part._linear().dense() for part in self._pieces()]
         return torch.cat(parts).reshape(self.examples, *self.shape)
+
+    def _one_by_one(self) -> Tensor:
+        """Return the same as a weight gradient for each example: no windows, and as quick as one for all of them."""
+        x, back = wide(self.x), wide(self.back)
+        grads = x.new_empty(self.examples, *self.shape)
+        for i in range(self.examples):
+            grads[i] = self.geometry.gradients(back[i], x[i], grads[i], (False, True, False))[1]
+        return grads
+
+    def compact(self) -> Use:
+        """Keep the gradients themselves where that is quicker and not much larger than what they come from."""
+        kept = self.x[:1].numel() + self.back[:1].numel()
+        if self.examples and self.size <= ROOM * kept and self._costs_more():
+            return DenseUse(self.dense())
+        return self
+
+    def _costs_more(self) -> bool:
+        pixels, positions = self._pixels(), self._positions()
+        width = self.x.shape[2] * min(pixels / positions, math.prod(self.geometry.kernel) ** 0.5) ** 2
+        return dearer(positions, int(width) + self.shape[0], self.size, self.x.device)
+
+    def _pixels(self) -> int:
+        space = zip(self.x.shape[3:], self.geometry.padding, strict=True)
+        return self.x.shape[1] * math.prod(size + 2 * p for size, p in space)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         x, back = wide(self.x), wide(self.back)
@@ -109,7 +146,28 @@ class ConvUse(Use):
         return self.geometry.gradients(flat, images, like, (False, True, False))[1]
 
     def sq_norm(self) -> Tensor:
+        if self._costs_more():
+            return super().sq_norm()
+        pixels = self._pixels()
+        if self.x.shape[1] == 1 and pixels**2 <= self._positions() ** 2 * math.prod(self.geometry.kernel):
+            step = max(1, INSTANTIATED // (pixels**2 * self.geometry.groups))
+            parts = [self.select(slice(i, i + step)) for i in range(0, self.examples, step)]
+            return torch.cat([part._norm_by_pixels() for part in parts])
         return torch.cat([part._linear().sq_norm() for part in self._pieces()])
+
+    def _norm_by_pixels(self) -> Tensor:
+        """Windows share pixels: the Gram matrix of windows is a sum, over the kernel, of shifted ones of pixels."""
+        n, groups, positions = self.examples, self.geometry.groups, self.back.shape[3:]
+        x, back = (wide(v)[:, 0].unflatten(1, (groups, -1)).flatten(0, 1) for v in (self.x, self.back))
+        padded = F.pad(x, [side for p in reversed(self.geometry.padding) for side in (p, p)])
+        space, pixels = padded.shape[2:], padded.flatten(2)
+        each = (pixels.mT @ pixels).view(-1, *space, *space)
+        windows = sum(each[:, *seen, *seen] for seen in self.geometry.offsets(positions)).flatten(1)  # type: ignore[union-attr]
+        grams = back.flatten(2).mT @ back.flatten(2)
+        own = (v.view(len(x), *[math.prod(positions)] * 2).diagonal(dim1=1, dim2=2) for v in (windows, grams))
+        terms = torch.linalg.vecdot(*own)
+        crossed = torch.linalg.vecdot(windows, grams.flatten(1))
+        return at_least(*(v.view(n, groups).sum(1) for v in (crossed, terms)))
 
     def inner_with(self, other: Use) -> Tensor | None:
         if not isinstance(other, ConvUse) or other.shape != self.shape or other.geometry.groups != self.geometry.groups:

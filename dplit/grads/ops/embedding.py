@@ -11,9 +11,8 @@ from torch import Tensor
 
 from dplit.grads.function import Recorded
 from dplit.grads.ops.linear import LinearUse
-from dplit.grads.per_example import at_least
 from dplit.grads.rules import pull, rule
-from dplit.grads.use import INSTANTIATED, AlignedUse, DenseUse, Use, wide
+from dplit.grads.use import INSTANTIATED, AlignedUse, DenseUse, Use, at_least, flat, sq, wide
 
 if TYPE_CHECKING:
     from dplit.grads.source import Derived
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 class EmbeddingUse(Use):
     """t look-ups in a table of v rows: gᵢ = Σₜ e(idᵢₜ) bᵢₜᵀ, of shape (v, d), never built.
 
-    Two positions meet in one row only where their ids agree, so ‖gᵢ‖² = Σₜₛ [idᵢₜ = idᵢₛ] ⟨bᵢₜ, bᵢₛ⟩:
-    n·t² numbers instead of n·v·d. Against a linear use of the same table (a tied head, y = x Wᵀ) the inner
+    Only rows that were looked up differ from zero, so ‖gᵢ‖² = Σᵣ ‖Σₜ [idᵢₜ = r] bᵢₜ‖² = Σₜₛ [idᵢₜ = idᵢₛ] ⟨bᵢₜ, bᵢₛ⟩:
+    at most n·t·d numbers instead of n·v·d. Against a linear use of the same table (a tied head, y = x Wᵀ) the inner
     product is Σₜₛ ⟨bᵢₜ, xᵢₛ⟩ back'ᵢₛ[idᵢₜ], a gather, never v × d.
 
     Source: Li et al. 2022, arXiv:2110.05679, section 4.
@@ -60,17 +59,27 @@ class EmbeddingUse(Use):
         return total.index_add_(0, self.ids.flatten(), scaled.flatten(0, 1))
 
     def sq_norm(self) -> Tensor:
-        return torch.cat([part._ghost_norm() for part in self._pieces(self.ids.shape[1])])
-
-    def _ghost_norm(self) -> Tensor:
-        back = wide(self.back)
-        crossed = (_agree(self.ids, self.ids) * (back @ back.mT)).sum((1, 2))
-        return at_least(crossed, back.square().sum((1, 2)))
+        terms = sq(flat(self.back))
+        if self.ids.stride(0) == 0:
+            met, slot = self.ids[0].unique(return_inverse=True)
+            if len(met) == self.ids.shape[1]:
+                return terms
+            each = torch.arange(self.examples, device=slot.device)[:, None] * len(met)
+            rows = self._add(self.examples * len(met), slot + each)
+            return at_least(sq(rows.view(self.examples, -1)), terms)
+        each = torch.arange(self.examples, device=self.ids.device)[:, None] * self.rows
+        met, slot = (self.ids + each).unique(return_inverse=True)
+        own = terms.new_zeros(self.examples).index_add_(0, met // self.rows, sq(self._add(len(met), slot)))
+        return at_least(own, terms)
 
     def inner_with(self, other: Use) -> Tensor | None:
         if isinstance(other, EmbeddingUse):
             parts = zip(self._pieces(other.ids.shape[1]), other._pieces(self.ids.shape[1]), strict=True)
             return torch.cat([(_agree(a.ids, b.ids) * (wide(a.back) @ wide(b.back).mT)).sum((1, 2)) for a, b in parts])
+        if isinstance(other, DenseUse):
+            each = torch.arange(self.examples, device=self.ids.device)[:, None]
+            met = other.grads.view(self.examples, self.rows, -1)[each, self.ids]
+            return (wide(met) * wide(self.back)).sum((1, 2))
         if isinstance(other, LinearUse):
             step = self._step(other.x.shape[1])
             return torch.cat(
@@ -80,6 +89,11 @@ class EmbeddingUse(Use):
                 ]
             )
         return None
+
+    def _add(self, rows: int, slot: Tensor) -> Tensor:
+        """Add up the output gradients of positions by the row that each has in a shorter table."""
+        back = wide(self.back).flatten(0, 1)
+        return back.new_zeros(rows, back.shape[1]).index_add_(0, slot.flatten(), back)
 
     def _step(self, positions: int) -> int:
         return max(1, INSTANTIATED // max(1, self.ids.shape[1] * positions))

@@ -33,12 +33,13 @@ class _GroupNorm(Recorded):
     def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
         (x, weight, mean, rstd) = saved
         back = back.detach().contiguous()
-        if ctx.weight is not None:
-            by_channel = _by_channel(back, _normalised(x.detach(), mean, rstd, ctx.sizes))
-            ctx.tape.record(ctx.weight, DenseUse(_by_example(by_channel, ctx.tape.examples)))
-        if ctx.bias is not None:
-            by_channel = wide(back).reshape(*back.shape[:2], -1).sum(2)
-            ctx.tape.record(ctx.bias, DenseUse(_by_example(by_channel, ctx.tape.examples)))
+        if ctx.weight is not None or ctx.bias is not None:
+            sizes = (*back.shape[:2], -1)
+            plain = wide(back).reshape(*sizes).sum(2)
+            crossed = torch.linalg.vecdot(wide(back).reshape(*sizes), wide(x.detach()).reshape(*sizes))
+            scale = _scales(crossed, plain, mean, rstd)
+            ctx.tape.record(ctx.weight, DenseUse(_by_example(scale, ctx.tape.examples)))
+            ctx.tape.record(ctx.bias, DenseUse(_by_example(plain, ctx.tape.examples)))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, None, None
         grad = torch.ops.aten.native_group_norm_backward(back, x, mean, rstd, weight, *ctx.sizes, [True, False, False])[
@@ -47,14 +48,10 @@ class _GroupNorm(Recorded):
         return grad, None, None, None, None, None
 
 
-def _normalised(x: Tensor, mean: Tensor, rstd: Tensor, sizes: tuple[int, int, int, int]) -> Tensor:
-    images, channels, _, groups = sizes
-    apart = wide(x).reshape(images, groups, -1)
-    return ((apart - mean[..., None]) * rstd[..., None]).view(images, channels, -1)
-
-
-def _by_channel(back: Tensor, normalised: Tensor) -> Tensor:
-    return torch.einsum("bct,bct->bc", wide(back).reshape(normalised.shape), normalised)
+def _scales(crossed: Tensor, plain: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    """Return Σ b (x - m) r of each image and channel from Σ b·x and Σ b, all `(images, channels)`."""
+    crossed, plain = (v.unflatten(1, (mean.shape[1], -1)) for v in (crossed, plain))
+    return ((crossed - mean[..., None] * plain) * rstd[..., None]).flatten(1)
 
 
 def _by_example(by_channel: Tensor, examples: int) -> Tensor:

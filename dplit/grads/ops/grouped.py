@@ -50,7 +50,9 @@ def grouped_mm(
     owner = tape.owners(mat_a)
     given = {name: v for name, v in {**options, "bias": bias}.items() if v is not None}
     if given or offs is None or mat_b.dim() != 3 or mat_a.dim() != 2 or tape.source(mat_b) is None:
-        raise tape.refusal(F.grouped_mm, (mat_a, mat_b), "has a rule for rows (rows, d) times parameters (experts, d, p)")
+        raise tape.refusal(
+            F.grouped_mm, (mat_a, mat_b), "has a rule for rows (rows, d) times parameters (experts, d, p)"
+        )
     if owner is None:
         raise tape.refusal(F.grouped_mm, (mat_b,), "meets rows of which the tape does not know whose they are")
     result: Tensor = _GroupedMM.apply(mat_a, mat_b, offs, owner, tape)

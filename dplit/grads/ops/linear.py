@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dplit.grads.autocast import narrowed
 from dplit.grads.function import Recorded
-from dplit.grads.per_example import at_least
+from dplit.grads.gram import crossed, dearer, met
 from dplit.grads.rules import rule
-from dplit.grads.use import INSTANTIATED, DenseUse, Use, sq, wide
+from dplit.grads.use import DenseUse, Use, at_least, flat, sq, wide
 
 if TYPE_CHECKING:
     from dplit.grads.source import Source
     from dplit.grads.tape import Tape
+
+
+ROOM = 3.0
+"""Numbers of a kept gradient for each number of the activations and output gradients it takes the place of."""
 
 
 @dataclass(frozen=True)
@@ -49,38 +53,54 @@ class LinearUse(Use):
         return wide(self.back).mT @ wide(self.x)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        back = wide(self.back)
-        scaled = back * weights.to(back.dtype)[:, None, None]
-        return scaled.flatten(0, 1).T @ wide(self.x).flatten(0, 1)
+        x, back = wide(self.x), wide(self.back)
+        each = weights.to(back.dtype)[:, None, None]
+        if x.shape[2] < back.shape[2]:
+            x = x * each
+        else:
+            back = back * each
+        return back.flatten(0, 1).T @ x.flatten(0, 1)
 
     def sq_norm(self) -> Tensor:
-        n, t, d = self.x.shape
-        if t == 1:
+        if self.x.shape[1] == 1:
             return sq(self.x)[:, 0] * sq(self.back)[:, 0]
-        if t * (d + self.back.shape[2]) >= self.size:
+        terms = (sq(self.x) * sq(self.back)).sum(1)
+        if self._costs_more(self.x.shape[1]):
             return super().sq_norm()
-        step = max(1, INSTANTIATED // (t * t))
-        return torch.cat([self.select(slice(i, i + step))._ghost_norm() for i in range(0, n, step)])
+        return at_least(crossed(self.x, self.back), terms)
 
-    def _ghost_norm(self) -> Tensor:
-        x, back = wide(self.x), wide(self.back)
-        crossed = ((x @ x.mT) * (back @ back.mT)).sum((1, 2))
-        return at_least(crossed, (sq(x) * sq(back)).sum(1))
+    def compact(self) -> Use:
+        """Keep the gradients themselves where that is quicker and not much larger than what they come from."""
+        kept = self.x.shape[1] * (self.x.shape[2] + self.back.shape[2])
+        if self.x.shape[1] > 1 and self.size <= ROOM * kept and self._costs_more(self.x.shape[1]):
+            return DenseUse(self.dense())
+        return self
 
     def inner_with(self, other: Use) -> Tensor | None:
-        if not isinstance(other, LinearUse):
-            return None
-        grams = zip(
-            torch.split(self.x, self._step(other)),
-            torch.split(self.back, self._step(other)),
-            torch.split(other.x, self._step(other)),
-            torch.split(other.back, self._step(other)),
-            strict=True,
-        )
-        return torch.cat([((wide(x) @ wide(u).mT) * (wide(b) @ wide(v).mT)).sum((1, 2)) for x, b, u, v in grams])
+        if isinstance(other, LinearUse):
+            t, s = self.x.shape[1], other.x.shape[1]
+            return None if t > 1 < s and self._costs_more(t + s) else met(self.x, self.back, other.x, other.back)
+        if isinstance(other, DenseUse):
+            grads = other.grads.view(self.examples, self.back.shape[2], self.x.shape[2])
+            return ((wide(self.back) @ wide(grads)) * wide(self.x)).sum((1, 2))
+        return None
 
-    def _step(self, other: LinearUse) -> int:
-        return max(1, INSTANTIATED // (self.x.shape[1] * other.x.shape[1]))
+    def _costs_more(self, positions: int) -> bool:
+        return dearer(positions, self.x.shape[2] + self.back.shape[2], self.size, self.x.device)
+
+
+def added_up(uses: Sequence[Use]) -> Sequence[Use]:
+    """Return the uses of one parameter, those of them as one whose gradients are cheaper to add up than to compare."""
+    linear = [use for use in uses if isinstance(use, LinearUse)]
+    cheaper = len(linear) > 1 and linear[0]._costs_more(sum(use.x.shape[1] for use in linear))
+    kinds = (DenseUse, LinearUse) if cheaper else (DenseUse,)
+    joined = [use for use in uses if isinstance(use, kinds)]
+    if len(joined) < 2:
+        return uses
+    total = flat(joined[0].dense())
+    for use in joined[1:]:
+        total = total + flat(use.dense())
+    return [DenseUse(total), *(use for use in uses if not isinstance(use, kinds))]
 
 
 class _Linear(Recorded):
@@ -111,4 +131,6 @@ def record_linear(tape: Tape, weight: Source | None, bias: Source | None, x: Ten
 def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` with any number of leading dimensions."""
     tape.refuse_data(F.linear, weight, bias)
-    return tape.outermost(F.linear, lambda x: _Linear.apply(narrowed(x), weight, bias, tape), input, weight, bias, over=1)
+    return tape.outermost(
+        F.linear, lambda x: _Linear.apply(narrowed(x), weight, bias, tape), input, weight, bias, over=1
+    )

@@ -32,18 +32,24 @@ class _LayerNorm(Recorded):
     @staticmethod
     def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
         (x, weight, bias, mean, rstd) = saved
-        n, shape = ctx.tape.examples, ctx.shape
-        if ctx.weight is not None:
-            normalised = (wide(x.detach()) - mean) * rstd
-            ctx.tape.record(ctx.weight, DenseUse((wide(back) * normalised).reshape(n, -1, *shape).sum(1)))
-        if ctx.bias is not None:
-            ctx.tape.record(ctx.bias, DenseUse(wide(back.detach()).reshape(n, -1, *shape).sum(1)))
+        if ctx.weight is not None or ctx.bias is not None:
+            scale, shift = _by_example(wide(back.detach()), wide(x.detach()), mean, rstd, ctx.tape.examples)
+            ctx.tape.record(ctx.weight, DenseUse(scale.view(-1, *ctx.shape)))
+            ctx.tape.record(ctx.bias, DenseUse(shift.view(-1, *ctx.shape)))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, None, None
         (grad, _, _) = torch.ops.aten.native_layer_norm_backward(
-            back.contiguous(), x, shape, mean, rstd, weight, bias, [True, False, False]
+            back.contiguous(), x, ctx.shape, mean, rstd, weight, bias, [True, False, False]
         )
         return grad, None, None, None, None, None
+
+
+def _by_example(back: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Return Σₜ bᵢₜ (xᵢₜ - mᵢₜ) rᵢₜ and Σₜ bᵢₜ, both `(n, d)`, as products of r, r·m and 1 with b·x and b."""
+    rstd, mean = (v.reshape(n, 1, -1) for v in (rstd, mean))
+    back, x = (v.reshape(n, rstd.shape[2], -1) for v in (back, x))
+    shifted, plain = (torch.cat([rstd * mean, torch.ones_like(rstd)], 1) @ back).unbind(1)
+    return (rstd @ (back * x))[:, 0] - shifted, plain
 
 
 @rule(F.layer_norm)

@@ -1,0 +1,126 @@
+"""Inner products of all pairs of an example's positions: what ghost norms are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from dplit.grads.use import INSTANTIATED, wide
+
+LEAST = 64
+"""Positions below which the two halves of a Gram matrix are not told apart."""
+
+LONGEST = 4096
+"""Positions whose Gram matrix exists at one time."""
+
+PER_NUMBER = {"cpu": 128, "cuda": 1024}
+"""Multiplications in a product of matrices that take as long as one number of a gradient that is written and read."""
+
+Gram = list[Tensor]
+"""`(n, ·)` inner products, each pair of positions once: first the pairs apart, last those in one block."""
+
+_shared: ContextVar[dict[tuple[object, ...], tuple[Tensor, Gram]] | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Within, uses that follow each other and have an activation in common compute its Gram matrix once."""
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def dearer(positions: int, width: int, size: int, device: torch.device) -> bool:
+    """Whether the pairs of so many positions, of d + p numbers each, cost more time than a gradient of so many numbers.
+
+    The gradient is taken to be kept, so that the product it comes from takes the place of the weighted sum's.
+    """
+    return positions * positions * width > PER_NUMBER["cpu" if device.type == "cpu" else "cuda"] * size
+
+
+def crossed(x: Tensor, back: Tensor) -> Tensor:
+    """Return Σₜₛ ⟨xᵢₜ, xᵢₛ⟩ ⟨bᵢₜ, bᵢₛ⟩ = ‖Σₜ bᵢₜ xᵢₜᵀ‖², shape `(n,)`.
+
+    Both matrices are symmetric, so pairs are taken once: halves against each other, then each half the same way.
+
+    Args:
+        x: `(n, t, d)`.
+        back: `(n, t, p)`.
+    """
+    n, t, _ = x.shape
+    if t > LONGEST:
+        return _crossed_in_blocks(x, back)
+    step = max(1, INSTANTIATED // (t * t))
+    if step >= n:
+        return _product(_gram(x), _gram(back))
+    runs = [slice(i, i + step) for i in range(0, n, step)]
+    return torch.cat([_product(_pairs(wide(x[run])), _pairs(wide(back[run]))) for run in runs])
+
+
+def met(x: Tensor, back: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Return Σₜₛ ⟨xᵢₜ, uᵢₛ⟩ ⟨bᵢₜ, vᵢₛ⟩ = ⟨Σₜ bᵢₜ xᵢₜᵀ, Σₛ vᵢₛ uᵢₛᵀ⟩, shape `(n,)`."""
+    t, s = min(x.shape[1], LONGEST), min(u.shape[1], LONGEST)
+    step = max(1, INSTANTIATED // (t * s))
+    total = []
+    for i in range(0, len(x), step):
+        run = slice(i, i + step)
+        blocks = [
+            _dot(
+                wide(x[run, k : k + t]) @ wide(u[run, j : j + s]).mT,
+                wide(back[run, k : k + t]) @ wide(v[run, j : j + s]).mT,
+            )
+            for k in range(0, x.shape[1], t)
+            for j in range(0, u.shape[1], s)
+        ]
+        total.append(torch.stack(blocks).sum(0))
+    return torch.cat(total)
+
+
+def _crossed_in_blocks(x: Tensor, back: Tensor) -> Tensor:
+    blocks = [slice(i, i + LONGEST) for i in range(0, x.shape[1], LONGEST)]
+    found = [
+        (1 if i == j else 2) * met(x[:, a], back[:, a], x[:, b], back[:, b])
+        for i, a in enumerate(blocks)
+        for j, b in enumerate(blocks[: i + 1])
+    ]
+    return torch.stack(found).sum(0)
+
+
+def _gram(x: Tensor) -> Gram:
+    slot = _shared.get()
+    if slot is None:
+        return _pairs(wide(x))
+    key = (x.data_ptr(), x.shape, x.stride(), x.dtype, x._version)
+    known = slot.pop(key, None) or (x, _pairs(wide(x)))
+    while len(slot) > 1:
+        slot.pop(next(iter(slot)))
+    slot[key] = known
+    return known[1]
+
+
+def _pairs(x: Tensor) -> Gram:
+    n, t, d = x.shape
+    found = []
+    while t % 2 == 0 and t >= 2 * LEAST:
+        halves = x.reshape(-1, 2, t // 2, d)
+        found.append((halves[:, 0] @ halves[:, 1].mT).view(n, -1))
+        t //= 2
+    blocks = x.reshape(-1, t, d)
+    return [*found, (blocks @ blocks.mT).view(n, -1)]
+
+
+def _product(a: Gram, b: Gram) -> Tensor:
+    total = torch.linalg.vecdot(a[-1], b[-1])
+    for u, v in zip(a[:-1], b[:-1], strict=True):
+        total = total + 2 * torch.linalg.vecdot(u, v)
+    return total
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
