@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dplit.errors import DplitError
-
 VOCABULARY, WIDTH, CLASSES, PADDING = 53, 16, 3, 0
 """None of them is a multiple of three, the number of examples of the first size below."""
 
@@ -52,18 +50,18 @@ class Case:
     family: str
     head: str
     build: Callable[[Size], Subject]
-    allowed: type[DplitError] | None = None
-    """The refusal that is an answer too, for models that nobody promised."""
+    promised: bool = True
+    """Exact, not merely exact or refused."""
     coupled: bool = False
-    """Its loss couples examples, which the probe must find."""
+    """One example's gradient depends on others, which the tape or the probe must find."""
     targets: str | tuple[str, ...] = "all-linear"
-    """What LoRA adapts."""
+    """What LoRA adapts; empty where there is nothing it could."""
     only: torch.dtype | None = None
     """The one type that its kernels take."""
     rounds: bool = False
     """It applies weights in float32 whatever their type."""
     tied: bool = False
-    """A parameter has several uses whose gradients meet."""
+    """Its output layer is its table of embeddings."""
 
     @property
     def name(self) -> str:
@@ -84,9 +82,9 @@ def case(family: str, head: str = "", **facts: Any) -> Callable[[Callable[[Size]
     return register
 
 
-def quiet(config: Any, seen: int = 0) -> Any:
+def quiet(config: Any) -> Any:
     """Return a transformers config without dropout of any kind, in its parts too."""
-    for name, value in vars(config).items():
+    for name, value in list(vars(config).items()):
         if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
         elif hasattr(value, "to_dict"):

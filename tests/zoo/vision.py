@@ -9,7 +9,6 @@ import torch.nn.functional as F
 import transformers as hf
 from torch import Tensor, nn
 
-from dplit.errors import CoupledExamples
 from tests.zoo.family import (
     CLASSES,
     PADDING,
@@ -17,7 +16,6 @@ from tests.zoo.family import (
     WIDTH,
     Size,
     Subject,
-    as_returned,
     case,
     classes,
     each_class,
@@ -37,8 +35,8 @@ SMALL = {
 }
 
 
-def _classifier(family: str, prefix: str, head: str = "", **sizes: Any) -> None:
-    @case(family, head)
+def _classifier(family: str, prefix: str, promised: bool = True, **sizes: Any) -> None:
+    @case(family, "classification", promised=promised)
     def classifier(size: Size) -> Subject:
         config = quiet(getattr(hf, f"{prefix}Config")(**sizes))
         module = getattr(hf, f"{prefix}ForImageClassification")(config)
@@ -58,13 +56,18 @@ _classifier(
     window_size=4,
     num_labels=CLASSES,
 )
-_classifier("DeiT", "DeiT", **SMALL)
-_classifier("BEiT", "Beit", **SMALL, use_relative_position_bias=True, use_mask_token=True)
-_classifier("DINOv2", "Dinov2", **{k: v for k, v in SMALL.items() if k != "intermediate_size"}, mlp_ratio=2)
-_classifier("ConvNeXt V2", "ConvNextV2", hidden_sizes=[8, 10], depths=[1, 1], num_stages=2, num_labels=CLASSES)
+_classifier("DeiT", "DeiT", promised=False, **SMALL)
+_classifier("BEiT", "Beit", promised=False, **SMALL, use_relative_position_bias=True, use_mask_token=True)
+_classifier(
+    "DINOv2", "Dinov2", promised=False, **{k: v for k, v in SMALL.items() if k != "intermediate_size"}, mlp_ratio=2
+)
+_classifier(
+    "ConvNeXt V2", "ConvNextV2", promised=False, hidden_sizes=[8, 10], depths=[1, 1], num_stages=2, num_labels=CLASSES
+)
 _classifier(
     "SegFormer",
     "Segformer",
+    promised=False,
     num_encoder_blocks=2,
     depths=[1, 1],
     sr_ratios=[2, 1],
@@ -75,12 +78,20 @@ _classifier(
     mlp_ratios=[2, 2],
     num_labels=CLASSES,
 )
-_classifier("PoolFormer", "PoolFormer", depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 10, 10], num_labels=CLASSES)
+_classifier(
+    "PoolFormer", "PoolFormer", promised=False, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 10, 10], num_labels=CLASSES
+)
 
 
 def _clip() -> hf.CLIPConfig:
     body = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
-    words = {"vocab_size": VOCABULARY, "max_position_embeddings": 32, "eos_token_id": 2, "pad_token_id": PADDING}
+    words = {
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 32,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": PADDING,
+    }
     return quiet(
         hf.CLIPConfig(
             text_config={**body, **words, "projection_dim": 8},
@@ -113,7 +124,7 @@ def _distance(name: str) -> Any:
     return lambda output, labels: (getattr(output, name) - labels.to(getattr(output, name).dtype)).square().sum(1)
 
 
-@case("CLIP, contrastive loss", coupled=True, allowed=CoupledExamples)
+@case("CLIP", "contrastive loss", coupled=True)
 def clip_contrastive(size: Size) -> Subject:
     inputs = {**_ended(size), **image(size)}
     return Subject(hf.CLIPModel(_clip()), inputs, torch.zeros(size.examples), _contrastive)
@@ -158,11 +169,11 @@ class ResNet(nn.Module):
         return self.head(F.adaptive_avg_pool2d(self.body(self.stem(pixel_values)), 1).flatten(1))
 
 
-@case("ResNet with GroupNorm", targets="Conv2d")
+@case("ResNet with GroupNorm", "classification", targets="Conv2d")
 def resnet(size: Size) -> Subject:
     return Subject(ResNet((8, 10), before=False), image(size, 8), classes(size), each_class)
 
 
-@case("WideResNet", targets="Conv2d")
+@case("WideResNet", "classification", targets="Conv2d")
 def wide_resnet(size: Size) -> Subject:
     return Subject(ResNet((16, 32), before=True), image(size, 8), classes(size), each_class)
