@@ -53,7 +53,7 @@ class Case:
     promised: bool = True
     """Exact, not merely exact or refused."""
     coupled: bool = False
-    """One example's gradient depends on others, which the tape or the probe must find."""
+    """Its examples depend on one another or change places, which the tape or the probe must find."""
     targets: str | tuple[str, ...] = "all-linear"
     """What LoRA adapts; empty where there is nothing it could."""
     only: torch.dtype | None = None
