@@ -1,0 +1,1 @@
+"""Model families as shipped, with tiny random weights: is the tape exact on each, or does it refuse by name?"""

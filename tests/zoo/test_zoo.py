@@ -1,0 +1,107 @@
+"""Promise 11 over families of models: exact as shipped, under LoRA, checkpointed, partly frozen, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from dplit.grads import PerExample, Tape, Use
+from dplit.grads.ops.embedding import EmbeddingUse
+from tests.zoo.family import CASES
+from tests.zoo.law import VARIANTS, judge, law_family, law_probe, subject, verdict
+from tests.zoo.table import PAGE, PREFACE, row
+
+PLAIN = VARIANTS["float64"]
+INDEPENDENT = [name for name, case in CASES.items() if not case.coupled]
+TIED = [name for name, case in CASES.items() if case.tied]
+
+
+@pytest.mark.parametrize(("name", "way"), [(name, way) for name in CASES for way in VARIANTS])
+def test_exact_or_refused_by_name(name: str, way: str) -> None:
+    found, case = verdict(name, way), CASES[name]
+    if found.startswith("wrong"):
+        judge(case, VARIANTS[way])
+    assert found in ("exact", "") or (found.startswith("refused") and not (case.promised and not case.coupled))
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.coupled])
+def test_coupled_examples_are_refused(name: str) -> None:
+    assert verdict(name, "float64").startswith("refused")
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_the_probe_lets_independent_examples_pass(name: str) -> None:
+    if verdict(name, "float64") == "exact":
+        law_probe(CASES[name], PLAIN)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_docs_say_what_was_found(name: str) -> None:
+    assert row(name) in PAGE.read_text().splitlines(), "run python -m tests.zoo"
+
+
+def test_the_docs_name_no_other_families() -> None:
+    text = PAGE.read_text()
+    assert text.startswith(PREFACE)
+    assert len(text.splitlines()) == len(PREFACE.splitlines()) + 3 + len(CASES)
+
+
+def test_no_random_part_is_left_on() -> None:
+    for case in CASES.values():
+        modules = subject(case, PLAIN).module.modules()
+        assert not [m for m in modules if "Drop" in type(m).__name__ and getattr(m, "p", 0.0)], case.name
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_tied_families_are_tied(name: str) -> None:
+    module = subject(CASES[name], PLAIN).module
+    assert module.get_output_embeddings().weight is module.get_input_embeddings().weight
+
+
+Spoil = Callable[[Use], list[Use]]
+
+
+def dropped(use: Use) -> list[Use]:
+    return []
+
+
+def misplaced(use: Use) -> list[Use]:
+    """Each example is given its neighbour's gradient."""
+    return [use.select(torch.arange(use.examples).roll(1))]
+
+
+@pytest.mark.parametrize("spoil", [dropped, misplaced])
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_mutant_with_one_wrong_use_is_caught(name: str, spoil: Spoil, monkeypatch: pytest.MonkeyPatch) -> None:
+    if verdict(name, "float64") != "exact":
+        pytest.skip("refused")
+    right = Tape.backward
+
+    def wrong(tape: Tape, losses: Tensor) -> PerExample:
+        gradients = right(tape, losses)
+        uses = {key: list(found) for key, found in gradients.uses.items()}
+        key, k = max(
+            ((key, k) for key in uses for k in range(len(uses[key]))), key=lambda at: _size(uses[at[0]][at[1]])
+        )
+        uses[key][k : k + 1] = spoil(uses[key][k])
+        return PerExample(gradients.parameters, uses, gradients.examples)
+
+    monkeypatch.setattr(Tape, "backward", wrong)
+    with pytest.raises(AssertionError):
+        law_family(CASES[name], PLAIN)
+
+
+def _size(use: Use) -> float:
+    return float(use.sq_norm().sum())
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_mutant_without_the_cross_term_of_a_tied_head_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if verdict(name, "float64") != "exact":
+        pytest.skip("refused")
+    monkeypatch.setattr(EmbeddingUse, "inner_with", lambda use, other: torch.zeros(use.examples, dtype=torch.float64))
+    with pytest.raises(AssertionError):
+        law_family(CASES[name], PLAIN)
