@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,23 +39,38 @@ def spread_use(grad: Tensor, shape: torch.Size, examples: int) -> Use:
 
 # -- one beside the other ----------------------------------------------------------------------------------------
 
+Join = Callable[[tuple[Tensor, ...]], Tensor]
+Part = Callable[[Tensor], Sequence[Tensor]]
+"""From the joined tensor's gradient to those of its parts."""
 
-class _Cat(torch.autograd.Function):
+
+class _Join(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tape: Tape, dim: int, *parts: Tensor) -> Tensor:
-        ctx.tape, ctx.dim, ctx.sources = tape, dim, [tape.source(part) for part in parts]
-        ctx.shapes, ctx.dtypes = [part.shape for part in parts], [part.dtype for part in parts]
-        return torch.cat(parts, dim)
+    def forward(ctx: Any, tape: Tape, join: Join, part: Part, *parts: Tensor) -> Tensor:
+        ctx.tape, ctx.part, ctx.sources = tape, part, [tape.source(p) for p in parts]
+        ctx.shapes, ctx.dtypes = [p.shape for p in parts], [p.dtype for p in parts]
+        return join(parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         found: list[Tensor | None] = []
-        pieces = grads[0].split([shape[ctx.dim] for shape in ctx.shapes], ctx.dim)
-        for piece, source, shape, dtype in zip(pieces, ctx.sources, ctx.shapes, ctx.dtypes, strict=True):
+        for piece, source, shape, dtype in zip(ctx.part(grads[0]), ctx.sources, ctx.shapes, ctx.dtypes, strict=True):
             found.append(piece.to(dtype) if source is None else None)
             if source is not None:
                 ctx.tape.record(source, spread_use(wide(piece.detach()), shape, ctx.tape.examples))
-        return None, None, *found
+        return None, None, None, *found
+
+
+def _join(tape: Tape, operation: Any, parts: Sequence[Tensor], dim: int, out: Any, join: Join, part: Part) -> Tensor:
+    """Join data and parameters that have rows for each example."""
+    if out is not None:
+        raise tape.refusal(operation, tuple(parts), "is not supported with out=; use the result instead")
+    if dim == 0:
+        raise tape.refusal(operation, tuple(parts), "along dimension 0 puts it between the examples; use another")
+    for p in parts:
+        if tape.source(p) is None:
+            tape.by_example(operation, p, *parts)
+    return _Join.apply(tape, join, part, *parts)  # type: ignore[no-any-return]
 
 
 @rule(torch.cat, torch.concat, torch.concatenate)
@@ -72,23 +87,16 @@ def cat(
     Raises:
         UnsupportedOperation: it would put parameters between the examples, or `out` is given.
     """
-    parts, dim = list(tensors), (dim if axis is None else axis) % tensors[0].dim()
-    if out is not None:
-        raise tape.refusal(torch.cat, tuple(parts), "is not supported with out=; use the result instead")
-    if dim == 0:
-        raise tape.refusal(torch.cat, tuple(parts), "along dimension 0 puts it between the examples; use another")
-    for part in parts:
-        if tape.source(part) is None:
-            tape.by_example(torch.cat, part, *parts)
-    return _Cat.apply(tape, dim, *parts)  # type: ignore[no-any-return]
+    dim = (dim if axis is None else axis) % tensors[0].dim()
+    sizes = [p.shape[dim] for p in tensors]
+    return _join(tape, torch.cat, tensors, dim, out, lambda p: torch.cat(p, dim), lambda g: g.split(sizes, dim))
 
 
 @rule(torch.stack)
 def stack(tape: Tape, tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -> Tensor:
     """`torch.stack` of data and parameters that have rows for each example."""
-    parts, dim = list(tensors), dim % (tensors[0].dim() + 1)
-    raised = [_through(tape, torch.unsqueeze, part, dim) for part in parts]
-    return cat(tape, raised, dim, out=out)
+    dim = dim % (tensors[0].dim() + 1)
+    return _join(tape, torch.stack, tensors, dim, out, lambda p: torch.stack(p, dim), lambda g: g.unbind(dim))
 
 
 @rule(torch.hstack)
