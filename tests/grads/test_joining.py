@@ -136,7 +136,16 @@ def mixtures(m: Net, x: Tensor, mask: Tensor) -> Tensor:
     return y + torch.addcmul(x, x, m.row, value=0.5) + torch.addcmul(m.row, m.token, x.sin())
 
 
-BODIES = [class_tokens, stacks, windows, owned, mask_tokens, scores, written, fused, together, mixtures]
+def shifted(m: Net, x: Tensor, mask: Tensor) -> Tensor:
+    """A parameter plus constants, one of them with rows for each example, before it meets data."""
+    n = x.shape[0]
+    far = torch.arange(float(T)).to(x.dtype).view(1, T, 1).expand(n, T, D)
+    y = x @ (m.q + m.fixed) + x @ (m.fixed + m.k) - torch.sub(m.row, 1.0) * x + (m.token + far) + (far + m.row) * x
+    y = y + x @ (m.q + m.q) + x * (m.fixed[0] - m.row) + x * torch.add(m.row, m.fixed[1], alpha=2) + x * (1 - m.row)
+    return y + torch.cat([x, far + m.token], 1)[:, T:] + x * (m.row + m.fixed).sum(0) + x * (m.number + m.fixed[0])
+
+
+BODIES = [shifted, class_tokens, stacks, windows, owned, mask_tokens, scores, written, fused, together, mixtures]
 
 
 def record(body: Body, n: int = N, dtype: torch.dtype = torch.float64) -> dict[str, list[Use]]:

@@ -321,3 +321,39 @@ def addcmul(tape: Tape, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, valu
 
 def _through(tape: Tape, operation: Any, *args: Any) -> Any:
     return tape.__torch_function__(operation, (), args)
+
+
+SUMS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__)
+
+
+@pull(*SUMS, torch.sub, Tensor.sub, Tensor.__sub__)
+def shifted(derived: Derived, use: Use) -> Use | None:
+    """A parameter plus constants (a relative bias plus the mask of shifted windows): summed over what was broadcast."""
+    parent, graph = derived.parents[0].tensor, derived.graph
+    own = [k for k, v in enumerate(derived.args) if v is parent]
+    if len(derived.parents) > 1 or derived.kwargs or own not in ([0], [1]):
+        return None
+    if own == [1] and derived.operation not in SUMS:
+        return None
+    shape = tuple(parent.shape)
+    if shape == tuple(graph.shape):
+        return use
+    padded = (1,) * (graph.dim() - len(shape)) + shape
+    grads = _by_example(use, padded)
+    return (
+        None
+        if grads is None
+        else DenseUse(wide(grads).sum_to_size((use.examples, *padded)).reshape(use.examples, *shape))
+    )
+
+
+def _by_example(use: Use, shape: tuple[int, ...]) -> Tensor | None:
+    """Return `(n, k, ...)` gradients, k the rows that are an example's, where p has one row and all share it."""
+    if isinstance(use, DenseUse):
+        return use.grads
+    if isinstance(use, AlignedUse) and shape[0] == 1:
+        return use.grads.unsqueeze(1)
+    if isinstance(use, ReshapedUse) and isinstance(use.use, AlignedUse) and shape[0] == 1:
+        rows = use.use.grads
+        return rows if rows.shape[2:] == use.shape[1:] else None
+    return None
