@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,13 +12,14 @@ from torch import Tensor
 from dplit.grads.use import Use
 
 if TYPE_CHECKING:
-    from dplit.grads.source import Derived
+    from dplit.grads.source import Derived, Source
 
 Rule = Callable[..., Any]
 """`rule(tape, *args, **kwargs)`: does what the operation does and records each tracked parameter's use in backward."""
 
-Pull = Callable[["Derived", Use], Use | None]
-"""`pull(derived, use)`: the use of its parent that a use of a tensor derived by the operation amounts to."""
+Pull = Callable[["Derived", Use], "Use | Iterable[tuple[Source, Use]] | None"]
+"""`pull(derived, use)`: the use of its parent that a use of a tensor derived by the operation amounts to; with several
+parents, each of them with its use; None where it knows none."""
 
 RULES: dict[Any, Rule] = {}
 PULLS: dict[Any, Pull] = {}

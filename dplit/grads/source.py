@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dplit.grads.place import PlacedUse, view_place
 from dplit.grads.rules import PULLS
 from dplit.grads.use import Use
 
@@ -49,7 +50,7 @@ class Derived(Source):
     """A tensor d = f(p, ...) computed from parameters and constants alone, such as `exp(scale)` or a position table.
 
     The model goes on with `tensor`, a leaf cut off from p; gᵢ(p) = Jᵀ gᵢ(d) with J the derivative of f is applied
-    afterwards, by a registered pull where f has a cheap one, else by f's own backward.
+    afterwards, by a registered pull where f has a cheap one, as a place in p where d is a view, else by f's own backward.
     """
 
     tensor: Tensor
@@ -66,11 +67,14 @@ class Derived(Source):
 
     def trace(self, use: Use) -> Iterator[tuple[str, Use]]:
         known = PULLS[self.operation](self, use) if self.operation in PULLS else None
-        if known is not None:
-            yield from self.parents[0].trace(known)
-            return
-        for parent in self.parents:
-            yield from parent.trace(PulledUse(use, self.graph, parent.tensor))
+        if known is None:
+            known = [(parent, self._seen_from(parent, use)) for parent in self.parents]
+        for parent, led_back in [(self.parents[0], known)] if isinstance(known, Use) else known:
+            yield from parent.trace(led_back)
+
+    def _seen_from(self, parent: Source, use: Use) -> Use:
+        place = view_place(self.graph, parent.tensor)
+        return PulledUse(use, self.graph, parent.tensor) if place is None else PlacedUse(use, place)
 
 
 @dataclass(frozen=True)
