@@ -244,7 +244,7 @@ def repeated(call: Call) -> Layout | None:
         if len(call.result) == len(owners):
             return carried(call)
         return Rows(owners.repeat(len(call.result) // len(owners)), call.layouts.examples)
-    return carried(call)
+    return asked(call)
 
 
 @moves(torch.cat, torch.concat, torch.concatenate)
@@ -287,8 +287,10 @@ def indexed(call: Call) -> Layout | None:
         return None
     if layout is None and first is None:
         return _located(1, call.result.shape, call.layouts.examples)
-    if isinstance(layout, Within | Lost) or (whole and layout is None):
+    if isinstance(layout, Within | Lost):
         return carried(call)
+    if whole and layout is None:
+        return asked(call)
     owners = call.layouts.owners(call.subject)
     if owners is None:
         return Lost("chosen from rows that are not one example's")
@@ -439,25 +441,31 @@ def contracted(call: Call) -> Layout | None:
         firsts = {term[:1] for term, is_data in zip(terms.split(","), data, strict=True) if is_data}
         if len(firsts) == 1 and after.startswith(tuple(firsts)):
             return None
-    return carried(call)
+    return asked(call)
 
 
 # -- everything else -----------------------------------------------------------------------------------------------
 
 
 def carried(call: Call) -> Any:
-    """Find the dimension that grows when there is one example more: the operation itself, on shapes alone, tells."""
+    """Examples stay outermost where they are in all operands; what else there is goes with the rows or dimension."""
     given = [v for v in tree_flatten((call.args, dict(call.kwargs)))[0] if isinstance(v, Tensor)]
     marks = [m for v in given if (m := call.layouts.of(v)) is not None and (v.dim() or v.requires_grad)]
     lost = next((m for m in marks if isinstance(m, Lost)), None)
     if lost is not None:
         whole = [v.shape for v in given if call.layouts.of(v) is None and not call.constant(v)]
         return [None if v.shape in whole else lost for v in call.results()]
-    if not marks and call.operation not in MOVES:
+    if not marks:
         return None
     rows = next((m for m in marks if isinstance(m, Rows)), None)
     if rows is not None:
         return [_same_rows(rows, marks, v) for v in call.results()]
+    return asked(call)
+
+
+def asked(call: Call) -> Any:
+    """Find the dimension that grows when there is one example more: the operation itself, on shapes alone, tells."""
+    given = [v for v in tree_flatten((call.args, dict(call.kwargs)))[0] if isinstance(v, Tensor)]
     grown, before = _grown(call, given)
     return [_compared(call, v, g, before) for v, g in zip(call.results(), grown, strict=True)]
 
@@ -471,16 +479,22 @@ def _same_rows(rows: Rows, marks: list[Layout], result: Tensor) -> Layout | None
 
 def _grown(call: Call, given: list[Tensor]) -> tuple[list[Tensor], int]:
     befores = {m.before for v in given if isinstance(m := call.layouts.of(v), Within)}
-    metas = {id(v): torch.empty(_longer(call, v), dtype=v.dtype, device="meta") for v in given}
-    args, kwargs = tree_map(lambda v: metas[id(v)] if isinstance(v, Tensor) else v, (call.args, dict(call.kwargs)))
-    result = call.operation(*args, **kwargs)
     (before,) = befores or {1}
-    return [v for v in tree_flatten(result)[0] if isinstance(v, Tensor)], before
+    try:
+        return _on_shapes(call, {id(v): _longer(call, v, call.constant(v)) for v in given}), before
+    except RuntimeError:
+        return _on_shapes(call, {id(v): _longer(call, v, fixed=False) for v in given}), before
 
 
-def _longer(call: Call, value: Tensor) -> list[int]:
+def _on_shapes(call: Call, shapes: Mapping[int, list[int]]) -> list[Tensor]:
+    meta = lambda v: torch.empty(shapes[id(v)], dtype=v.dtype, device="meta") if isinstance(v, Tensor) else v  # noqa: E731
+    args, kwargs = tree_map(meta, (call.args, dict(call.kwargs)))
+    return [v for v in tree_flatten(call.operation(*args, **kwargs))[0] if isinstance(v, Tensor)]
+
+
+def _longer(call: Call, value: Tensor, fixed: bool) -> list[int]:
     n, shape = call.layouts.examples, list(value.shape)
-    place = None if call.constant(value) else call.layouts.place(value)
+    place = None if fixed else call.layouts.place(value)
     if place is not None and shape and shape[place[0]] % n == 0:
         shape[place[0]] = shape[place[0]] // n * (n + 1)
     return shape

@@ -298,6 +298,8 @@ class Tape(TorchFunctionMode):
     def _follow(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, given: list[Tensor]
     ) -> None:
+        if self.examples == 1:
+            return
         if func in motion.MOVES or (self._layouts and any(self._layouts.of(t) is not None for t in given)):
             fixed = lambda t: t in self._constants or id(t) in self._sources  # noqa: E731
             motion.follow(motion.Call(self._layouts, func, args, kwargs, result, fixed))

@@ -156,7 +156,7 @@ def law_probe(case: Case, variant: Variant) -> None:
     """The probe refuses a family only for examples that are coupled."""
     one = subject(case, replace(variant, size=ALIKE))
     samples = range(ALIKE.examples)
-    probe(one.module, lambda chosen: _rows(one, list(chosen)).losses(), samples)
+    probe(one.module, lambda chosen: _rows(one, list(chosen)), lambda part, n: part.losses(), samples)
 
 
 def _rows(one: Subject, rows: list[int]) -> Subject:
