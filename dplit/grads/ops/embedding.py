@@ -59,6 +59,8 @@ class EmbeddingUse(Use):
         return total.index_add_(0, self.ids.flatten(), scaled.flatten(0, 1))
 
     def sq_norm(self) -> Tensor:
+        if self.rows <= self.ids.shape[1]:
+            return super().sq_norm()
         return torch.cat([part._ghost_norm() for part in self._pieces(self.ids.shape[1])])
 
     def _ghost_norm(self) -> Tensor:

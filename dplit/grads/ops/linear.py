@@ -87,7 +87,8 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, tape: Tape) -> Tensor:
         ctx.tape, ctx.weight, ctx.bias = tape, tape.source(weight), tape.source(bias)
         ctx.save_for_backward(x if ctx.weight else None, weight if ctx.needs_input_grad[0] else None)
-        return F.linear(x, weight, bias)
+        out = F.linear(x, weight, bias)
+        return torch.ops.aten._unsafe_view(out, out.shape) if out._is_view() else out  # may be written to in place
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
