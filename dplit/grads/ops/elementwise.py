@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dplit.grads.ops.views import ReshapedUse
 from dplit.grads.rules import rule
 from dplit.grads.use import AlignedUse, DenseUse, Use, wide
 
@@ -61,16 +62,27 @@ def broadcast_use(grad: Tensor, shape: torch.Size, examples: int) -> Use:
 
     Args:
         grad: the gradient before it is summed over what was broadcast, `(n, ...)` or `(n·k, ...)`.
-        shape: the tensor's own shape; it has a row per example only if it is as long as `grad` and starts with n > 1.
+        shape: the tensor's own shape; it has k rows of each example, which no other meets, only if it is as long as
+            `grad` and starts with n·k > 1.
         examples: n.
     """
     if len(shape) == grad.dim() and shape[0] == grad.shape[0] > 1:
-        rows = torch.arange(examples, device=grad.device)
-        return AlignedUse(_sum_to(grad, shape[1:]), rows, examples)
+        return _own_rows(grad.sum_to_size(shape), examples)
     split = grad.reshape(examples, -1, *grad.shape[1:])
     if len(shape) == grad.dim():
         return DenseUse(_sum_to(split.sum(1, keepdim=True), shape))
     return DenseUse(_sum_to(split, shape))
+
+
+def _own_rows(grads: Tensor, examples: int) -> Use:
+    """Return the use of a tensor `(n·k, ...)` whose rows are k of each example, from their gradients."""
+    own = grads.unflatten(0, (examples, -1))
+    if examples == 1:
+        return DenseUse(own)
+    rows = torch.arange(examples, device=grads.device)
+    if own.shape[1] == 1:
+        return AlignedUse(own[:, 0], rows, examples)
+    return ReshapedUse(AlignedUse(own, rows, examples), tuple(own.shape), tuple(grads.shape))
 
 
 def _sum_to(grad: Tensor, shape: torch.Size) -> Tensor:
@@ -89,7 +101,7 @@ def _meet(tape: Tape, kind: Elementwise, a: Tensor, b: Tensor) -> Tensor:
     out = torch.broadcast_shapes(a.shape, b.shape)
     tape.by_example(operation, data, parameter)
     rows = parameter.shape[0] if parameter.dim() == len(out) else 1
-    if data.dim() != len(out) or data.shape[0] != out[0] or (rows > 1 and rows != tape.examples):
+    if data.dim() != len(out) or data.shape[0] != out[0] or (rows > 1 and rows != out[0]):
         raise tape.refusal(
             operation,
             (parameter,),

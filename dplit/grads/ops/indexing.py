@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dplit.grads.ops.elementwise import broadcast_use
 from dplit.grads.ops.embedding import EmbeddingUse, embedding
-from dplit.grads.ops.joining import spread_use
 from dplit.grads.ops.linear import LinearUse
-from dplit.grads.ops.views import ReshapedUse
+from dplit.grads.ops.views import ReshapedUse, by_example
 from dplit.grads.place import Listed, PlacedUse, view_place
 from dplit.grads.rules import pull, rule
 from dplit.grads.use import INSTANTIATED, AlignedUse, DenseUse, Use, wide
@@ -107,14 +107,13 @@ def repeated(derived: Derived, use: Use) -> Use | None:
     """Sum over the repeats; a row repeated for each example is that example's."""
     shape, graph = tuple(derived.parents[0].tensor.shape), derived.graph
     padded = (1,) * (graph.dim() - len(shape)) + shape
-    if isinstance(use, DenseUse):
-        grads, dims = use.grads, tuple(graph.shape)
-    elif isinstance(use, AlignedUse) and padded[0] == 1:
-        grads, dims = use.grads, (1, *graph.shape[1:])
-    else:
+    grads = by_example(use, padded)
+    if grads is None:
         return None
-    split = [part for whole, once in zip(dims, padded, strict=True) for part in (whole // max(1, once), once)]
-    times = list(range(1, 2 * len(dims), 2))
+    split = [
+        part for whole, once in zip(grads.shape[1:], padded, strict=True) for part in (whole // max(1, once), once)
+    ]
+    times = list(range(1, 2 * len(padded), 2))
     summed = wide(grads).reshape(use.examples, *split).sum(times)
     return DenseUse(summed.reshape(use.examples, *shape))
 
@@ -216,7 +215,7 @@ class _Gather(torch.autograd.Function):
         (back,), (index,) = grads, ctx.saved_tensors
         back = wide(back.detach())
         grad = back.new_zeros(ctx.shape).scatter_add_(ctx.dim, index, back)
-        ctx.tape.record(ctx.source, spread_use(grad, ctx.shape, ctx.tape.examples))
+        ctx.tape.record(ctx.source, broadcast_use(grad, ctx.shape, ctx.tape.examples))
         return None, None, None, None
 
 

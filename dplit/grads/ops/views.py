@@ -125,13 +125,24 @@ def expanded(derived: Derived, use: Use) -> Use | None:
     """Sum over what was repeated; a row repeated for each example is that example's."""
     parent = derived.parents[0].tensor
     padded = (1,) * (derived.graph.dim() - parent.dim()) + tuple(parent.shape)
-    if isinstance(use, DenseUse):
-        grads = use.grads
-    elif isinstance(use, AlignedUse) and padded[0] == 1:
-        grads = use.grads.unsqueeze(1)
-    else:
+    grads = by_example(use, padded)
+    if grads is None:
         return None
     return DenseUse(grads.sum_to_size((use.examples, *padded)).reshape(use.examples, *parent.shape))
+
+
+def by_example(use: Use, shape: tuple[int, ...]) -> Tensor | None:
+    """Return the gradients of what p, broadcast from this shape, became: `(n, *d)`, or `(n, k, ...)` where p has one
+    row and d has k rows of each example; None where no such small tensor is them.
+    """
+    if isinstance(use, DenseUse):
+        return use.grads
+    if isinstance(use, AlignedUse) and shape[0] == 1:
+        return use.grads.unsqueeze(1)
+    if isinstance(use, ReshapedUse) and isinstance(use.use, AlignedUse) and shape[0] == 1:
+        rows = use.use.grads
+        return rows if rows.shape[2:] == use.shape[1:] else None
+    return None
 
 
 def _order(derived: Derived) -> list[int]:
