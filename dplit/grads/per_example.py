@@ -63,6 +63,7 @@ class PerExample:
         total: Tensor | None = None
         for use in self.uses.get(name, ()):
             part = use.weighted_sum(weights) if kept is None else use.select(kept).weighted_sum(weights[kept])
+            part = part.view(shape)
             total = part if total is None else total + part
         return self._zeros(name, shape) if total is None else total.view(shape)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -156,6 +156,51 @@ class AlignedUse(Use):
         scaled = grads * weights.to(grads.dtype).view(-1, *[1] * (grads.dim() - 1))
         total = scaled.new_zeros(self.length, *self.grads.shape[1:])
         return total.index_add_(0, self.rows, scaled)
+
+
+@dataclass(frozen=True)
+class ReshapedUse(Use):
+    """A use of d seen from p, where d holds the numbers of p in the same order under another shape."""
+
+    use: Use
+    seen: tuple[int, ...]
+    """d's shape."""
+    shape: tuple[int, ...]
+    """p's shape."""
+
+    @property
+    def examples(self) -> int:
+        return self.use.examples
+
+    @property
+    def size(self) -> int:
+        return self.use.size
+
+    def select(self, index: Tensor | slice) -> ReshapedUse:
+        return replace(self, use=self.use.select(index))
+
+    def dense(self) -> Tensor:
+        return self.use.dense().reshape(self.examples, *self.shape)
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        return self.use.weighted_sum(weights).reshape(self.shape)
+
+    def sq_norm(self) -> Tensor:
+        return self.use.sq_norm()
+
+    def inner_with(self, other: Use) -> Tensor | None:
+        if isinstance(other, ReshapedUse) and other.seen == self.seen:
+            return inner(self.use, other.use)
+        return None
+
+
+def own_rows(grads: Tensor, examples: int) -> Use:
+    """Return the use of a tensor `(n·k, ...)` whose rows are k of each example, from their gradients."""
+    own = grads.unflatten(0, (examples, -1))
+    rows = torch.arange(examples, device=grads.device)
+    if own.shape[1] == 1:
+        return AlignedUse(own[:, 0], rows, examples)
+    return ReshapedUse(AlignedUse(own, rows, examples), tuple(own.shape), tuple(grads.shape))
 
 
 def sq(x: Tensor) -> Tensor:

@@ -66,6 +66,8 @@ def windows(m: Net, x: Tensor, mask: Tensor) -> Tensor:
     rows = x.repeat_interleave(K, 0) @ m.q
     y = torch.cat([m.token.expand(len(rows), -1, -1), rows, m.prompt.expand(len(rows), 2, D)], 1).tanh()
     y = y + torch.where(y > 0, m.token.expand(len(rows), 1, D), y * m.token)
+    far = torch.arange(float(K)).to(x.dtype).view(K, 1, 1).repeat(x.shape[0], 1, D)
+    y = y + m.token.expand(len(rows), 1, D) * y + (m.token + far) - m.token.repeat(len(rows), 1, 1) * y.sin()
     return y.unflatten(0, (-1, K))
 
 
@@ -173,12 +175,12 @@ def test_exact(body: Body, n: int, dtype: torch.dtype) -> None:
 
 
 def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("use", "ops.linear", "ops.embedding", "ops.indexing"):
+    for module in ("use", "gram", "ops.embedding", "ops.indexing"):
         monkeypatch.setattr(f"dplit.grads.{module}.INSTANTIATED", 40)
     law_joined(*BODIES)
 
 
-@pytest.mark.parametrize("body", [class_tokens, stacks, written, fused], ids=lambda body: body.__name__)
+@pytest.mark.parametrize("body", [class_tokens, stacks, windows, written, fused], ids=lambda body: body.__name__)
 def test_joining_costs_no_backward_of_its_own(body: Body) -> None:
     assert PulledUse not in {type(use) for name, found in record(body).items() if name != "prompt" for use in found}
 
@@ -273,7 +275,8 @@ def test_refused(body: Body, named: str) -> None:
 
 def test_mutant_that_shares_tokens_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several rows of each example taken for one."""
-    monkeypatch.setattr(joining, "spread_use", lambda grad, shape, n: broadcast_use(grad[:n], grad[:n].shape, n))
+    broken = lambda grad, shape, n: broadcast_use(grad[:n], grad[:n].shape, n)  # noqa: E731
+    monkeypatch.setattr(joining, "broadcast_use", broken)
     with pytest.raises((AssertionError, RuntimeError)):
         law_joined(windows)
 

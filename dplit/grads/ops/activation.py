@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dplit.grads.function import Recorded
 from dplit.grads.rules import rule
 from dplit.grads.use import DenseUse, wide
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from dplit.grads.tape import Tape
 
 
-class _PReLU(torch.autograd.Function):
+class _PReLU(Recorded):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, tape: Tape) -> Tensor:
         ctx.tape, ctx.weight = tape, tape.source(weight)
@@ -23,8 +24,8 @@ class _PReLU(torch.autograd.Function):
         return F.prelu(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (back,), (x, weight) = grads, ctx.saved_tensors
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (x, weight) = saved
         negative = wide(back.detach()) * wide(x.detach()).clamp(max=0)
         ctx.tape.record(ctx.weight, DenseUse(_by_channel(negative, weight, ctx.tape.examples)))
         if not ctx.needs_input_grad[0]:

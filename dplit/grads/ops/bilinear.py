@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dplit.grads.function import Recorded
 from dplit.grads.ops.linear import LinearUse, record_linear
 from dplit.grads.per_example import at_least
 from dplit.grads.rules import rule
@@ -81,7 +82,7 @@ def _step(size: int) -> int:
     return max(1, INSTANTIATED // max(1, size))
 
 
-class _Bilinear(torch.autograd.Function):
+class _Bilinear(Recorded):
     @staticmethod
     def forward(ctx: Any, x: Tensor, z: Tensor, weight: Tensor, bias: Tensor | None, tape: Tape) -> Tensor:
         ctx.tape, ctx.weight, ctx.bias = tape, tape.source(weight), tape.source(bias)
@@ -89,8 +90,8 @@ class _Bilinear(torch.autograd.Function):
         return F.bilinear(x, z, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (back,), (x, z, weight), n = grads, ctx.saved_tensors, ctx.tape.examples
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (x, z, weight), n = saved, ctx.tape.examples
         record_linear(ctx.tape, None, ctx.bias, None, back)
         if ctx.weight is not None:
             parts = (v.detach().reshape(n, -1, v.shape[-1]) for v in (x, z, back))

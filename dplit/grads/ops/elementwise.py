@@ -12,7 +12,7 @@ from torch import Tensor
 from dplit.grads.function import Recorded
 from dplit.grads.layout import Layout
 from dplit.grads.rules import rule
-from dplit.grads.use import AlignedUse, DenseUse, Use, wide
+from dplit.grads.use import DenseUse, Use, own_rows, wide
 
 if TYPE_CHECKING:
     from dplit.grads.tape import Tape
@@ -63,12 +63,14 @@ def broadcast_use(grad: Tensor, shape: torch.Size, examples: int) -> Use:
 
     Args:
         grad: the gradient before it is summed over what was broadcast, `(n, ...)` or `(n·k, ...)`.
-        shape: the tensor's own shape; it has a row per example only if it is as long as `grad` and starts with n > 1.
+        shape: the tensor's own shape; it has k rows of each example, which no other meets, only if it is as long as
+            `grad` and starts with n·k > 1.
         examples: n.
     """
+    if examples == 1:
+        return DenseUse(grad.sum_to_size(shape).unsqueeze(0))
     if len(shape) == grad.dim() and shape[0] == grad.shape[0] > 1:
-        rows = torch.arange(examples, device=grad.device)
-        return AlignedUse(_sum_to(grad, shape[1:]), rows, examples)
+        return own_rows(grad.sum_to_size(shape), examples)
     split = grad.reshape(examples, -1, *grad.shape[1:])
     if len(shape) == grad.dim():
         return DenseUse(_sum_to(split.sum(1, keepdim=True), shape))
@@ -94,7 +96,8 @@ def _meet(tape: Tape, kind: Elementwise, a: Tensor, b: Tensor) -> Tensor:
     out = torch.broadcast_shapes(a.shape, b.shape)
     tape.by_example(operation, data, parameter)
     rows = parameter.shape[0] if parameter.dim() == len(out) else 1
-    if data.dim() != len(out) or data.shape[0] != out[0] or (rows > 1 and rows != tape.examples):
+    kept = data.dim() == len(out) and data.shape[0] == out[0] and rows in (1, out[0])
+    if not kept and tape.examples > 1:
         raise tape.refusal(
             operation,
             (parameter,),

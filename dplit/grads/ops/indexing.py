@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dplit.grads.function import Recorded
+from dplit.grads.ops.elementwise import broadcast_use
 from dplit.grads.ops.embedding import EmbeddingUse, embedding
-from dplit.grads.ops.joining import spread_use
 from dplit.grads.ops.linear import LinearUse
-from dplit.grads.ops.views import ReshapedUse
+from dplit.grads.ops.views import by_example
 from dplit.grads.place import Listed, PlacedUse, view_place
 from dplit.grads.rules import pull, rule
-from dplit.grads.use import INSTANTIATED, AlignedUse, DenseUse, Use, wide
+from dplit.grads.use import INSTANTIATED, AlignedUse, DenseUse, ReshapedUse, Use, wide
 
 if TYPE_CHECKING:
     from dplit.grads.source import Derived
@@ -107,14 +108,13 @@ def repeated(derived: Derived, use: Use) -> Use | None:
     """Sum over the repeats; a row repeated for each example is that example's."""
     shape, graph = tuple(derived.parents[0].tensor.shape), derived.graph
     padded = (1,) * (graph.dim() - len(shape)) + shape
-    if isinstance(use, DenseUse):
-        grads, dims = use.grads, tuple(graph.shape)
-    elif isinstance(use, AlignedUse) and padded[0] == 1:
-        grads, dims = use.grads, (1, *graph.shape[1:])
-    else:
+    grads = by_example(use, padded)
+    if grads is None:
         return None
-    split = [part for whole, once in zip(dims, padded, strict=True) for part in (whole // max(1, once), once)]
-    times = list(range(1, 2 * len(dims), 2))
+    split = [
+        part for whole, once in zip(grads.shape[1:], padded, strict=True) for part in (whole // max(1, once), once)
+    ]
+    times = list(range(1, 2 * len(padded), 2))
     summed = wide(grads).reshape(use.examples, *split).sum(times)
     return DenseUse(summed.reshape(use.examples, *shape))
 
@@ -204,7 +204,7 @@ def masked_select(tape: Tape, input: Tensor, mask: Tensor) -> Tensor:
     return tape.derive(torch.masked_select, (input, mask), {})  # type: ignore[no-any-return]
 
 
-class _Gather(torch.autograd.Function):
+class _Gather(Recorded):
     @staticmethod
     def forward(ctx: Any, p: Tensor, dim: int, index: Tensor, tape: Tape) -> Tensor:
         ctx.tape, ctx.source, ctx.dim, ctx.shape = tape, tape.source(p), dim, p.shape
@@ -212,11 +212,11 @@ class _Gather(torch.autograd.Function):
         return p.gather(dim, index)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (back,), (index,) = grads, ctx.saved_tensors
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (index,) = saved
         back = wide(back.detach())
         grad = back.new_zeros(ctx.shape).scatter_add_(ctx.dim, index, back)
-        ctx.tape.record(ctx.source, spread_use(grad, ctx.shape, ctx.tape.examples))
+        ctx.tape.record(ctx.source, broadcast_use(grad, ctx.shape, ctx.tape.examples))
         return None, None, None, None
 
 

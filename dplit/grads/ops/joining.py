@@ -9,32 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dplit.grads.function import Recorded
 from dplit.grads.ops.elementwise import broadcast_use
 from dplit.grads.ops.linear import LinearUse
 from dplit.grads.ops.matmul import BatchedLinearUse
-from dplit.grads.ops.views import ReshapedUse
+from dplit.grads.ops.views import by_example
 from dplit.grads.rules import pull, rule
 from dplit.grads.use import AlignedUse, DenseUse, Use, wide
 
 if TYPE_CHECKING:
     from dplit.grads.source import Derived, Source
     from dplit.grads.tape import Tape
-
-
-def spread_use(grad: Tensor, shape: torch.Size, examples: int) -> Use:
-    """Return the use of a tensor of this shape that was broadcast to the shape of `grad`, `(n·k, ...)`.
-
-    A tensor with n·k rows has k rows of each example, which no other example meets; any other is shared.
-    """
-    if len(shape) < grad.dim() or shape[0] != grad.shape[0] or grad.shape[0] == 1:
-        return broadcast_use(grad, shape, examples)
-    own = grad.sum_to_size(shape).unflatten(0, (examples, -1))
-    rows = torch.arange(examples, device=grad.device)
-    if examples == 1:
-        return DenseUse(own)
-    if own.shape[1] == 1:
-        return AlignedUse(own[:, 0], rows, examples)
-    return ReshapedUse(AlignedUse(own, rows, examples), tuple(own.shape), tuple(shape))
 
 
 # -- one beside the other ----------------------------------------------------------------------------------------
@@ -44,7 +29,7 @@ Part = Callable[[Tensor], Sequence[Tensor]]
 """From the joined tensor's gradient to those of its parts."""
 
 
-class _Join(torch.autograd.Function):
+class _Join(Recorded):
     @staticmethod
     def forward(ctx: Any, tape: Tape, join: Join, part: Part, *parts: Tensor) -> Tensor:
         ctx.tape, ctx.part, ctx.sources = tape, part, [tape.source(p) for p in parts]
@@ -52,12 +37,12 @@ class _Join(torch.autograd.Function):
         return join(parts)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
         found: list[Tensor | None] = []
-        for piece, source, shape, dtype in zip(ctx.part(grads[0]), ctx.sources, ctx.shapes, ctx.dtypes, strict=True):
+        for piece, source, shape, dtype in zip(ctx.part(back), ctx.sources, ctx.shapes, ctx.dtypes, strict=True):
             found.append(piece.to(dtype) if source is None else None)
             if source is not None:
-                ctx.tape.record(source, spread_use(wide(piece.detach()), shape, ctx.tape.examples))
+                ctx.tape.record(source, broadcast_use(wide(piece.detach()), shape, ctx.tape.examples))
         return None, None, None, *found
 
 
@@ -172,7 +157,7 @@ def _layer(use: Use, graph: Tensor, dim: int, index: int) -> Use | None:
 # -- one in place of the other -----------------------------------------------------------------------------------
 
 
-class _Where(torch.autograd.Function):
+class _Where(Recorded):
     @staticmethod
     def forward(ctx: Any, condition: Tensor, a: Tensor, b: Tensor, tape: Tape) -> Tensor:
         ctx.tape, ctx.sources = tape, (tape.source(a), tape.source(b))
@@ -181,13 +166,13 @@ class _Where(torch.autograd.Function):
         return torch.where(condition, a, b)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (back,), (condition,) = grads, ctx.saved_tensors
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (condition,) = saved
         found: list[Tensor | None] = [None, None]
         for i, kept in enumerate((condition, ~condition)):
             if ctx.sources[i] is not None:
                 grad = torch.where(kept, wide(back.detach()), 0)
-                ctx.tape.record(ctx.sources[i], spread_use(grad, ctx.shapes[i], ctx.tape.examples))
+                ctx.tape.record(ctx.sources[i], broadcast_use(grad, ctx.shapes[i], ctx.tape.examples))
             elif ctx.needs_input_grad[1 + i]:
                 found[i] = torch.where(kept, back, 0).sum_to_size(ctx.shapes[i]).to(ctx.dtypes[i])
         return None, found[0], found[1], None
@@ -239,7 +224,7 @@ def masked_fill_(tape: Tape, input: Tensor, mask: Tensor, value: Any) -> Tensor:
     return input.copy_(where(tape, mask, value, input.clone()))
 
 
-class _Put(torch.autograd.Function):
+class _Put(Recorded):
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Any, value: Tensor, tape: Tape) -> Tensor:
         ctx.tape, ctx.source, ctx.index, ctx.shape = tape, tape.source(value), index, value.shape
@@ -248,8 +233,7 @@ class _Put(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (back,) = grads
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
         grad = wide(back.detach())
         ctx.tape.record(ctx.source, _put_use(grad, ctx.index, ctx.shape, ctx.tape.examples))
         if not ctx.needs_input_grad[0]:
@@ -273,7 +257,7 @@ def _put_use(grad: Tensor, index: Any, shape: torch.Size, examples: int) -> Use:
     own = shape[max(0, len(shape) - picked.dim()) :]
     in_order = picked.dim() > 0 and len(picked) == len(count) and bool((rows.movedim(0, -1) == count).all())
     if in_order and len(own) == len(shape):
-        return spread_use(picked, shape, examples)
+        return broadcast_use(picked, shape, examples)
     size = own.numel()
     number = torch.arange(size, device=grad.device).view(own).expand_as(picked)
     total = grad.new_zeros(examples * size)
@@ -339,21 +323,9 @@ def shifted(derived: Derived, use: Use) -> Use | None:
     if shape == tuple(graph.shape):
         return use
     padded = (1,) * (graph.dim() - len(shape)) + shape
-    grads = _by_example(use, padded)
+    grads = by_example(use, padded)
     return (
         None
         if grads is None
         else DenseUse(wide(grads).sum_to_size((use.examples, *padded)).reshape(use.examples, *shape))
     )
-
-
-def _by_example(use: Use, shape: tuple[int, ...]) -> Tensor | None:
-    """Return `(n, k, ...)` gradients, k the rows that are an example's, where p has one row and all share it."""
-    if isinstance(use, DenseUse):
-        return use.grads
-    if isinstance(use, AlignedUse) and shape[0] == 1:
-        return use.grads.unsqueeze(1)
-    if isinstance(use, ReshapedUse) and isinstance(use.use, AlignedUse) and shape[0] == 1:
-        rows = use.use.grads
-        return rows if rows.shape[2:] == use.shape[1:] else None
-    return None

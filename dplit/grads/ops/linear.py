@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from dplit.grads.autocast import narrowed
 from dplit.grads.function import Recorded
 from dplit.grads.gram import crossed, dearer, met
 from dplit.grads.rules import rule
-from dplit.grads.use import DenseUse, Use, at_least, flat, sq, wide
+from dplit.grads.use import DenseUse, Use, at_least, sq, wide
 
 if TYPE_CHECKING:
     from dplit.grads.source import Source
@@ -97,9 +98,9 @@ def added_up(uses: Sequence[Use]) -> Sequence[Use]:
     joined = [use for use in uses if isinstance(use, kinds)]
     if len(joined) < 2:
         return uses
-    total = flat(joined[0].dense())
+    total = wide(joined[0].dense())
     for use in joined[1:]:
-        total = total + flat(use.dense())
+        total = total + wide(use.dense()).view(total.shape)
     return [DenseUse(total), *(use for use in uses if not isinstance(use, kinds))]
 
 
@@ -108,7 +109,8 @@ class _Linear(Recorded):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, tape: Tape) -> Tensor:
         ctx.tape, ctx.weight, ctx.bias = tape, tape.source(weight), tape.source(bias)
         ctx.save_for_backward(x if ctx.weight else None, weight if ctx.needs_input_grad[0] else None)
-        return F.linear(x, weight, bias)
+        out = F.linear(x, weight, bias)
+        return torch.ops.aten._unsafe_view(out, out.shape) if out._is_view() else out  # may be written to in place
 
     @staticmethod
     def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:

@@ -14,7 +14,7 @@ from dplit.grads.autocast import narrowed
 from dplit.grads.function import Recorded
 from dplit.grads.ops.linear import LinearUse, record_linear
 from dplit.grads.rules import rule
-from dplit.grads.use import AlignedUse, Use, wide
+from dplit.grads.use import Use, own_rows, wide
 
 if TYPE_CHECKING:
     from dplit.grads.tape import Tape
@@ -88,7 +88,7 @@ def matmul_use(x: Tensor, back: Tensor, shape: torch.Size, left: bool, examples:
         x: `(n·r, ..., t, d)`, for W x `(n·r, ..., d, t)`.
         back: the gradient of y.
         shape: W's own, `(*batch, d, p)` or `(*batch, p, d)`; `batch` broadcasts against the activations', and has
-            a row per example only if it is as long as theirs and starts with n > 1.
+            rows of its own for each example only if it is as long as theirs and starts with n·r > 1.
         left: W stands on the left.
         examples: n.
     """
@@ -97,8 +97,7 @@ def matmul_use(x: Tensor, back: Tensor, shape: torch.Size, left: bool, examples:
     rows = (1,) * (len(batch) + 2 - len(shape)) + tuple(shape[:-2])
     inputs, outputs = (v.expand(*batch, *v.shape[-2:]) for v in (inputs, outputs))
     if rows and rows[0] > 1:
-        own = (wide(outputs).mT @ wide(inputs)).sum_to_size((examples, *shape[1:]))
-        return AlignedUse(own, torch.arange(examples, device=own.device), examples)
+        return own_rows((wide(outputs).mT @ wide(inputs)).sum_to_size(shape), examples)
     if math.prod(rows) == 1:
         return LinearUse(*(v.reshape(examples, -1, v.shape[-1]) for v in (inputs, outputs)))
     return BatchedLinearUse(*(_apart(v, rows, examples) for v in (inputs, outputs)))
@@ -145,7 +144,7 @@ def swapped(tape: Tape, input: Tensor, other: Tensor) -> Tensor:
 def _keeps_examples(tape: Tape, weight: Tensor, x: Tensor, left: bool) -> None:
     rows = weight.shape[0] if weight.dim() == x.dim() > 2 else 1
     outermost = x.dim() >= max(weight.dim(), 3 if left else 2)
-    if not (outermost and (rows == 1 or rows == tape.examples == x.shape[0])):
+    if not (outermost and rows in (1, x.shape[0])):
         raise tape.refusal(
             torch.matmul,
             (weight,),

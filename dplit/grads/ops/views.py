@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,46 +10,10 @@ from torch import Tensor
 from dplit.grads.ops.linear import LinearUse
 from dplit.grads.ops.matmul import BatchedLinearUse
 from dplit.grads.rules import pull
-from dplit.grads.use import AlignedUse, DenseUse, Use, inner
+from dplit.grads.use import AlignedUse, DenseUse, ReshapedUse, Use, own_rows
 
 if TYPE_CHECKING:
     from dplit.grads.source import Derived
-
-
-@dataclass(frozen=True)
-class ReshapedUse(Use):
-    """A use of d seen from p, where d holds the numbers of p in the same order under another shape."""
-
-    use: Use
-    seen: tuple[int, ...]
-    """d's shape."""
-    shape: tuple[int, ...]
-    """p's shape."""
-
-    @property
-    def examples(self) -> int:
-        return self.use.examples
-
-    @property
-    def size(self) -> int:
-        return self.use.size
-
-    def select(self, index: Tensor | slice) -> ReshapedUse:
-        return replace(self, use=self.use.select(index))
-
-    def dense(self) -> Tensor:
-        return self.use.dense().reshape(self.examples, *self.shape)
-
-    def weighted_sum(self, weights: Tensor) -> Tensor:
-        return self.use.weighted_sum(weights).reshape(self.shape)
-
-    def sq_norm(self) -> Tensor:
-        return self.use.sq_norm()
-
-    def inner_with(self, other: Use) -> Tensor | None:
-        if isinstance(other, ReshapedUse) and other.seen == self.seen:
-            return inner(self.use, other.use)
-        return None
 
 
 @pull(
@@ -76,6 +39,11 @@ def turned(derived: Derived, use: Use) -> Use | None:
     if isinstance(use, DenseUse):
         back = [0, *(order.index(i) + 1 for i in range(len(order)))]
         return DenseUse(use.grads.permute(back).contiguous())
+    if isinstance(use, AlignedUse | ReshapedUse) and order[0] == 0:
+        rows = by_rows(use)
+        return (
+            None if rows is None else own_rows(rows.permute([order.index(i) for i in range(len(order))]), use.examples)
+        )
     if isinstance(use, LinearUse) and order == last_two and derived.graph.shape[:-2].numel() == 1:
         return LinearUse(use.back, use.x)
     if isinstance(use, BatchedLinearUse) and order == last_two:
@@ -125,13 +93,31 @@ def expanded(derived: Derived, use: Use) -> Use | None:
     """Sum over what was repeated; a row repeated for each example is that example's."""
     parent = derived.parents[0].tensor
     padded = (1,) * (derived.graph.dim() - parent.dim()) + tuple(parent.shape)
-    if isinstance(use, DenseUse):
-        grads = use.grads
-    elif isinstance(use, AlignedUse) and padded[0] == 1:
-        grads = use.grads.unsqueeze(1)
-    else:
+    grads = by_example(use, padded)
+    if grads is None:
         return None
     return DenseUse(grads.sum_to_size((use.examples, *padded)).reshape(use.examples, *parent.shape))
+
+
+def by_rows(use: Use) -> Tensor | None:
+    """Return `(n·k, ...)` gradients of rows that are k of each example, or None where each example uses all rows."""
+    if isinstance(use, ReshapedUse) and isinstance(use.use, AlignedUse):
+        return use.use.grads.reshape(use.shape)
+    return use.grads if isinstance(use, AlignedUse) else None
+
+
+def by_example(use: Use, shape: tuple[int, ...]) -> Tensor | None:
+    """Return the gradients of what p, broadcast from this shape, became: `(n, *d)`, or `(n, k, ...)` where p has one
+    row and d has k rows of each example; None where no such small tensor is them.
+    """
+    if isinstance(use, DenseUse):
+        return use.grads
+    if isinstance(use, AlignedUse) and shape[0] == 1:
+        return use.grads.unsqueeze(1)
+    if isinstance(use, ReshapedUse) and isinstance(use.use, AlignedUse) and shape[0] == 1:
+        rows = use.use.grads
+        return rows if rows.shape[2:] == use.shape[1:] else None
+    return None
 
 
 def _order(derived: Derived) -> list[int]:
