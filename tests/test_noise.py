@@ -172,6 +172,18 @@ def law_a_generator_serves_one_chunk() -> None:
     assert sorted(asked) == list(range(11 + 1 + 2))
 
 
+def test_a_device_has_one_generator_per_release() -> None:
+    class Pretending(Noise):
+        def generator(self, release: int, device: torch.device | str = "cpu", key: int = 0) -> torch.Generator:
+            return super().generator(release, "cpu", key)
+
+    fresh, gpu = ReleaseNoise(Pretending(7), 0), torch.device("cuda", 0)
+    first = fresh._generator(gpu)
+    assert fresh._generator(gpu) is first
+    others = [fresh._generator(torch.device("cuda", 1)), fresh._generator(torch.device("cpu"))]
+    assert all(not torch.equal(first.get_state(), other.get_state()) for other in others)
+
+
 def test_a_generator_serves_one_chunk() -> None:
     law_a_generator_serves_one_chunk()
 
