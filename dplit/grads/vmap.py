@@ -60,7 +60,7 @@ def by_vmap(module: nn.Module, losses: Losses, batch: Any, examples: int) -> Ite
 
 def _together(module: nn.Module, losses: Losses, batch: Any, run: Sequence[Tensor], dims: tuple[Any, ...]) -> Part:
     parameters = _trainable(module)
-    with _held_back(module) as calls:
+    with _held_back(module) as calls, torch.compiler.set_stance("force_eager"):
 
         def one(values: Mapping[str, Tensor], *leaves: Tensor) -> tuple[Tensor, Any]:
             calls.clear()
