@@ -1,10 +1,13 @@
-"""Where Gaussian noise comes from: the operating system keys a fresh generator for every release."""
+"""Where Gaussian noise comes from: the operating system keys fresh generators for every release."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 
 import numpy as np
 import torch
@@ -13,33 +16,40 @@ from torch import Tensor
 
 _WORDS = 624
 """Words of 32 bits in the Mersenne Twister's state."""
+CHUNK = 1 << 19
+"""Most numbers drawn from one generator on the CPU, about 2 ms of one core."""
+SPAN = 1 << 15
+"""Numbers drawn and added at a time: they stay in a core's cache, and torch gives no operation this short to threads."""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Keys one generator per release, so that no state outlives a release, a fork, a copy or a resume.
+    """Keys generators that serve one release each, so that no state outlives a release, a fork, a copy or a resume.
 
     On the CPU the whole state of torch's Mersenne Twister is filled with 19,968 bits from the operating system
-    (`manual_seed` would use 32 of its bits only); on other devices the counter-based generator gets 64 such bits.
-    Normals are drawn in float32, or float64 for float64 parameters: float32 normals end near 5.8 standard deviations,
-    and the low bits of floating-point noise are not hardened against a reader of exact bit patterns.
+    (`manual_seed` would use 32 of its bits only), anew for every chunk of numbers that one thread draws; on other
+    devices the counter-based generator gets 64 such bits. Normals are drawn in float32, or float64 for float64
+    parameters: float32 normals end near 5.8 standard deviations, and the low bits of floating-point noise are not
+    hardened against a reader of exact bit patterns.
 
     Args:
-        seed: None, or a number that makes the noise a public function of (seed, stream, release): for tests only.
+        seed: None, or a number that makes the noise a public function of (seed, stream, release, key), whatever the
+            number of threads: for tests only.
         stream: what the noise is for; tells seeded streams apart.
     """
 
     seed: int | None = None
     stream: str = "train"
 
-    def generator(self, release: int, device: torch.device | str = "cpu") -> torch.Generator:
-        """Return the generator of one release.
+    def generator(self, release: int, device: torch.device | str = "cpu", key: int = 0) -> torch.Generator:
+        """Return one generator of one release.
 
         Args:
             release: how many releases came before; tells seeded streams apart, and only those.
             device: where the noise is drawn.
+            key: which of the release's generators; tells seeded streams apart, and only those.
         """
-        words = self._words(release)
+        words = self._words(release, key)
         generator = torch.Generator(device)
         if generator.device.type != "cpu":
             return generator.manual_seed(int(words[:2].view(np.uint64)[0] >> np.uint64(1)))
@@ -47,19 +57,91 @@ class Noise:
         state[24 : 24 + 8 * _WORDS] = torch.from_numpy(words.astype(np.uint64).view(np.uint8))
         return generator.set_state(state)
 
-    def _words(self, release: int) -> NDArray[np.uint32]:
+    def _words(self, release: int, key: int) -> NDArray[np.uint32]:
         if self.seed is None:
             return np.frombuffer(os.urandom(4 * _WORDS), dtype=np.uint32)
-        sequence = np.random.SeedSequence([self.seed, release, *self.stream.encode()])
+        sequence = np.random.SeedSequence([self.seed, release, key, *self.stream.encode()])
         return sequence.generate_state(_WORDS, np.uint32).astype(np.uint32)
 
 
-@cache
-def _template() -> Tensor:
-    return torch.Generator().manual_seed(0).get_state()
+class ReleaseNoise:
+    """The noise of one release: on the CPU every chunk of numbers has a generator of its own, keyed once and used once.
+
+    A device other than the CPU has one for the whole release, whose draws go on from one another.
+    """
+
+    def __init__(self, noise: Noise, release: int) -> None:
+        self._noise, self._release = noise, release
+        self._keys = count()
+        self._devices: dict[torch.device, torch.Generator] = {}
+
+    def gaussian(self, like: Tensor, std: float) -> Tensor:
+        """Return independent N(0, std²) in the shape of `like`, in float32 or, for a float64 tensor, float64."""
+        return gaussian(like, std, self._generator(like.device))
+
+    def add(self, sums: Sequence[Tensor], std: float, divisor: float) -> None:
+        """Add independent N(0, std²) to every number of tensors and divide them, in place.
+
+        On the CPU chunks of `CHUNK` numbers are shared among `torch.get_num_threads()` threads.
+
+        Args:
+            sums: contiguous tensors, float32 or float64, without gradient.
+            std: in the unit of the sums.
+            divisor: what the noisy sums are divided by.
+        """
+        for one in sums:
+            if one.device.type != "cpu":
+                one.add_(self.gaussian(one, std)).div_(divisor)
+        chunks = _chunks(one.view(-1) for one in sums if one.device.type == "cpu")
+        keyed = [(chunk, next(self._keys)) for chunk in chunks]
+        threads = min(torch.get_num_threads(), len(keyed))
+        queue = iter(keyed)
+        if threads < 2:
+            self._draw(queue, std, divisor)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda _: self._draw(queue, std, divisor), range(threads)))
+
+    def _draw(self, queue: Iterator[tuple[list[Tensor], int]], std: float, divisor: float) -> None:
+        """Serve chunks until there are no more; threads that share the queue never meet in a chunk."""
+        scratch = {dtype: torch.empty(SPAN, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
+        for chunk, key in queue:
+            generator = self._noise.generator(self._release, key=key)
+            for run in chunk:
+                for start in range(0, len(run), SPAN):
+                    span = run[start : start + SPAN]
+                    noise = scratch[span.dtype][: len(span)].normal_(0.0, std, generator=generator)
+                    span.add_(noise).div_(divisor)
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        if device.type == "cpu":
+            return self._noise.generator(self._release, device, next(self._keys))
+        if device not in self._devices:
+            self._devices[device] = self._noise.generator(self._release, device, next(self._keys))
+        return self._devices[device]
 
 
 def gaussian(like: Tensor, std: float, generator: torch.Generator) -> Tensor:
     """Return independent N(0, std²) in the shape of `like`, in float32 or, for a float64 tensor, float64."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     return torch.empty(like.shape, dtype=dtype, device=like.device).normal_(0.0, std, generator=generator)
+
+
+def _chunks(flat: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Cut flat tensors, in their order, into runs of `CHUNK` numbers in all."""
+    chunk: list[Tensor] = []
+    room = CHUNK
+    for rest in flat:
+        while len(rest):
+            chunk.append(rest[:room])
+            room, rest = room - len(chunk[-1]), rest[len(chunk[-1]) :]
+            if not room:
+                yield chunk
+                chunk, room = [], CHUNK
+    if chunk:
+        yield chunk
+
+
+@cache
+def _template() -> Tensor:
+    return torch.Generator().manual_seed(0).get_state()

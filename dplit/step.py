@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dplit.clipping.policy import ClippingPolicy
 from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.grads.per_example import PerExample
-from dplit.noise import Noise, gaussian
+from dplit.noise import Noise, ReleaseNoise
 from dplit.privacy import Gaussian, Ledger, Sampled
 
 UNDERFLOW = 1e-18
@@ -137,11 +137,13 @@ class PrivateStep:
             BudgetExhausted: the target would be passed; nothing was charged or released.
         """
         self._charged()()
-        generators = _Generators(self.noise, self.ledger.steps)
-        std = self._terms.noise_multiplier * self._bound
-        for name, parameter in trainable(self.module).items():
-            parameter.grad = self._noisy(name, parameter, std, generators)
-        self._answer(generators)
+        noise = ReleaseNoise(self.noise, self.ledger.steps)
+        parameters = trainable(self.module)
+        totals = [self._total(name, parameter) for name, parameter in parameters.items()]
+        noise.add(totals, self._terms.noise_multiplier * self._bound, self.expected_batch_size)
+        for parameter, total in zip(parameters.values(), totals, strict=True):
+            parameter.grad = total.to(parameter.dtype)
+        self._answer(noise)
         self.begin()
 
     def _charged(self) -> Callable[[], None]:
@@ -167,11 +169,12 @@ class PrivateStep:
             )
         self._terms, self.event = terms, terms.event()
 
-    def _noisy(self, name: str, parameter: Tensor, std: float, generators: _Generators) -> Tensor:
-        total = gaussian(parameter, std, generators[parameter.device])
-        if name in self._sums:
-            total.add_(self._sums.pop(name))
-        return total.div_(self.expected_batch_size).to(parameter.dtype)
+    def _total(self, name: str, parameter: Tensor) -> Tensor:
+        """Return a parameter's sum over the draw, taken out of the step: a release that fails leaves no half-noised one."""
+        dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+        if name not in self._sums:
+            return torch.zeros(parameter.shape, dtype=dtype, device=parameter.device)
+        return self._sums.pop(name).detach().to(dtype).contiguous()
 
     def _ask(self, norms: Tensor, ids: Tensor) -> None:
         query = self.policy.ask(norms, ids)
@@ -180,14 +183,14 @@ class PrivateStep:
             self._asked = value if self._asked is None else self._asked + value
             self._sensitivity = query.sensitivity
 
-    def _answer(self, generators: _Generators) -> None:
+    def _answer(self, noise: ReleaseNoise) -> None:
         for noise_multiplier in self._terms.queries:
             if self._asked is None:
                 empty = torch.zeros(0)
                 self._ask(empty, empty.to(torch.int64))
             assert self._asked is not None, "a policy with a query asks it of every draw"
             std = noise_multiplier * self._sensitivity
-            self.policy.tell(self._asked + gaussian(self._asked, std, generators[self._asked.device]))
+            self.policy.tell(self._asked + noise.gaussian(self._asked, std))
 
     def _bounded(self, weights: Tensor, norms: Tensor, ids: Tensor) -> Tensor:
         """Return the policy's weights with wᵢ‖gᵢ‖ held within the declared sensitivity of the example's group."""
@@ -197,19 +200,6 @@ class PrivateStep:
             limit = limit * each[ids]
         held = torch.minimum(weights, limit)
         return torch.where((held > 0) & norms.isfinite(), held, 0.0)
-
-
-class _Generators:
-    """One generator per device for one release."""
-
-    def __init__(self, noise: Noise, release: int) -> None:
-        self._noise, self._release = noise, release
-        self._made: dict[torch.device, torch.Generator] = {}
-
-    def __getitem__(self, device: torch.device) -> torch.Generator:
-        if device not in self._made:
-            self._made[device] = self._noise.generator(self._release, device)
-        return self._made[device]
 
 
 def trainable(module: nn.Module) -> Mapping[str, nn.Parameter]:

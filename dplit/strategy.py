@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
@@ -21,16 +22,14 @@ from dplit.clipping import ClippingPolicy, Flat
 from dplit.data.sampling import Draw, PhysicalCollate, PoissonBatches, poisson_loader, records
 from dplit.errors import BudgetExhausted, ConfigurationError, JournalError, PrivacyError
 from dplit.evidence import Evidence
-from dplit.grads.probe import probe
-from dplit.grads.tape import Tape
+from dplit.grads.engines import ENGINES, MOST, PROBED, joined
+from dplit.grads.per_example import PerExample
+from dplit.grads.probe import ROUGH, examine
 from dplit.groups import GroupKey, declared, group_ids
 from dplit.noise import Noise, gaussian
 from dplit.privacy import Gaussian, Ledger, Target, calibrate, steps_within
 from dplit.privacy.report import Facts
 from dplit.step import PrivateStep, charge
-
-PROBED = 8
-"""Records compared alone and in company, twice, before the first release."""
 
 
 class Spent(NamedTuple):
@@ -60,6 +59,8 @@ class DPStrategy(SingleDeviceStrategy):
         noise_seed: None: from the operating system. A number is for tests, and the privacy statement says so.
         delta: δ at which ε is shown where `noise` is a number; None takes the smaller of 1e-5 and 1/(10 N).
         training_logs: False drops what `training_step` logs, which is un-noised and released without charge.
+        grads: "tape"; "vmap" (torch.func) for models with operations the tape refuses; or "loop", one example at a time,
+            whatever `physical_batch_size` is, for every other. All are exact; the last two build every gradient.
         ledger: another strategy's, to go on charging where a model is trained further without a checkpoint.
         device, accelerator, checkpoint_io, precision_plugin: as Lightning passes them.
 
@@ -82,6 +83,7 @@ class DPStrategy(SingleDeviceStrategy):
         noise_seed: int | None = None,
         delta: float | None = None,
         training_logs: bool = True,
+        grads: Literal["tape", "vmap", "loop"] = "tape",
         ledger: Ledger | None = None,
         device: Any = "cpu",
         accelerator: Any = None,
@@ -89,10 +91,11 @@ class DPStrategy(SingleDeviceStrategy):
         precision_plugin: Any = None,
     ) -> None:
         super().__init__(device, accelerator, checkpoint_io or AtomicCheckpointIO(), precision_plugin)
-        refusals.check_arguments(noise, physical_batch_size, loss_reduction, delta)
+        refusals.check_arguments(noise, physical_batch_size, loss_reduction, delta, grads)
         self.policy = policy or Flat()
         self.noise = noise
-        self.physical_batch_size = physical_batch_size
+        self.grads = grads
+        self.physical_batch_size = min(physical_batch_size, MOST.get(grads, physical_batch_size))
         self.group = group
         self.groups = None if groups is None else declared(groups)
         self.loss_reduction = loss_reduction
@@ -272,20 +275,20 @@ class DPStrategy(SingleDeviceStrategy):
     def _accumulate(self, batch: Any, size: int, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         assert self._step is not None
         batch = super().batch_to_device(self.precision_plugin.convert_input(batch))
-        ids = (
-            group_ids(batch, self.group, self.groups or ())
-            if self.policy.needs_groups and self.group is not None
-            else None
-        )
-        with Tape(self.lightning_module, size) as tape:  # type: ignore[arg-type]
-            losses = self._losses(batch, size, rest, kwargs)
-        self._step.accumulate(tape.backward(losses), ids)
-        return losses.detach().sum()
+        key = self.group if self.policy.needs_groups else None
+        ids = None if key is None else group_ids(batch, key, self.groups or ())
+        total, start = torch.zeros((), device=self.root_device), 0
+        for losses, found in self._gradients(batch, size, rest, kwargs):
+            self._step.accumulate(found, None if ids is None else ids[start : start + found.examples])
+            total, start = total + losses.sum(), start + found.examples
+        return total
+
+    def _gradients(self, batch: Any, size: int, *given: Any) -> Iterator[tuple[Tensor, PerExample]]:
+        if self._trainer._results is not None:
+            self._trainer._results.batch, self._trainer._results.batch_size = batch, size
+        return ENGINES[self.grads](self.lightning_module, lambda one, n: self._losses(one, n, *given), batch, size)  # type: ignore[arg-type]
 
     def _losses(self, batch: Any, size: int, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-        results = self._trainer._results
-        if results is not None:
-            results.batch, results.batch_size = batch, size
         output = super().training_step(batch, *rest, **kwargs)
         loss = output.get("loss") if isinstance(output, Mapping) else output
         return refusals.losses_per_example(loss, size, self.loss_reduction)
@@ -294,17 +297,18 @@ class DPStrategy(SingleDeviceStrategy):
         loader = refusals.poisson_train_loader(self._trainer)
         collate: PhysicalCollate = loader.collate_fn  # type: ignore[assignment]
 
-        def batch_of(samples: Sequence[Any]) -> Any:
-            batch = self.precision_plugin.convert_input(collate.collate(list(samples)))
-            return super(DPStrategy, self).batch_to_device(batch)
+        def parts(samples: Sequence[Any]) -> Iterator[tuple[Tensor, PerExample]]:
+            step = MOST.get(self.grads, len(samples))
+            for few in (samples[i : i + step] for i in range(0, len(samples), step)):
+                batch = self.precision_plugin.convert_input(collate.collate(list(few)))
+                yield from self._gradients(super(DPStrategy, self).batch_to_device(batch), len(few), rest, {})
 
-        def losses(batch: Any, size: int) -> Tensor:
-            return self._losses(batch, size, rest, {})
-
-        size = len(loader.dataset)  # type: ignore[arg-type]
+        module: Any = self.lightning_module
+        size: int = len(loader.dataset)  # type: ignore[arg-type]
+        rough = self.grads != "tape" and isinstance(self.precision_plugin, MixedPrecision)
         for _ in range(2):
-            chosen = np.random.default_rng().choice(size, min(PROBED, size), replace=False).tolist()
-            probe(self.lightning_module, batch_of, losses, records(loader.dataset, chosen))  # type: ignore[arg-type]
+            chosen = np.random.default_rng().choice(size, min(PROBED[self.grads], size), replace=False).tolist()
+            examine(module, lambda some: joined(parts(some)), records(loader.dataset, chosen), ROUGH if rough else 0)
         self._probed = True
         self._evidence.logged_by_training(self._trainer._results, keep=False)
 

@@ -15,7 +15,7 @@ from dplit import step as step_module
 from dplit.clipping import ClippingPolicy, Flat, GroupQuantile
 from dplit.errors import BudgetExhausted, ConfigurationError
 from dplit.grads import Tape
-from dplit.noise import Noise
+from dplit.noise import Noise, ReleaseNoise
 from dplit.privacy import Ledger
 from dplit.step import PrivateStep
 from tests.clipping.test_contract import GROUPS, policies
@@ -107,8 +107,8 @@ def test_mutant_skipped_parameter_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("wrong", [0.99, 1 / EXPECTED])
 def test_mutant_noise_scale_is_caught(monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
-    honest = step_module.gaussian
-    monkeypatch.setattr(step_module, "gaussian", lambda like, std, g: honest(like, wrong * std, g))
+    honest = ReleaseNoise.add
+    monkeypatch.setattr(ReleaseNoise, "add", lambda self, sums, std, by: honest(self, sums, wrong * std, by))
     with pytest.raises(AssertionError):
         law_covered(Flat(), torch.float32)
 
@@ -124,9 +124,9 @@ class Watched(Noise):
         object.__setattr__(self, "ledger", ledger)
         object.__setattr__(self, "seen", [])
 
-    def generator(self, release: int, device: Any = "cpu") -> torch.Generator:
+    def generator(self, release: int, device: Any = "cpu", key: int = 0) -> torch.Generator:
         self.seen.append(self.ledger.steps)
-        return super().generator(release, device)
+        return super().generator(release, device, key)
 
 
 def law_charged_first() -> None:
@@ -186,6 +186,47 @@ def test_an_interrupted_draw_leaves_nothing_behind() -> None:
     add(step, x)
     assert torch.allclose(released(step), summed(x), atol=1e-9)
     assert step.ledger.steps == 2
+
+
+def law_a_failed_release_leaves_no_sums() -> None:
+    """What was half noised must not be noised and divided once more by a second call."""
+    step = make(net(), Flat(0.3), SILENT)
+    add(step, torch.randn(2, 4).double())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Noise, "generator", lambda *a, **k: (_ for _ in ()).throw(OSError("no entropy")))
+        with pytest.raises(OSError, match="no entropy"):
+            step.release()
+    assert all(p.grad is None for p in step.module.parameters())
+    assert float(released(step).abs().max()) < 1e-9
+
+
+def test_a_failed_release_leaves_no_sums() -> None:
+    law_a_failed_release_leaves_no_sums()
+
+
+def test_mutant_sums_kept_over_a_failure_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PrivateStep, "_total", lambda self, name, p: self._sums[name])
+    with pytest.raises(AssertionError):
+        law_a_failed_release_leaves_no_sums()
+
+
+def test_sums_of_any_layout_and_type_become_gradients() -> None:
+    """A transposed sum, an expanded one, one wider than its parameter."""
+    module = nn.ParameterDict(
+        {"a": torch.zeros(3, 4), "b": torch.zeros(5), "c": torch.zeros(2), "none": torch.zeros(0)}
+    )
+    step = make(module, Flat(), SILENT)
+    step._sums = {
+        "a": torch.arange(12.0).view(4, 3).T,
+        "b": torch.ones(1).expand(5),
+        "c": torch.ones(2, dtype=torch.float64),
+    }
+    expected = {name: total.float() / EXPECTED for name, total in step._sums.items()}
+    step.release()
+    for name, total in expected.items():
+        assert torch.allclose(module[name].grad, total, atol=1e-6)
+        assert module[name].grad.dtype == torch.float32
+    assert module["none"].grad.shape == (0,)
 
 
 # -- empty draws -------------------------------------------------------------------------------------------------

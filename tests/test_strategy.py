@@ -371,7 +371,7 @@ def test_noise_is_never_used_twice() -> None:
 
 
 def test_mutant_default_generator_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Noise, "generator", lambda self, release, device="cpu": torch.default_generator)
+    monkeypatch.setattr(Noise, "generator", lambda self, *key, **named: torch.default_generator)
     monkeypatch.setattr(strategy_module.DPStrategy, "_probe", lambda self, rest: None)
     with pytest.raises(AssertionError):
         law_noise_is_fresh()
@@ -392,7 +392,7 @@ def test_a_users_seed_never_touches_the_noise() -> None:
 
 
 def test_mutant_global_noise_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Noise, "generator", lambda self, release, device="cpu": torch.default_generator)
+    monkeypatch.setattr(Noise, "generator", lambda self, *key, **named: torch.default_generator)
     with pytest.raises(AssertionError):
         law_users_seed_is_not_ours()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ class Tape(TorchFunctionMode):
         self._sources: dict[int, Source] = {id(p): Parameter(p, name) for name, p in self._parameters.items()}
         self._uses: list[tuple[Source, Use]] = []
         self._spent = self._recording = False
+        self._eager: list[Any] = []
 
     def _learn(self, module: nn.Module) -> None:
         """Take the trainable parameters, shared ones once, and as constants everything else that the module keeps."""
@@ -176,6 +177,17 @@ class Tape(TorchFunctionMode):
 
     # -- recording ---------------------------------------------------------------------------------------------
 
+    def __enter__(self) -> Self:
+        """Record. What `torch.compile` compiled runs eagerly meanwhile: a compiled graph has no operations to see."""
+        self._eager.append(torch.compiler.set_stance("force_eager"))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop recording."""
+        super().__exit__(*error)
+        self._eager.pop().__exit__(*error)
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -238,7 +250,7 @@ class Tape(TorchFunctionMode):
         if unseen:
             raise UnsupportedOperation(
                 f"{', '.join(unseen)} got gradient by a road the tape cannot see (a scripted module or a custom "
-                "autograd.Function, perhaps); write it with torch functions or freeze the parameter"
+                'autograd.Function, perhaps); write it with torch functions, freeze the parameter, or set DPStrategy(grads="loop")'
             )
 
     def _watched(self, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -266,7 +278,7 @@ class Tape(TorchFunctionMode):
             func,
             tuple(given),
             f"has no rule (arguments {', '.join(rules.reads(t) for t in given)}); "
-            "freeze the parameter, or add a rule in dplit/grads/ops",
+            'freeze the parameter, set DPStrategy(grads="vmap") or "loop", or add a rule in dplit/grads/ops',
         )
 
     def _tracked(
