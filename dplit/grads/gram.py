@@ -119,8 +119,8 @@ def _product(a: Gram, b: Gram) -> Tensor:
     total = torch.linalg.vecdot(a[-1], b[-1])
     for u, v in zip(a[:-1], b[:-1], strict=True):
         total = total + 2 * torch.linalg.vecdot(u, v)
-    return total
+    return total  # type: ignore[no-any-return]
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))  # type: ignore[no-any-return]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,7 @@ class Within(Layout):
 
     def outermost(self, x: Tensor) -> Tensor:
         split = x.unflatten(self.dim, (self.before, self.examples, -1))
-        return split.movedim(self.dim + 1, 0)
+        return split.movedim(self.dim + 1, 0)  # type: ignore[no-any-return]
 
     def restored(self, y: Tensor) -> Tensor:
         return y.movedim(0, self.dim + 1).flatten(self.dim, self.dim + 2).contiguous()
@@ -46,7 +47,7 @@ class Within(Layout):
         padded = p.reshape((1,) * (dim - p.dim()) + tuple(p.shape))
         if padded.shape[self.dim] != 1:
             return None
-        return padded.unflatten(self.dim, (1, 1, 1)).movedim(self.dim + 1, 0)
+        return padded.unflatten(self.dim, (1, 1, 1)).movedim(self.dim + 1, 0)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Rows(Layout):
     def outermost(self, x: Tensor) -> Tensor:
         place, most = self._places()
         full = x.new_zeros(self.examples * most, *x.shape[1:]).index_copy(0, place, x)
-        return full.unflatten(0, (self.examples, most))
+        return full.unflatten(0, (self.examples, most))  # type: ignore[no-any-return]
 
     def restored(self, y: Tensor) -> Tensor:
         return y.flatten(0, 1).index_select(0, self._places()[0])
@@ -95,6 +96,16 @@ class Lost(Layout):
 
     def broadcast(self, p: Tensor, dim: int) -> Tensor | None:
         return None
+
+
+def located(depth: int, shape: Sequence[int], n: int) -> Layout | None:
+    """Return where n examples are that have `depth` numbers outside of them in the flat order of this shape."""
+    outside = 1
+    for dim, size in enumerate(shape):
+        if depth % outside == 0 and size % (depth // outside * n) == 0 and size > 0:
+            return Within(dim, depth // outside, n)
+        outside *= size
+    return Lost("a reshape cut through the examples")
 
 
 class Layouts:

@@ -20,6 +20,7 @@ from dplit.grads.source import Derived, Parameter, Source
 from dplit.grads.use import AlignedUse, Use
 
 rules.load()
+motion.load()
 
 READ_IN = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, torch.frombuffer})
 """Operations that bring in values from outside torch: data, for all the tape knows."""
@@ -250,7 +251,8 @@ class Tape(TorchFunctionMode):
         if unseen:
             raise UnsupportedOperation(
                 f"{', '.join(unseen)} got gradient by a road the tape cannot see (a scripted module or a custom "
-                'autograd.Function, perhaps); write it with torch functions, freeze the parameter, or set DPStrategy(grads="loop")'
+                "autograd.Function, perhaps); write it with torch functions, freeze the parameter, or set "
+                'DPStrategy(grads="loop")'
             )
 
     def _watched(self, func: Any, *args: Any, **kwargs: Any) -> Any:

@@ -45,8 +45,9 @@ def attention(
     if data is None:
         raise tape.refusal(F.scaled_dot_product_attention, tuple(given), "got no query, key or value of the examples")
     tape.by_example(F.scaled_dot_product_attention, data, *given)
-    query, key, value, *mask = (_lifted(tape, v, data) for v in given)
-    return F.scaled_dot_product_attention(query, key, value, *(mask or [None]), *args, **kwargs)
+    lifted = [_lifted(tape, v, data) for v in given]
+    attention: Any = F.scaled_dot_product_attention
+    return attention(*lifted[:3], attn_mask if attn_mask is None else lifted[3], *args, **kwargs)  # type: ignore[no-any-return]
 
 
 def _lifted(tape: Tape, value: Tensor, data: Tensor) -> Tensor:

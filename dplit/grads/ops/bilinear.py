@@ -11,9 +11,8 @@ from torch import Tensor
 
 from dplit.grads.function import Recorded
 from dplit.grads.ops.linear import LinearUse, record_linear
-from dplit.grads.per_example import at_least
 from dplit.grads.rules import rule
-from dplit.grads.use import INSTANTIATED, Use, sq, wide
+from dplit.grads.use import INSTANTIATED, Use, at_least, sq, wide
 
 if TYPE_CHECKING:
     from dplit.grads.tape import Tape
