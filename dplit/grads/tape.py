@@ -62,6 +62,7 @@ class Tape(TorchFunctionMode):
         self._uses: list[tuple[Source, Use]] = []
         self._spent = self._recording = False
         self._eager: list[Any] = []
+        self._copies: list[Tensor] = []
 
     def _learn(self, module: nn.Module) -> None:
         """Take the trainable parameters, shared ones once, and as constants everything else that the module keeps."""
@@ -201,6 +202,8 @@ class Tape(TorchFunctionMode):
         if not any(id(t) in sources for t in given):
             result = func(*args, **kwargs)
             return result if self._makes_data(func, result) else self._remember(func, args, kwargs, result, given)
+        if self._recording and func is Tensor.detach:
+            return self._detached_anew(given[0])
         if func not in rules.ALWAYS and all(id(t) in self._sources or t in self._constants for t in given):
             return self.derive(func, args, kwargs)
         if func in rules.RULES and torch.is_grad_enabled():
@@ -244,6 +247,7 @@ class Tape(TorchFunctionMode):
         try:
             self._watched(torch.autograd.backward, losses.sum())
             unseen = [s.name for s in self._sources.values() if s.tensor.grad is not None]
+            unseen += [self._sources[id(copy)].name for copy in self._copies if copy.grad is not None]
         finally:
             self._recording = False
             for name, p in self._parameters.items():
@@ -254,6 +258,13 @@ class Tape(TorchFunctionMode):
                 "autograd.Function, perhaps); write it with torch functions, freeze the parameter, or set "
                 'DPStrategy(grads="loop")'
             )
+
+    def _detached_anew(self, value: Tensor) -> Tensor:
+        """A layer that is computed anew may do so on detached copies: a source's copy is used for it."""
+        copy = value.detach()
+        self._sources[id(copy)] = self._sources[id(value)]
+        self._copies.append(copy)
+        return copy
 
     def _watched(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """Run a backward under the tape, which has to see layers that are computed anew in it."""
@@ -273,7 +284,7 @@ class Tape(TorchFunctionMode):
             with self:
                 return visible(*args, **kwargs)
         result = func(*args, **kwargs)
-        if not any(t.requires_grad for t in tensors((result,), {})):
+        if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors((result,), {})):
             self._follow(func, args, kwargs, result, given)
             return result
         raise self.refusal(

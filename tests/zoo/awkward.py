@@ -133,7 +133,7 @@ class Packed(Awkward):
         return y @ self.embed.weight.T
 
 
-class Sorted(Awkward, coupled=True):
+class Sorted(Awkward):
     """Examples are sorted by their length, and put back."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

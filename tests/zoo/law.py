@@ -49,7 +49,7 @@ def _checkpointing(reentrant: bool, hooked: bool = False) -> Callable[[nn.Module
     def switch(module: nn.Module) -> None:
         if not getattr(module, "supports_gradient_checkpointing", False):
             raise Unavailable("no switch")
-        if hooked and not isinstance(module.get_input_embeddings(), nn.Embedding):
+        if hooked and not _embeds(module):
             raise Unavailable("no hook")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
@@ -58,6 +58,13 @@ def _checkpointing(reentrant: bool, hooked: bool = False) -> Callable[[nn.Module
             module.enable_input_require_grads()
 
     return switch
+
+
+def _embeds(module: nn.Module) -> bool:
+    try:
+        return isinstance(module.get_input_embeddings(), nn.Embedding)  # type: ignore[operator]
+    except NotImplementedError:
+        return False
 
 
 def _trainable(chosen: Callable[[list[nn.Parameter]], list[nn.Parameter]]) -> Callable[[nn.Module], None]:
