@@ -242,6 +242,13 @@ def test_a_method_that_breaks_is_reported_and_the_others_go_on(
     assert "1.00 – 1.00" in out
 
 
+@pytest.mark.parametrize("wrong", [["--largest"], ["--rounds", "0"], ["--workloads", "W9"]])
+def test_wrong_arguments_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(wrong)
+    assert wrong[0] in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_memory_in_a_fresh_process() -> None:
     command = [sys.executable, "-m", "scripts.bench", "--child", "memory", "--workloads", "smoke", "--methods", "dplit"]

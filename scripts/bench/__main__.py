@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    given = parser().parse_args(arguments)
+    given = parsed(arguments)
     quiet()
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -50,6 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.write:
         print(report.written(given.write, sections))
     return None
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    made = parser()
+    given = made.parse_args(arguments)
+    if given.device.type == "cuda" and not torch.cuda.is_available():
+        made.error("--device cuda: this machine, or this build of torch, has no CUDA; leave it out")
+    if given.largest and given.device.type != "cuda":
+        made.error("--largest seeks the batch that fills a GPU's memory; add --device cuda")
+    return given
 
 
 def parser() -> argparse.ArgumentParser:
@@ -114,7 +125,7 @@ class Run:
             self._time()
             if self.given.memory:
                 self._memory()
-            if self.given.largest and self.given.device.type == "cuda":
+            if self.given.largest:
                 self._largest()
         return [*self.found.values()]
 
@@ -199,7 +210,7 @@ class Run:
         try:
             yield
         except Exception as error:
-            self.found[name].failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.found[name].failure = shorten(f"{type(error).__name__}: {error}", 110, placeholder=" …")
 
 
 def show(workload: str, rows: Sequence[Row], given: argparse.Namespace) -> str:

@@ -34,7 +34,7 @@ The baseline is plain training of the same model; for methods through the Traine
 1, so that every draw is the whole batch, and a step is all that the Trainer does from one batch's start to the next one's.
 Memory is the peak of live tensors over a step after the first two (parameters, optimizer, activations, gradients), each method
 in a fresh process; *resident* is the largest that process ever was, imports included. *Disagreement* is how far the
-clipped sum is from dplit's, relative, without dropout and noise: rounding gives about 1e-6 in float32, and what is above 1e-3
+clipped sum is from dplit's, relative, without dropout and noise: rounding gives 1e-6 to 1e-4 in float32, and what is above 1e-3
 is another algorithm or an error. *Goal* and *floor* are of the time over baseline; the floor is the norms' arithmetic alone.
 """
 
