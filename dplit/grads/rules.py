@@ -23,18 +23,27 @@ parents, each of them with its use; None where it knows none."""
 
 RULES: dict[Any, Rule] = {}
 PULLS: dict[Any, Pull] = {}
+ANYWHERE: set[Any] = set()
+"""Operations whose rule takes examples that are not outermost."""
 ALWAYS: set[Any] = set()
 """Operations whose rule is asked even where no data is among the arguments."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def rule(*operations: Any, always: bool = False) -> Callable[[_F], _F]:
-    """Register a function as the rule of these torch functions; `always`, also where only constants meet them."""
+def rule(*operations: Any, always: bool = False, anywhere: bool = False) -> Callable[[_F], _F]:
+    """Register a function as the rule of these torch functions.
+
+    Args:
+        operations: torch functions.
+        always: it is asked also where only constants meet parameters.
+        anywhere: it knows what to do with examples that are not outermost; other rules never see such activations.
+    """
 
     def register(function: _F) -> _F:
         RULES.update(dict.fromkeys(operations, function))
         ALWAYS.update(operations if always else ())
+        ANYWHERE.update(operations if anywhere else ())
         return function
 
     return register

@@ -207,6 +207,8 @@ class Tape(TorchFunctionMode):
         if func not in rules.ALWAYS and all(id(t) in self._sources or t in self._constants for t in given):
             return self.derive(func, args, kwargs)
         if func in rules.RULES and torch.is_grad_enabled():
+            if self._layouts and func not in rules.ANYWHERE:
+                self._check_places(func, given)
             return rules.RULES[func](self, *args, **kwargs)
         return self._without_rule(func, args, kwargs, given)
 
@@ -258,6 +260,12 @@ class Tape(TorchFunctionMode):
                 "autograd.Function, perhaps); write it with torch functions, freeze the parameter, or set "
                 'DPStrategy(grads="loop")'
             )
+
+    def _check_places(self, func: Any, given: list[Tensor]) -> None:
+        sources = [t for t in given if id(t) in self._sources]
+        for t in given:
+            if t.dim() and self._layouts.of(t) is not None:
+                self.by_example(func, t, *sources)
 
     def _detached_anew(self, value: Tensor) -> Tensor:
         """A layer that is computed anew may do so on detached copies: a source's copy is used for it."""

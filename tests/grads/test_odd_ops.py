@@ -146,7 +146,7 @@ def test_exact_with_frozen_parameters(frozen: str) -> None:
             lambda m, x, ids: F.bilinear(
                 x, x, (x[..., None] * m.slope.weight)[:1, 0].expand(1, -1, D), m.pair.bias[:1]
             ),
-            "computed from data",
+            "computed from data|first dimension",
         ),
         (lambda m, x, ids: m.slope(x[:3]), "prelu on slope.weight"),
     ],

@@ -131,17 +131,24 @@ def _register(kind: Elementwise, name: str, dunder: str) -> None:
     def in_place(tape: Tape, input: Any, other: Any, *, alpha: float = 1) -> Tensor:
         if tape.source(input) is not None:
             raise tape.refusal(kind.apply, (input,), "writes into a parameter in place; use the result instead")
-        return input.copy_(plain(tape, input.clone(), other, alpha=alpha))  # type: ignore[no-any-return]
+        before = input.clone()
+        tape.keep_layout(input, before)
+        return input.copy_(plain(tape, before, other, alpha=alpha))  # type: ignore[no-any-return]
 
-    rule(getattr(torch, name), getattr(tensor, name), getattr(tensor, f"__{dunder}__"))(plain)
-    rule(getattr(tensor, f"__r{dunder}__"))(swapped)
-    rule(getattr(tensor, f"{name}_"), getattr(tensor, f"__i{dunder}__"))(in_place)
+    rule(getattr(torch, name), getattr(tensor, name), getattr(tensor, f"__{dunder}__"), anywhere=True)(plain)
+    rule(getattr(tensor, f"__r{dunder}__"), anywhere=True)(swapped)
+    rule(getattr(tensor, f"{name}_"), getattr(tensor, f"__i{dunder}__"), anywhere=True)(in_place)
 
 
 def _scaled(tape: Tape, other: Any, alpha: float) -> Any:
     if alpha == 1:
         return other
-    return tape.derive(torch.mul, (other, alpha), {}) if tape.source(other) is not None else torch.mul(other, alpha)
+    if tape.source(other) is not None:
+        return tape.derive(torch.mul, (other, alpha), {})
+    scaled = torch.mul(other, alpha)
+    if isinstance(other, Tensor):
+        tape.keep_layout(other, scaled)
+    return scaled
 
 
 def _no_options(tape: Tape, kind: Elementwise, values: tuple[Any, ...], options: dict[str, Any]) -> None:

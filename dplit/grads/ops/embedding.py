@@ -131,7 +131,7 @@ class _Embedding(Recorded):
         return None, None, None, None
 
 
-@rule(F.embedding, always=True)
+@rule(F.embedding, always=True, anywhere=True)
 def embedding(
     tape: Tape,
     input: Tensor,

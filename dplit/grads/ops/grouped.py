@@ -38,7 +38,7 @@ class _GroupedMM(Recorded):
         return grad.masked_fill(torch.arange(len(x), device=x.device)[:, None] >= given, 0), None, None, None, None
 
 
-@rule(F.grouped_mm, torch._grouped_mm)
+@rule(F.grouped_mm, torch._grouped_mm, anywhere=True)
 def grouped_mm(
     tape: Tape, mat_a: Tensor, mat_b: Tensor, *, offs: Tensor | None = None, bias: Tensor | None = None, **options: Any
 ) -> Tensor:

@@ -132,7 +132,7 @@ def masked(derived: Derived, use: Use) -> Use | None:
 # -- by data -----------------------------------------------------------------------------------------------------
 
 
-@rule(Tensor.__getitem__)
+@rule(Tensor.__getitem__, anywhere=True)
 def item(tape: Tape, input: Tensor, index: Any) -> Tensor:
     """`input[index]` of a parameter with an index that is data.
 
@@ -179,8 +179,15 @@ def _rows(tape: Tape, p: Tensor, before: int, ids: list[Tensor], slices: tuple[A
         p = tape.derive(torch.movedim, (p, list(range(before, before + len(ids))), list(range(len(ids)))), {})
     sizes, rest = p.shape[: len(ids)], p.shape[len(ids) :]
     rows = torch.arange(math.prod(sizes), device=p.device).view(sizes)[tuple(ids)]
+    if before or len(ids) > 1:
+        for given in ids:
+            if tape.layout(given) is not None:
+                tape.by_example(Tensor.__getitem__, given, p)
+    tape.keep_layout(ids[0], rows)
     table = p if p.dim() == 2 and len(ids) == 1 else tape.derive(torch.reshape, (p, (math.prod(sizes), -1)), {})
-    found = embedding(tape, rows, table).reshape(*rows.shape, *rest)
+    looked_up = embedding(tape, rows, table)
+    found = looked_up.reshape(*rows.shape, *rest)
+    tape.keep_layout(looked_up, found)
     return found.movedim(list(range(rows.dim(), rows.dim() + before)), list(range(before))) if before else found
 
 

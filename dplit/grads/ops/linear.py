@@ -129,7 +129,7 @@ def record_linear(tape: Tape, weight: Source | None, bias: Source | None, x: Ten
         tape.record(bias, DenseUse(summed if bias.tensor.numel() > 1 else summed.sum(1, keepdim=True)))
 
 
-@rule(F.linear)
+@rule(F.linear, anywhere=True)
 def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` with any number of leading dimensions."""
     tape.refuse_data(F.linear, weight, bias)

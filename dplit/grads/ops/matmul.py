@@ -112,7 +112,18 @@ def _apart(value: Tensor, rows: tuple[int, ...], examples: int) -> Tensor:
     return ordered.reshape(examples, math.prod(rows), -1, value.shape[-1])  # type: ignore[no-any-return]
 
 
-@rule(torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm, torch.mv, Tensor.mv)
+@rule(
+    torch.matmul,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    torch.mm,
+    Tensor.mm,
+    torch.bmm,
+    Tensor.bmm,
+    torch.mv,
+    Tensor.mv,
+    anywhere=True,
+)
 def matmul(tape: Tape, input: Tensor, mat2: Any = None, *, out: Tensor | None = None, **named: Any) -> Tensor:
     """Matrix product of one parameter and one activation that keeps the examples outermost.
 
@@ -135,7 +146,7 @@ def matmul(tape: Tape, input: Tensor, mat2: Any = None, *, out: Tensor | None = 
     return _MatMul.apply(narrowed(x), weight, left, tape)  # type: ignore[no-any-return]
 
 
-@rule(Tensor.__rmatmul__)
+@rule(Tensor.__rmatmul__, anywhere=True)
 def swapped(tape: Tape, input: Tensor, other: Tensor) -> Tensor:
     """`other @ input`."""
     return matmul(tape, other, input)
@@ -172,7 +183,7 @@ class _AddMM(Recorded):
         return None, (back @ weight.to(back.dtype).mT if ctx.needs_input_grad[1] else None), None, None
 
 
-@rule(torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm)
+@rule(torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm, anywhere=True)
 def addmm(
     tape: Tape,
     input: Tensor,

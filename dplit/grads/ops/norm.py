@@ -52,7 +52,7 @@ def _by_example(back: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, n: int) -> 
     return (rstd @ (back * x))[:, 0] - shifted, plain
 
 
-@rule(F.layer_norm)
+@rule(F.layer_norm, anywhere=True)
 def layer_norm(
     tape: Tape,
     input: Tensor,

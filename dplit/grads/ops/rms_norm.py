@@ -42,7 +42,7 @@ class _RMSNorm(Recorded):
         return grad.to(x.dtype), None, None, None, None
 
 
-@rule(F.rms_norm)
+@rule(F.rms_norm, anywhere=True)
 def rms_norm(
     tape: Tape, input: Tensor, normalized_shape: Sequence[int], weight: Tensor, eps: float | None = None
 ) -> Tensor:
