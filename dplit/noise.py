@@ -18,6 +18,8 @@ _WORDS = 624
 """Words of 32 bits in the Mersenne Twister's state."""
 CHUNK = 1 << 19
 """Most numbers drawn from one generator on the CPU, about 2 ms of one core."""
+LEAST = 1 << 17
+"""Fewest numbers that are worth a generator and a thread of their own."""
 SPAN = 1 << 15
 """Numbers drawn and added at a time: they stay in a core's cache, and torch gives no operation this short to threads."""
 
@@ -82,7 +84,7 @@ class ReleaseNoise:
     def add(self, sums: Sequence[Tensor], std: float, divisor: float) -> None:
         """Add independent N(0, std²) to every number of tensors and divide them, in place.
 
-        On the CPU chunks of `CHUNK` numbers are shared among `torch.get_num_threads()` threads.
+        On the CPU chunks of `LEAST` to `CHUNK` numbers are shared among `torch.get_num_threads()` threads.
 
         Args:
             sums: contiguous tensors, float32 or float64, without gradient.
@@ -92,26 +94,26 @@ class ReleaseNoise:
         for one in sums:
             if one.device.type != "cpu":
                 one.add_(self.gaussian(one, std)).div_(divisor)
-        chunks = _chunks(one.view(-1) for one in sums if one.device.type == "cpu")
-        keyed = [(chunk, next(self._keys)) for chunk in chunks]
+        flat = [one.view(-1) for one in sums if one.device.type == "cpu"]
+        size = min(CHUNK, max(LEAST, sum(one.numel() for one in flat) // 8))
+        keyed = [(chunk, next(self._keys)) for chunk in _chunks(flat, size)]
         threads = min(torch.get_num_threads(), len(keyed))
         queue = iter(keyed)
-        if threads < 2:
-            self._draw(queue, std, divisor)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(lambda _: self._draw(queue, std, divisor), range(threads)))
+        others = [_pool(os.getpid()).submit(self._draw, queue, std, divisor) for _ in range(threads - 1)]
+        self._draw(queue, std, divisor)
+        for other in others:
+            other.result()
 
     def _draw(self, queue: Iterator[tuple[list[Tensor], int]], std: float, divisor: float) -> None:
         """Serve chunks until there are no more; threads that share the queue never meet in a chunk."""
         scratch = {dtype: torch.empty(SPAN, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
         for chunk, key in queue:
             generator = self._noise.generator(self._release, key=key)
-            for run in chunk:
-                for start in range(0, len(run), SPAN):
-                    span = run[start : start + SPAN]
-                    noise = scratch[span.dtype][: len(span)].normal_(0.0, std, generator=generator)
-                    span.add_(noise).div_(divisor)
+            for spans in _spans(chunk):
+                sizes = [span.numel() for span in spans]
+                noise = scratch[spans[0].dtype][: sum(sizes)].normal_(0.0, std, generator=generator)
+                torch._foreach_add_(spans, noise.split(sizes))
+                torch._foreach_div_(spans, divisor)
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if device.type == "cpu":
@@ -127,19 +129,41 @@ def gaussian(like: Tensor, std: float, generator: torch.Generator) -> Tensor:
     return torch.empty(like.shape, dtype=dtype, device=like.device).normal_(0.0, std, generator=generator)
 
 
-def _chunks(flat: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Cut flat tensors, in their order, into runs of `CHUNK` numbers in all."""
+def _chunks(flat: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """Cut flat tensors, in their order, into runs of so many numbers in all."""
     chunk: list[Tensor] = []
-    room = CHUNK
-    for rest in flat:
-        while len(rest):
-            chunk.append(rest[:room])
-            room, rest = room - len(chunk[-1]), rest[len(chunk[-1]) :]
+    room = size
+    for whole in flat:
+        start, end = 0, whole.numel()
+        while start < end:
+            taken = min(room, end - start)
+            chunk.append(whole[start : start + taken])
+            start, room = start + taken, room - taken
             if not room:
                 yield chunk
-                chunk, room = [], CHUNK
+                chunk, room = [], size
     if chunk:
         yield chunk
+
+
+def _spans(chunk: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Cut a chunk into lists of tensors of one type and `SPAN` numbers at most in all."""
+    found: list[Tensor] = []
+    room = SPAN
+    for span in (span for run in chunk for span in run.split(SPAN)):
+        if found and (span.numel() > room or span.dtype != found[0].dtype):
+            yield found
+            found, room = [], SPAN
+        found.append(span)
+        room -= span.numel()
+    if found:
+        yield found
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Threads that wait between releases; a forked process has its own."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="dplit-noise")
 
 
 @cache

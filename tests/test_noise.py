@@ -89,6 +89,7 @@ def test_the_whole_state_is_keyed() -> None:
 def small_chunks(chunk: int = 1 << 12, span: int = 1 << 9) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(noise_module, "CHUNK", chunk)
+        patch.setattr(noise_module, "LEAST", chunk)
         patch.setattr(noise_module, "SPAN", span)
         yield
 

@@ -70,6 +70,15 @@ def follow(call: Call) -> None:
         call.layouts.put(value, layout)
 
 
+STAYS: dict[Any, Callable[[tuple[Any, ...], Any, int], bool]] = {}
+"""`(arguments, result, n)` to whether examples that were outermost are so still, where that shows at a glance."""
+
+
+def stays(operation: Any, args: tuple[Any, ...], result: Any, examples: int) -> bool:
+    """Whether an operation on activations that have the examples outermost plainly leaves them there."""
+    return operation in STAYS and STAYS[operation](args, result, examples)
+
+
 def load() -> None:
     """Import every file of `dplit.grads.moves`."""
     package = import_module("dplit.grads.moves")
@@ -77,11 +86,12 @@ def load() -> None:
         import_module(f"dplit.grads.moves.{module.name}")
 
 
-def moves(*operations: Any) -> Callable[[Move], Move]:
-    """Register what these operations do to the examples."""
+def moves(*operations: Any, stays: Callable[[tuple[Any, ...], Any, int], bool] | None = None) -> Callable[[Move], Move]:
+    """Register what these operations do to the examples, and how to see at a glance that they do nothing."""
 
     def register(function: Move) -> Move:
         MOVES.update(dict.fromkeys(operations, function))
+        STAYS.update(dict.fromkeys(operations, stays) if stays else {})
         return function
 
     return register

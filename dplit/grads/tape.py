@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -197,7 +197,7 @@ class Tape(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._recording and func is torch.autograd.backward:
             return self._watched(func, *args, **kwargs)
-        given = list(tensors(args, kwargs))
+        given = tensors(args, kwargs)
         sources = self._sources
         if not any(id(t) in sources for t in given):
             result = func(*args, **kwargs)
@@ -333,7 +333,8 @@ class Tape(TorchFunctionMode):
     ) -> None:
         if self.examples == 1:
             return
-        if func in motion.MOVES or (self._layouts and any(self._layouts.of(t) is not None for t in given)):
+        marked = self._layouts and any(self._layouts.of(t) is not None for t in given)
+        if marked or (func in motion.MOVES and not motion.stays(func, args, result, self.examples)):
             fixed = lambda t: t in self._constants or id(t) in self._sources  # noqa: E731
             motion.follow(motion.Call(self._layouts, func, args, kwargs, result, fixed))
 
@@ -362,15 +363,17 @@ class Constants:
         return ref is not None and ref() is value
 
 
-def tensors(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Yield the tensors among arguments, inside lists, tuples and mappings too."""
+def tensors(args: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return the tensors among arguments, inside lists, tuples and mappings too."""
+    found: list[Tensor] = []
     for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, list | tuple):
-            yield from tensors(value, {})
+            found += tensors(value, {})
         elif isinstance(value, dict):
-            yield from tensors((), value)
+            found += tensors((), value)
+    return found
 
 
 def _as_it_is(value: Tensor) -> Tensor:

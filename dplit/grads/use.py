@@ -111,6 +111,9 @@ class DenseUse(Use):
     def dense(self) -> Tensor:
         return self.grads
 
+    def sq_norm(self) -> Tensor:
+        return sq(flat(self.grads))
+
     def weighted_sum(self, weights: Tensor) -> Tensor:
         grads = flat(self.grads)
         return (weights.to(grads.dtype) @ grads).view(self.grads.shape[1:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,30 +13,35 @@ from dplit.grads.motion import Call, Found, carried, moves, others
 T = Tensor
 
 
+def _first_is_kept(args: tuple[Any, ...], result: Any, examples: int) -> bool:
+    """Two dimensions were exchanged of which neither is the first, or an order was given that begins with it."""
+    size, dims = args[0].dim(), args[1:]
+    if len(dims) == 2 and size > 2:
+        return all(isinstance(d, int) and d % size for d in dims)
+    order = dims[0] if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
+    return len(order) == size > 2 and order[0] == 0
+
+
+def _first_divides(args: tuple[Any, ...], result: Any, examples: int) -> bool:
+    """Flat order is kept, so the first dimension has the examples if it is long enough."""
+    return isinstance(result, Tensor) and result.dim() > 0 and len(result) > 0 and len(result) % examples == 0
+
+
 @moves(
     *(torch.transpose, torch.permute, torch.t, torch.movedim, torch.moveaxis, torch.swapaxes, torch.swapdims),
     *(T.transpose, T.permute, T.t, T.movedim, T.moveaxis, T.swapaxes, T.swapdims, torch.adjoint, T.adjoint),
     *(T.T.__get__, T.mT.__get__, T.H.__get__, T.mH.__get__),  # type: ignore[attr-defined]
     *(T.transpose_, T.t_, T.swapaxes_, T.swapdims_),
+    stays=_first_is_kept,
 )
 def turned(call: Call) -> Found:
     """Permuted dimensions: ask the operation itself, on a tensor whose sizes tell them apart."""
     place = call.layouts.place(call.subject)
     if place is None:
         return Lost("rows of several examples were transposed")
-    if place == (0, 1) and _apart_from_first(call):
-        return None
     probe = torch.empty(list(range(2, 2 + call.subject.dim())), device="meta")
     order = [size - 2 for size in call.operation(probe, *call.args[1:], **others(call)).shape]
     return Within(order.index(place[0]), place[1], call.layouts.examples)
-
-
-def _apart_from_first(call: Call) -> bool:
-    """Whether two dimensions were exchanged of which neither is the first: the frequent case, told at a glance."""
-    dims = call.args[1:]
-    if len(dims) != 2 or not all(isinstance(d, int) for d in dims):
-        return False
-    return 0 not in {d % call.subject.dim() for d in dims} and call.subject.dim() > 2
 
 
 @moves(
@@ -42,6 +49,7 @@ def _apart_from_first(call: Call) -> bool:
     *(T.view, T.reshape, T.flatten, T.unflatten, T.ravel, T.squeeze, T.unsqueeze, T.view_as, T.reshape_as),
     *(T.squeeze_, T.unsqueeze_, torch.clone, T.clone, T.contiguous, T.to, T.type, T.type_as, T.float, T.double),
     *(T.half, T.bfloat16, T.detach, torch.detach, T.detach_, T.cpu, T.cuda, T.long, T.int, T.bool, T.requires_grad_),
+    stays=_first_divides,
 )
 def reshaped(call: Call) -> Found:
     """The same numbers in the same order."""
