@@ -150,7 +150,7 @@ def _spans(chunk: list[Tensor]) -> Iterator[list[Tensor]]:
     """Cut a chunk into lists of tensors of one type and `SPAN` numbers at most in all."""
     found: list[Tensor] = []
     room = SPAN
-    for span in (span for run in chunk for span in run.split(SPAN)):
+    for span in (span for run in chunk for span in torch.split(run, SPAN)):
         if found and (span.numel() > room or span.dtype != found[0].dtype):
             yield found
             found, room = [], SPAN

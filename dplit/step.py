@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dplit.clipping.policy import ClippingPolicy
 from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.grads.per_example import PerExample
+from dplit.memory import keep_freed
 from dplit.noise import Noise, ReleaseNoise
 from dplit.privacy import Gaussian, Ledger, Sampled
 
@@ -85,6 +86,8 @@ class PrivateStep:
             raise ConfigurationError(
                 f"noise_multiplier={noise_multiplier} and expected_batch_size={expected_batch_size} must be above 0"
             )
+        if any(p.device.type == "cpu" for p in module.parameters()):
+            keep_freed()
         self.module = module
         self.policy = policy
         self.noise_multiplier = noise_multiplier

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dplit.grads.use import INSTANTIATED, wide
+from dplit.grads.use import INSTANTIATED, at_least, sq, wide
 
 LEAST = 64
 """Positions below which the two halves of a Gram matrix are not told apart."""
@@ -20,8 +21,15 @@ LONGEST = 4096
 PER_NUMBER = {"cpu": 128, "cuda": 1024}
 """Multiplications in a product of matrices that take as long as one number of a gradient that is written and read."""
 
-Gram = list[Tensor]
-"""`(n, ·)` inner products, each pair of positions once: first the pairs apart, last those in one block."""
+
+class Gram(NamedTuple):
+    """Inner products of all pairs of positions, each pair once."""
+
+    apart: list[Tensor]
+    """`(n, ·)` pairs of positions in different halves."""
+    blocks: Tensor
+    """`(n, k, t, t)` pairs within one of k blocks."""
+
 
 _shared: ContextVar[dict[tuple[object, ...], tuple[Tensor, Gram]] | None] = ContextVar("shared", default=None)
 
@@ -45,7 +53,7 @@ def dearer(positions: int, width: int, size: int, device: torch.device) -> bool:
 
 
 def crossed(x: Tensor, back: Tensor) -> Tensor:
-    """Return Σₜₛ ⟨xᵢₜ, xᵢₛ⟩ ⟨bᵢₜ, bᵢₛ⟩ = ‖Σₜ bᵢₜ xᵢₜᵀ‖², shape `(n,)`.
+    """Return Σₜₛ ⟨xᵢₜ, xᵢₛ⟩ ⟨bᵢₜ, bᵢₛ⟩ = ‖Σₜ bᵢₜ xᵢₜᵀ‖², shape `(n,)`, not too small by rounding.
 
     Both matrices are symmetric, so pairs are taken once: halves against each other, then each half the same way.
 
@@ -55,12 +63,12 @@ def crossed(x: Tensor, back: Tensor) -> Tensor:
     """
     n, t, _ = x.shape
     if t > LONGEST:
-        return _crossed_in_blocks(x, back)
+        return at_least(_crossed_in_blocks(x, back), (sq(x) * sq(back)).sum(1))
     step = max(1, INSTANTIATED // (t * t))
     if step >= n:
-        return _product(_gram(x), _gram(back))
+        return at_least(*_product(_gram(x), _gram(back)))
     runs = [slice(i, i + step) for i in range(0, n, step)]
-    return torch.cat([_product(_pairs(wide(x[run])), _pairs(wide(back[run]))) for run in runs])
+    return torch.cat([at_least(*_product(_pairs(wide(x[run])), _pairs(wide(back[run])))) for run in runs])
 
 
 def met(x: Tensor, back: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -106,20 +114,22 @@ def _gram(x: Tensor) -> Gram:
 
 def _pairs(x: Tensor) -> Gram:
     n, t, d = x.shape
-    found = []
+    apart = []
     while t % 2 == 0 and t >= 2 * LEAST:
         halves = x.reshape(-1, 2, t // 2, d)
-        found.append((halves[:, 0] @ halves[:, 1].mT).view(n, -1))
+        apart.append((halves[:, 0] @ halves[:, 1].mT).view(n, -1))
         t //= 2
     blocks = x.reshape(-1, t, d)
-    return [*found, (blocks @ blocks.mT).view(n, -1)]
+    return Gram(apart, (blocks @ blocks.mT).view(n, -1, t, t))
 
 
-def _product(a: Gram, b: Gram) -> Tensor:
-    total = torch.linalg.vecdot(a[-1], b[-1])
-    for u, v in zip(a[:-1], b[:-1], strict=True):
+def _product(a: Gram, b: Gram) -> tuple[Tensor, Tensor]:
+    """Return Σₜₛ of the products, and of those with t = s alone."""
+    own = _dot(*(v.blocks.diagonal(dim1=2, dim2=3) for v in (a, b)))
+    total = _dot(a.blocks, b.blocks)
+    for u, v in zip(a.apart, b.apart, strict=True):
         total = total + 2 * torch.linalg.vecdot(u, v)
-    return total  # type: ignore[no-any-return]
+    return total, own
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

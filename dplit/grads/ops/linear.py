@@ -14,7 +14,7 @@ from dplit.grads.autocast import narrowed
 from dplit.grads.function import Recorded
 from dplit.grads.gram import crossed, dearer, met
 from dplit.grads.rules import rule
-from dplit.grads.use import DenseUse, Use, at_least, sq, wide
+from dplit.grads.use import DenseUse, Use, sq, wide
 
 if TYPE_CHECKING:
     from dplit.grads.source import Source
@@ -65,10 +65,7 @@ class LinearUse(Use):
     def sq_norm(self) -> Tensor:
         if self.x.shape[1] == 1:
             return sq(self.x)[:, 0] * sq(self.back)[:, 0]
-        terms = (sq(self.x) * sq(self.back)).sum(1)
-        if self._costs_more(self.x.shape[1]):
-            return super().sq_norm()
-        return at_least(crossed(self.x, self.back), terms)
+        return super().sq_norm() if self._costs_more(self.x.shape[1]) else crossed(self.x, self.back)
 
     def compact(self) -> Use:
         """Keep the gradients themselves where that is quicker and not much larger than what they come from."""
