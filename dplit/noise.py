@@ -113,7 +113,7 @@ class ReleaseNoise:
                 sizes = [span.numel() for span in spans]
                 noise = scratch[spans[0].dtype][: sum(sizes)].normal_(0.0, std, generator=generator)
                 torch._foreach_add_(spans, noise.split(sizes))
-                torch._foreach_div_(spans, divisor)
+                torch._foreach_mul_(spans, 1 / divisor)
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if device.type == "cpu":

@@ -16,13 +16,14 @@ ROOMS = {"privacy", "grads", "clipping", "data", "fairness"}
 """They import nothing from one another."""
 
 ALLOWED = {
+    "memory": set(),
     "noise": set(),
     "checkpoint": set(),
     "recipe": set(),
     "explain": set(),
     "models": set(),
     "account": {"privacy"},
-    "step": {"privacy", "grads", "clipping", "noise"},
+    "step": {"privacy", "grads", "clipping", "noise", "memory"},
     "evidence": {"privacy"},
     "refusals": {"privacy", "data"},
     "strategy": {"privacy", "grads", "clipping", "data", "noise", "step", "evidence", "refusals", "checkpoint"},

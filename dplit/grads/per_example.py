@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dplit.grads.gram import sharing
+from dplit.grads.ops.embedding import EmbeddingUse
 from dplit.grads.ops.linear import added_up
 from dplit.grads.use import Use, at_least, inner
 
@@ -21,7 +22,7 @@ class PerExample:
 
     def __init__(self, parameters: Mapping[str, Tensor], uses: Mapping[str, Sequence[Use]], examples: int) -> None:
         self.parameters = parameters
-        self.uses = {name: added_up(found) for name, found in uses.items()}
+        self.uses = {name: sorted(added_up(found), key=_sparse) for name, found in uses.items()}
         self.examples = examples
         self._sq_norms: dict[str, Tensor] | None = None
 
@@ -59,18 +60,25 @@ class PerExample:
         return at_least(crossed, parts)
 
     def _weighted_sum(self, name: str, weights: Tensor, kept: Tensor | None) -> Tensor:
-        shape = self.parameters[name].shape
-        total: Tensor | None = None
-        for use in self.uses.get(name, ()):
-            part = use.weighted_sum(weights) if kept is None else use.select(kept).weighted_sum(weights[kept])
-            part = part.view(shape)
-            total = part if total is None else total + part
-        return self._zeros(name, shape) if total is None else total.view(shape)
+        shape, uses = self.parameters[name].shape, self.uses.get(name, ())
+        if kept is not None:
+            uses, weights = [use.select(kept) for use in uses], weights[kept]
+        if not uses:
+            return self._zeros(name, shape)
+        total = uses[0].weighted_sum(weights).view(shape)
+        for use in uses[1:]:
+            use.add_weighted(total, weights)
+        return total
 
     def _zeros(self, name: str, shape: tuple[int, ...]) -> Tensor:
         parameter = self.parameters[name]
         dtype = torch.promote_types(parameter.dtype, torch.float32)
         return torch.zeros(shape, dtype=dtype, device=parameter.device)
+
+
+def _sparse(use: Use) -> bool:
+    """Uses that add to a few rows come last, when there is something to add to."""
+    return isinstance(use, EmbeddingUse)
 
 
 def _kept(weights: Tensor) -> Tensor | None:

@@ -51,6 +51,10 @@ class Use(ABC):
         A sum rounded to less would move by more than one example's share when one example comes or goes.
         """
 
+    def add_weighted(self, total: Tensor, weights: Tensor) -> None:
+        """Add Σᵢ wᵢ gᵢ to a tensor of shape `s`, in place."""
+        total.add_(self.weighted_sum(weights).view(total.shape))
+
     def sq_norm(self) -> Tensor:
         """Return ‖gᵢ‖², shape `(n,)`, in float32 or wider, never below the true value by more than its rounding."""
         return torch.cat([sq(flat(part.dense())) for part in self.chunks()])

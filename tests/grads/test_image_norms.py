@@ -125,7 +125,7 @@ def test_sums_of_narrow_types_are_wide(kind: str) -> None:
     [
         (lambda w, x: F.rms_norm(x, x.shape, w.expand(x.shape)), "rms_norm on .*couples"),
         (lambda w, x: F.group_norm(x[:3], 2, w), "group_norm on weight"),
-        (lambda w, x: F.group_norm(x, 2, x.new_ones(4).requires_grad_(), w), "computed from data"),
+        (lambda w, x: F.group_norm(x, 2, x.new_ones(4).requires_grad_(), w), "computed from data|first dimension"),
         (lambda w, x: F.instance_norm(x[..., None], torch.zeros(4), torch.ones(4), w), "running statistics"),
         (lambda w, x: F.instance_norm(x.T[..., None], None, None, w), "instance_norm on weight"),
     ],

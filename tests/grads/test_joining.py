@@ -260,7 +260,7 @@ def test_autocast() -> None:
         (lambda m, x, mask: torch.where(mask[0], m.scale, x[:, :, :T]), "where on scale"),
         (lambda m, x, mask: torch.where(x[:, 0] > 0, m.token.expand(3, N, D), 0.0), "outermost"),
         (lambda m, x, mask: x[0].copy_(m.row), "row"),
-        (lambda m, x, mask: m.q.__setitem__(0, x[0, 0]), "writes into a parameter|one example"),
+        (lambda m, x, mask: m.q.__setitem__(0, x[0, 0]), "__setitem__ on q"),
         (lambda m, x, mask: torch.zeros(N, D).__setitem__(0, m.row), "constant"),
         (lambda m, x, mask: torch.zeros(N, D).masked_fill_(x[:, 0] > 0, m.number), "constant"),
         (lambda m, x, mask: x[:3].clone().__setitem__(0, m.row), "first dimension"),

@@ -17,9 +17,9 @@ def _first_is_kept(args: tuple[Any, ...], result: Any, examples: int) -> bool:
     """Two dimensions were exchanged of which neither is the first, or an order was given that begins with it."""
     size, dims = args[0].dim(), args[1:]
     if len(dims) == 2 and size > 2:
-        return all(isinstance(d, int) and d % size for d in dims)
+        return all(isinstance(d, int) and d % size != 0 for d in dims)
     order = dims[0] if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
-    return len(order) == size > 2 and order[0] == 0
+    return bool(len(order) == size > 2 and order[0] == 0)
 
 
 def _first_divides(args: tuple[Any, ...], result: Any, examples: int) -> bool:

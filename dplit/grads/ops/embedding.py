@@ -53,10 +53,13 @@ class EmbeddingUse(Use):
         return full.scatter_add_(1, self.ids[:, :, None].expand_as(self.back), self.back)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        back = wide(self.back)
-        scaled = back * weights.to(back.dtype)[:, None, None]
-        total = scaled.new_zeros(self.rows, self.back.shape[2])
-        return total.index_add_(0, self.ids.flatten(), scaled.flatten(0, 1))
+        total = wide(self.back).new_zeros(self.rows, self.back.shape[2])
+        self.add_weighted(total, weights)
+        return total
+
+    def add_weighted(self, total: Tensor, weights: Tensor) -> None:
+        scaled = wide(self.back) * weights.to(total.dtype)[:, None, None]
+        total.view(self.rows, -1).index_add_(0, self.ids.flatten(), scaled.flatten(0, 1).to(total.dtype))
 
     def sq_norm(self) -> Tensor:
         terms = sq(flat(self.back))
