@@ -112,7 +112,7 @@ class ReleaseNoise:
             for spans in _spans(chunk):
                 sizes = [span.numel() for span in spans]
                 noise = scratch[spans[0].dtype][: sum(sizes)].normal_(0.0, std, generator=generator)
-                torch._foreach_add_(spans, noise.split(sizes))
+                torch._foreach_add_(spans, torch.split(noise, sizes))
                 torch._foreach_mul_(spans, 1 / divisor)
 
     def _generator(self, device: torch.device) -> torch.Generator:
