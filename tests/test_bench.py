@@ -117,7 +117,9 @@ def test_peak_is_what_lives_and_what_a_step_adds() -> None:
     steps = Buffers()
     assert measure.alive() - before == 4_000_000
     assert measure.highest(measure.allocations(Here(steps))) == 12_000_000
-    assert measure.memory(Here(steps), CPU).live - before == 16_000_000
+    assert (
+        abs(measure.memory(Here(steps), CPU).live - before - 16_000_000) < 100_000
+    )  # what other tests let go meanwhile
 
 
 def test_memory_of_a_fit_is_seen_from_its_own_thread() -> None:
