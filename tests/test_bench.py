@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.bench import measure, methods, report
-from scripts.bench.__main__ import main, usual
-from scripts.bench.methods import METHODS, Fit, Here, Setup
-from scripts.bench.workloads import WORKLOADS
+from scripts.benchmark import measure, methods, report
+from scripts.benchmark.__main__ import main, usual
+from scripts.benchmark.methods import METHODS, Fit, Here, Setup
+from scripts.benchmark.workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -219,7 +219,7 @@ def test_a_failure_is_one_line_of_the_table() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scripts.bench.__main__.quiet", lambda: None)
+    monkeypatch.setattr("scripts.benchmark.__main__.quiet", lambda: None)
     out = tmp_path / "benchmarks.md"
     main(["--workloads", "smoke", "--rounds", "2", "--no-memory", "--methods", *RUNNABLE, "--write", str(out)])
     text = out.read_text()
@@ -236,7 +236,7 @@ def test_a_method_that_breaks_is_reported_and_the_others_go_on(
         raise NotImplementedError("tied\nweights")
 
     monkeypatch.setitem(METHODS, "broken", methods.Method("broken", "broken", broken, "plain"))
-    monkeypatch.setattr("scripts.bench.__main__.quiet", lambda: None)
+    monkeypatch.setattr("scripts.benchmark.__main__.quiet", lambda: None)
     monkeypatch.setenv("COLUMNS", "300")
     main(["--workloads", "smoke", "--rounds", "1", "--no-memory", "--no-agreement", "--methods", "broken"])
     out = capsys.readouterr().out
@@ -253,7 +253,17 @@ def test_wrong_arguments_are_refused(wrong: list[str], capsys: pytest.CaptureFix
 
 @pytest.mark.slow
 def test_memory_in_a_fresh_process() -> None:
-    command = [sys.executable, "-m", "scripts.bench", "--child", "memory", "--workloads", "smoke", "--methods", "dplit"]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.benchmark",
+        "--child",
+        "memory",
+        "--workloads",
+        "smoke",
+        "--methods",
+        "dplit",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ})
     live, resident = json.loads(done.stdout.splitlines()[-1])
     assert 0 < live < resident

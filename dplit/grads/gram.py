@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from dplit.grads.use import INSTANTIATED, at_least, sq, wide
 
-LEAST = 64
+T = TypeVar("T")
+
+LEAST = 32
 """Positions below which the two halves of a Gram matrix are not told apart."""
 
 LONGEST = 4096
@@ -31,12 +33,12 @@ class Gram(NamedTuple):
     """`(n, k, t, t)` pairs within one of k blocks."""
 
 
-_shared: ContextVar[dict[tuple[object, ...], tuple[Tensor, Gram]] | None] = ContextVar("shared", default=None)
+_shared: ContextVar[dict[tuple[object, ...], tuple[Any, ...]] | None] = ContextVar("shared", default=None)
 
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """Within, uses that follow each other and have an activation in common compute its Gram matrix once."""
+    """Within, what uses that follow each other compute from an activation they have in common is computed once."""
     token = _shared.set({})
     try:
         yield
@@ -100,16 +102,26 @@ def _crossed_in_blocks(x: Tensor, back: Tensor) -> Tensor:
     return torch.stack(found).sum(0)
 
 
+def scaled(x: Tensor, weights: Tensor) -> Tensor:
+    """Return `(n, t, d)` activations times `(n,)` weights, in float32 or wider."""
+    return _once(lambda: wide(x) * weights.to(wide(x).dtype)[:, None, None], x, weights)
+
+
 def _gram(x: Tensor) -> Gram:
+    return _once(lambda: _pairs(wide(x)), x)
+
+
+def _once(compute: Callable[[], T], *given: Tensor) -> T:
+    """Compute, or return what was computed last or last but one from the same memory, which is held meanwhile."""
     slot = _shared.get()
     if slot is None:
-        return _pairs(wide(x))
-    key = (x.data_ptr(), x.shape, x.stride(), x.dtype, x._version)
-    known = slot.pop(key, None) or (x, _pairs(wide(x)))
+        return compute()
+    key = tuple((v.data_ptr(), v.shape, v.stride(), v.dtype, v._version) for v in given)
+    known = slot.pop(key, None) or (compute(), given)
     while len(slot) > 1:
         slot.pop(next(iter(slot)))
     slot[key] = known
-    return known[1]
+    return known[0]  # type: ignore[no-any-return]
 
 
 def _pairs(x: Tensor) -> Gram:

@@ -46,7 +46,8 @@ class PerExample:
         """
         if isinstance(weights, Tensor):
             kept = _kept(weights)
-            return {name: self._weighted_sum(name, weights, kept) for name in self.parameters}
+            with sharing():
+                return {name: self._weighted_sum(name, weights, kept) for name in self.parameters}
         return {name: self._weighted_sum(name, weights[name], _kept(weights[name])) for name in self.parameters}
 
     def _sq_norm(self, name: str) -> Tensor:

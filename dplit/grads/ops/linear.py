@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dplit.grads.autocast import narrowed
 from dplit.grads.function import Recorded
-from dplit.grads.gram import crossed, dearer, met
+from dplit.grads.gram import crossed, dearer, met, scaled
 from dplit.grads.rules import rule
 from dplit.grads.use import DenseUse, Use, sq, wide
 
@@ -54,12 +54,10 @@ class LinearUse(Use):
         return wide(self.back).mT @ wide(self.x)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        x, back = wide(self.x), wide(self.back)
-        each = weights.to(back.dtype)[:, None, None]
-        if x.shape[2] < back.shape[2]:
-            x = x * each
+        if self.x.shape[2] <= self.back.shape[2]:
+            x, back = scaled(self.x, weights), wide(self.back)
         else:
-            back = back * each
+            x, back = wide(self.x), scaled(self.back, weights)
         return back.flatten(0, 1).T @ x.flatten(0, 1)
 
     def sq_norm(self) -> Tensor:

@@ -1,9 +1,9 @@
 """What privacy costs: workloads × methods, taking turns in one run, over plain training of the same model.
 
-    python -m scripts.bench                                        every workload and method, on the CPU
-    python -m scripts.bench --workloads W1 W5 --rounds 11          two of them, more rounds
-    python -m scripts.bench --methods dplit --no-memory            the baseline comes along by itself
-    python -m scripts.bench --device cuda --largest --write docs/benchmarks.md
+    python scripts/bench.py                                        every workload and method, on the CPU
+    python scripts/bench.py --workloads W1 W5 --rounds 11          two of them, more rounds
+    python scripts/bench.py --methods dplit --no-memory            the baseline comes along by itself
+    python scripts/bench.py --device cuda --largest --write docs/benchmarks.md
 
 A method that cannot train a workload is reported with its own error, in one line. Run from the repository's root, on a
 machine that does nothing else.
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     names = "\n".join(f"  {n:6} {w.title}" for n, w in WORKLOADS.items() if not w.hidden)
     kinds = "\n".join(f"  {n:14} {m.title}" for n, m in METHODS.items())
     made = argparse.ArgumentParser(
-        "python -m scripts.bench",
+        "python scripts/bench.py",
         description=__doc__,
         epilog=f"workloads (G*: by default on CUDA only):\n{names}\n\nmethods:\n{kinds}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -182,7 +182,7 @@ class Run:
         command = [
             sys.executable,
             "-m",
-            "scripts.bench",
+            "scripts.benchmark",
             "--child",
             kind,
             "--workloads",

@@ -1,1 +1,0 @@
-"""What privacy costs: workloads × methods, taking turns in one run. Start it with `python -m scripts.bench --help`."""
