@@ -44,13 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(given.threads)
     if given.child:
         return print(json.dumps(CHILDREN[given.child](given.methods[0], setup(given.workloads[0], given))))
-    sections = {}
     for name in given.workloads or usual(given.device):
-        rows = Run(name, given).rows()
-        sections[f"{name}, {given.device.type}"] = show(name, rows, given)
-    if given.write:
-        print(report.written(given.write, sections))
+        for baseline in dict.fromkeys(METHODS[m].against for m in given.methods):
+            _section(name, baseline, given)
     return None
+
+
+def _section(name: str, baseline: str, given: argparse.Namespace) -> None:
+    """Measure what has one baseline. The Trainer's methods train in threads of their own, which would slow the others."""
+    methods = [m for m in given.methods if METHODS[m].against == baseline]
+    section = show(name, Run(name, argparse.Namespace(**{**vars(given), "methods": methods})).rows(), given)
+    if given.write:
+        through = "" if baseline == "plain" else ", through the Trainer"
+        print(report.written(given.write, {f"{name}{through}, {given.device.type}": section}))
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -13,7 +13,8 @@ PREFACE = """\
 # Which models train exactly
 
 Each family is built with tiny random weights, as its library ships it, and its per-example gradients are compared with
-one backward per example: float64 to 1e-9, float32 to 1e-4, norms and clipped sums, with several batch shapes.
+one backward per example: float64 to 1e-9 (1e-7 where a family computes some of it in float32 whatever the model's type: Gemma,
+Cohere, Mamba), float32 to 1e-4, norms and clipped sums, with several batch shapes.
 
 * **plain**: every parameter trainable.
 * **LoRA**: peft, every linear layer adapted.
