@@ -14,7 +14,7 @@ def keep_freed() -> bool:
     """Ask glibc to keep what is freed, once for the process; return whether there was a glibc to ask.
 
     A private step keeps output gradients to its end. Under glibc's defaults their memory comes fresh from the operating
-    system in every step, which costs a CPU step up to a third of its time. The largest size of the process stays as it
+    system in every step, page by page, which a step on the CPU feels. The largest size of the process stays as it
     was; what it once had, it keeps until it ends.
     """
     try:

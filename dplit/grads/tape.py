@@ -62,7 +62,7 @@ class Tape(TorchFunctionMode):
         self._uses: list[tuple[Source, Use]] = []
         self._spent = self._recording = False
         self._eager: list[Any] = []
-        self._copies: list[Tensor] = []
+        self._copies: dict[int, tuple[Tensor, Source]] = {}
 
     def _learn(self, module: nn.Module) -> None:
         """Take the trainable parameters, shared ones once, and as constants everything else that the module keeps."""
@@ -199,6 +199,9 @@ class Tape(TorchFunctionMode):
             return self._watched(func, *args, **kwargs)
         given = tensors(args, kwargs)
         sources = self._sources
+        for t in given if self._copies else ():
+            if t.requires_grad and id(t) in self._copies:
+                sources[id(t)] = self._copies[id(t)][1]
         if not any(id(t) in sources for t in given):
             result = func(*args, **kwargs)
             return result if self._makes_data(func, result) else self._remember(func, args, kwargs, result, given)
@@ -249,7 +252,7 @@ class Tape(TorchFunctionMode):
         try:
             self._watched(torch.autograd.backward, losses.sum())
             unseen = [s.name for s in self._sources.values() if s.tensor.grad is not None]
-            unseen += [self._sources[id(copy)].name for copy in self._copies if copy.grad is not None]
+            unseen += [source.name for copy, source in self._copies.values() if copy.grad is not None]
         finally:
             self._recording = False
             for name, p in self._parameters.items():
@@ -268,10 +271,13 @@ class Tape(TorchFunctionMode):
                 self.by_example(func, t, *sources)
 
     def _detached_anew(self, value: Tensor) -> Tensor:
-        """A layer that is computed anew may do so on detached copies: a source's copy is used for it."""
+        """A layer that is computed anew may do so on detached copies: one that wants a gradient stands for its source.
+
+        One that does not is a constant: the model itself stops the gradient there.
+        """
         copy = value.detach()
-        self._sources[id(copy)] = self._sources[id(value)]
-        self._copies.append(copy)
+        self._constants.add(copy)
+        self._copies[id(copy)] = copy, self._sources[id(value)]
         return copy
 
     def _watched(self, func: Any, *args: Any, **kwargs: Any) -> Any:

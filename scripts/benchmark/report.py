@@ -37,11 +37,10 @@ in a fresh process; *resident* is the largest that process ever was, imports inc
 clipped sum is from dplit's, relative, without dropout and noise: rounding gives 1e-6 to 1e-4 in float32, and what is above 1e-3
 is another algorithm or an error. *Goal* and *floor* are of the time over baseline; the floor is the norms' arithmetic alone.
 
-What stands between a figure and its floor: noise, about 4 ns a number on one core, once per logical batch (4 % of a step on
-W1, 8 % on W2, 15 % on W5); output gradients that are kept to the end of the step, so that memory is cold where plain training
-writes into what it has just freed; gradients of norms and biases for each example; on W5, whose step takes 2 ms, what
-Python does for each operation. All methods run in a process whose C library keeps freed memory (`dplit.memory`), the plain
-one too: without that the private step loses up to a third more to page faults.
+What stands between a figure and its floor: noise, once per logical batch; output gradients that are kept to the end of the
+step, so that memory is cold where plain training writes into what it has just freed; gradients of norms and biases for each
+example; on W5, whose step takes a few milliseconds, what Python does for each operation. All methods run in a process whose C
+library keeps freed memory (`dplit.memory`), the plain one too.
 """
 
 COLUMNS = (

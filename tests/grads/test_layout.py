@@ -141,6 +141,24 @@ def test_exact_in_layers_that_are_computed_anew(reentrant: bool) -> None:
     law_placed(anew(reentrant, lambda m, x: work(m, x.flip(0)).flip(0) * m.scale.exp()), 3, 5)
 
 
+def stopped(m: Net, x: Tensor) -> Tensor:
+    """The model stops a gradient itself, inside a layer that is computed anew."""
+    return m.first(x) * m.scale.detach() + m.scale.exp().detach() * m.last(x) + m.scale
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_stopped_gradient_stays_stopped_in_a_layer_that_is_computed_anew(reentrant: bool) -> None:
+    law_placed(anew(reentrant, stopped), 3, 5)
+
+
+def by_time_steps(m: Net, ids: Tensor) -> Tensor:
+    """Written step by step into rows that are time's."""
+    x, y = m.table(ids), torch.zeros(ids.shape[1], len(ids), D)
+    for t in range(ids.shape[1]):
+        y[t] = m.first(x[:, t])
+    return m.last(y).transpose(0, 1)
+
+
 def mixed(m: Net, ids: Tensor) -> Tensor:
     """Tokens of all examples, sorted by what they are: a weight meets rows that are no example's sum."""
     x = m.table(ids)
@@ -152,7 +170,7 @@ def transposed_features(m: Net, ids: Tensor) -> Tensor:
     return F.linear(x.permute(1, 2, 0), m.first.weight[:, : len(ids)])
 
 
-@pytest.mark.parametrize("body", [mixed, transposed_features], ids=lambda body: body.__name__)
+@pytest.mark.parametrize("body", [mixed, transposed_features, by_time_steps], ids=lambda body: body.__name__)
 @pytest.mark.parametrize("n", [4, 8])
 def test_refused_where_examples_are_mixed(body: Body, n: int) -> None:
     torch.manual_seed(0)

@@ -81,18 +81,27 @@ def scattered(call: Call) -> Found:
 
 @moves(T.__setitem__, T.index_put_, torch.index_put, T.index_put)
 def placed(call: Call) -> Found:
-    """Numbers written at an index."""
-    index, value = call.args[1], call.argument(2, "values")
+    """Numbers written at an index: each row of the target must stay one example's."""
+    target, index, value = call.subject, call.args[1], call.argument(2, "values")
+    if not isinstance(value, Tensor) or not value.dim() or call.constant(value):
+        return call.layouts.of(target)
     index = tuple(index) if isinstance(index, tuple | list) else (index,)
-    first = index[0]
-    if not isinstance(first, Tensor) or first.dtype == torch.bool:
-        return call.layouts.of(call.subject)
-    owners = (
-        call.layouts.owners(value) if isinstance(value, Tensor) and value.dim() and not call.constant(value) else None
-    )
-    if owners is None or first.dim() != 1 or len(owners) != len(first):
-        return Lost("written along the examples") if isinstance(value, Tensor) and value.requires_grad else None
-    return _written(call, call.subject, first, owners)
+    owners, have = call.layouts.owners(value), call.layouts.of(target)
+    if owners is None or isinstance(have, Within | Lost):
+        return Lost("written along the examples")
+    now = _owners_yet(call, target).view(-1, *[1] * (target.dim() - 1)).expand_as(target).clone()
+    now[index] = owners.view(-1, *[1] * (value.dim() - 1)).expand_as(value)
+    rows = now.flatten(1) if now.dim() > 1 else now[:, None]
+    whose = rows.amax(1)
+    if bool(((rows != whose[:, None]) & (rows >= 0)).any()):
+        return Lost("numbers of several examples share a row")
+    return _completed(whose, call.layouts.examples)
+
+
+def _owners_yet(call: Call, target: Tensor) -> Tensor:
+    """Return whose each row of a target is, -1 for rows of constants."""
+    owners = None if call.constant(target) else call.layouts.owners(target)
+    return torch.full((len(target),), -1, device=target.device) if owners is None else owners
 
 
 def _written(call: Call, target: Tensor, index: Tensor, owners: Tensor) -> Layout | None:
