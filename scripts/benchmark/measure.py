@@ -113,7 +113,11 @@ def peak_on_cuda(steps: Steps, device: torch.device) -> int:
 
 def alive() -> int:
     """Return the bytes of all tensors that Python can reach, each storage once."""
-    found = [t for t in gc.get_objects() if issubclass(type(t), Tensor)]
+    found = [
+        t
+        for t in gc.get_objects()
+        if issubclass(type(t), Tensor) and not torch._C._functorch.is_functorch_wrapped_tensor(t)
+    ]
     found += [t.grad for t in found if t.is_leaf and t.grad is not None]
     storages = (t.untyped_storage() for t in found if t.device.type == "cpu" and t.layout == torch.strided)
     return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
