@@ -27,20 +27,28 @@ class Terms(NamedTuple):
     rate: float
     queries: tuple[float, ...]
     caps: tuple[tuple[str, float], ...]
+    rates: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def of(cls, policy: ClippingPolicy, noise_multiplier: float, rate: float) -> Self:
         """Read them off a policy."""
-        return cls(noise_multiplier, rate, tuple(policy.queries), tuple((policy.caps or {}).items()))
+        caps, rates = policy.caps or {}, policy.rates(rate) or {}
+        return cls(noise_multiplier, rate, tuple(policy.queries), tuple(caps.items()), tuple(rates.items()))
 
     def event(self) -> Sampled:
         """Return the event: the gradient and the policy's query, released jointly from one draw.
 
-        A record of group g moves the gradient by at most ρ_g·bound, hence a view with σ/ρ_g where the policy states ρ_g.
+        A record of group g moves the gradient by at most ρ_g·bound, hence a view with σ/ρ_g where the policy states ρ_g;
+        and it is drawn at its group's rate, where groups have rates of their own. The headline is at the largest rate.
         """
         asked = [Gaussian(noise) for noise in self.queries]
-        views = {name: Sampled(self.rate, [Gaussian(self.noise_multiplier / cap), *asked]) for name, cap in self.caps}
-        return Sampled(self.rate, [Gaussian(self.noise_multiplier), *asked], groups=views)
+        own = dict(self.rates)
+        views = {
+            name: Sampled(own.get(name, self.rate), [Gaussian(self.noise_multiplier / cap), *asked])
+            for name, cap in self.caps
+        }
+        largest = max(own.values(), default=self.rate)
+        return Sampled(largest, [Gaussian(self.noise_multiplier), *asked], groups=views)
 
 
 def charge(policy: ClippingPolicy, noise_multiplier: float, rate: float) -> Sampled:
@@ -60,7 +68,7 @@ class PrivateStep:
         module: its trainable parameters at the time of each draw get gradient and noise, all of them.
         policy: a declared clipping policy.
         noise_multiplier: σ, the noise's standard deviation over `policy.bound`.
-        rate: q, each record's probability to be in a draw.
+        rate: q, each record's probability to be in a draw, unless the policy has rates by group.
         expected_batch_size: q·N, the public constant the noisy sum is divided by.
         ledger: charged once per release, before any noise is drawn.
         noise: where the noise comes from.
@@ -96,6 +104,7 @@ class PrivateStep:
         self.ledger = ledger
         self.noise = noise or Noise()
         self.releases = releases
+        policy.prepare(tuple(trainable(module)), expected_batch_size)
         self._terms = Terms.of(policy, noise_multiplier, rate)
         self.event = self._terms.event()
         self.begin()
@@ -119,16 +128,17 @@ class PrivateStep:
             PrivacyError: the policy's caps or noise are not those the target was solved for.
         """
         self._charged()
-        norms = gradients.norms().nan_to_num(nan=math.inf, posinf=math.inf)
-        ids = torch.zeros(len(norms), dtype=torch.int64) if group is None else group
-        if ids.shape != norms.shape:
+        norms = norms_for(self.policy, gradients)
+        ids = torch.zeros(norms.shape[-1:], dtype=torch.int64) if group is None else group
+        if ids.shape != norms.shape[-1:]:
             raise ConfigurationError(
-                f"group ids of shape {tuple(ids.shape)} for {len(norms)} examples; give one id for each example"
+                f"group ids of shape {tuple(ids.shape)} for {norms.shape[-1]} examples; give one id for each example"
             )
         ids = ids.to(norms.device)
         self._ask(norms, ids)
         weights = self._bounded(self.policy.weights(norms, ids), norms, ids)
-        for name, part in gradients.weighted_sum(weights).items():
+        named = weights if weights.dim() == 1 else dict(zip(gradients.parameters, weights, strict=True))
+        for name, part in gradients.weighted_sum(named).items():
             self._sums[name] = part if name not in self._sums else self._sums[name].add_(part)
 
     def release(self) -> None:
@@ -189,20 +199,40 @@ class PrivateStep:
     def _answer(self, noise: ReleaseNoise) -> None:
         for noise_multiplier in self._terms.queries:
             if self._asked is None:
-                empty = torch.zeros(0)
-                self._ask(empty, empty.to(torch.int64))
+                rows = (len(trainable(self.module)),) if self.policy.per_parameter else ()
+                self._ask(torch.zeros(*rows, 0), torch.zeros(0, dtype=torch.int64))
             assert self._asked is not None, "a policy with a query asks it of every draw"
             std = noise_multiplier * self._sensitivity
             self.policy.tell(self._asked + noise.gaussian(self._asked, std))
 
     def _bounded(self, weights: Tensor, norms: Tensor, ids: Tensor) -> Tensor:
-        """Return the policy's weights with wᵢ‖gᵢ‖ held within the declared sensitivity of the example's group."""
-        limit = self._bound / norms.clamp_min(UNDERFLOW)
-        if any(cap < 1 for _, cap in self._terms.caps):
-            each = torch.tensor([cap for _, cap in self._terms.caps], dtype=norms.dtype, device=norms.device)
-            limit = limit * each[ids]
-        held = torch.minimum(weights, limit)
+        """Return the policy's weights with each contribution held within the declared sensitivity of its group."""
+        if norms.dim() > 1:
+            return self._bounded_together(weights, norms, ids)
+        held = torch.minimum(weights, self._most(norms, ids) / norms.clamp_min(UNDERFLOW))
         return torch.where((held > 0) & norms.isfinite(), held, 0.0)
+
+    def _bounded_together(self, weights: Tensor, norms: Tensor, ids: Tensor) -> Tensor:
+        """Return `(p, n)` weights with √Σₗ(wₗᵢ‖gₗᵢ‖)² held within the declared sensitivity of the example's group."""
+        usable = (weights > 0) & norms.isfinite().all(0)
+        held = torch.where(usable, torch.minimum(weights, self._bound / norms.clamp_min(UNDERFLOW)), 0.0)
+        contributed = torch.where(usable, held * norms.clamp_min(UNDERFLOW), 0.0)
+        moved = torch.linalg.vector_norm(contributed.double(), dim=0)
+        factor: Tensor = (self._most(norms[0], ids) / moved).clamp(max=1.0)
+        return held * factor.to(norms.dtype)
+
+    def _most(self, norms: Tensor, ids: Tensor) -> Tensor:
+        """Return the declared sensitivity of each example's group, `(n,)` or for all."""
+        bound = torch.tensor(self._bound, dtype=norms.dtype, device=norms.device)
+        if all(cap == 1 for _, cap in self._terms.caps):
+            return bound
+        return bound * torch.tensor([cap for _, cap in self._terms.caps], dtype=norms.dtype, device=norms.device)[ids]
+
+
+def norms_for(policy: ClippingPolicy, gradients: PerExample) -> Tensor:
+    """Return the norms that a policy weighs by, `(n,)` or `(p, n)`; one that is NaN becomes infinite."""
+    norms = gradients.norms_by_parameter() if policy.per_parameter else gradients.norms()
+    return norms.nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def trainable(module: nn.Module) -> Mapping[str, nn.Parameter]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,12 +13,13 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from dplit import refusals
 from dplit.checkpoint import AtomicCheckpointIO
 from dplit.clipping import ClippingPolicy, Flat
-from dplit.data.sampling import Draw, PhysicalCollate, PoissonBatches, poisson_loader, records
+from dplit.data.sampling import Draw, PhysicalCollate, PoissonBatches, Strata, poisson_loader, records, strata
 from dplit.errors import BudgetExhausted, ConfigurationError, JournalError, PrivacyError
 from dplit.evidence import Evidence
 from dplit.grads.engines import ENGINES, MOST, PROBED, joined
@@ -27,9 +27,9 @@ from dplit.grads.per_example import PerExample
 from dplit.grads.probe import ROUGH, examine
 from dplit.groups import GroupKey, declared, group_ids
 from dplit.noise import Noise, gaussian
-from dplit.privacy import Gaussian, Ledger, Target, calibrate, steps_within
-from dplit.privacy.report import Facts
-from dplit.step import PrivateStep, charge
+from dplit.plan import describe, private_step, solve
+from dplit.privacy import Gaussian, Ledger, Target
+from dplit.step import PrivateStep
 
 
 class Spent(NamedTuple):
@@ -147,7 +147,16 @@ class DPStrategy(SingleDeviceStrategy):
         module = self.lightning_module
         if module is None or module.trainer.state.fn != "fit" or module.trainer.state.stage != "train":
             return dataloader
-        return poisson_loader(dataloader, self.physical_batch_size)
+        return poisson_loader(dataloader, self.physical_batch_size, self._strata)
+
+    def _strata(self, rate: float, loader: DataLoader[Any]) -> Strata | None:
+        """Return where each rate holds, if the policy has rates by group."""
+        rates, key, groups = self.policy.rates(rate), self.group, self.groups or ()
+        if rates is None or key is None:
+            return None
+        return strata(
+            loader, self.physical_batch_size, lambda batch: group_ids(batch, key, groups), list(rates.values())
+        )
 
     @override
     def on_train_start(self) -> None:
@@ -160,11 +169,14 @@ class DPStrategy(SingleDeviceStrategy):
         self._evidence.open(self._run_dir)
         refusals.check_ledger(self.lightning_module, self.ledger)
         if self.noise_multiplier is None or not isinstance(self.noise, Target):
-            self.noise_multiplier = self._solve(sampler.rate, trainer.estimated_stepping_batches)
-        self._step = self._private_step(sampler)
+            self.noise_multiplier = solve(self.noise, self.policy, sampler.rate, trainer.estimated_stepping_batches)
+        sigma, module = self.noise_multiplier, self.lightning_module
+        assert module is not None
+        self._step = private_step(module, self.policy, self.noise, sigma, sampler, self.ledger, self.noise_seed)
         if self.noise_seed is not None:
             self.ledger.note(f"the noise seed was fixed ({self.noise_seed}): whoever knows it can subtract the noise")
-        self._evidence.facts = self._describe(sampler)
+        assert self.delta is not None
+        self._evidence.facts = describe(self.policy, self.noise, sigma, sampler, self.ledger, self.delta)
         self._evidence.state(self._run_dir, trainer)
         if self._step.releases == 0:
             raise BudgetExhausted(f"{self.noise} is spent already; no further step can be taken")
@@ -184,47 +196,6 @@ class DPStrategy(SingleDeviceStrategy):
             self.policy.load_state_dict(self._restored["policy"])
             self.noise_multiplier = float(self._restored["noise_multiplier"])
             self._restored = None
-
-    def _solve(self, rate: float, planned: float) -> float:
-        if not isinstance(self.noise, Target):
-            return float(self.noise)
-        if not math.isfinite(planned) or planned < 1:
-            raise ConfigurationError(
-                "a Target needs a planned number of steps; set Trainer(max_epochs=...) or max_steps"
-            )
-        return calibrate(self.noise, rate=rate, steps=int(planned), queries=list(self.policy.queries))
-
-    def _private_step(self, sampler: PoissonBatches) -> PrivateStep:
-        assert self.noise_multiplier is not None
-        event = charge(self.policy, self.noise_multiplier, sampler.rate)
-        target = self.noise if isinstance(self.noise, Target) else None
-        return PrivateStep(
-            self.lightning_module,  # type: ignore[arg-type]
-            self.policy,
-            noise_multiplier=self.noise_multiplier,
-            rate=sampler.rate,
-            expected_batch_size=sampler.rate * sampler.size,
-            ledger=self.ledger,
-            noise=Noise(self.noise_seed),
-            releases=None if target is None else steps_within(target, event, self.ledger),
-        )
-
-    def _describe(self, sampler: PoissonBatches) -> Facts:
-        assert self.noise_multiplier is not None
-        assert self.delta is not None
-        queries = {f"query {i + 1} of the policy": noise for i, noise in enumerate(self.policy.queries)}
-        return Facts(
-            delta=self.delta,
-            groups=self.groups or (),
-            policy=type(self.policy).__name__,
-            parameters=self.policy.settings(),
-            noise_multipliers={"gradient": self.noise_multiplier, **queries},
-            rate=sampler.rate,
-            expected_batch_size=sampler.rate * sampler.size,
-            dataset_size=sampler.size,
-            journal=None if self.ledger.journal is None else str(self.ledger.journal.path),
-            target=self.noise if isinstance(self.noise, Target) else None,
-        )
 
     # -- one step ----------------------------------------------------------------------------------------------
 

@@ -18,11 +18,11 @@ from dplit.grads import Tape
 from dplit.noise import Noise, ReleaseNoise
 from dplit.privacy import Ledger
 from dplit.step import PrivateStep
-from tests.clipping.test_contract import GROUPS, policies
+from tests.clipping.laws import GROUPS, instances
 from tests.test_noise import law_normal
 
 EXPECTED = 10.0
-every_policy = pytest.mark.parametrize("cls", policies(), ids=lambda cls: cls.__name__)
+every_instance = pytest.mark.parametrize("make_policy", instances(prepared=False))
 
 
 class Zero(nn.Module):
@@ -30,9 +30,13 @@ class Zero(nn.Module):
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.big = nn.Linear(1000, 1000, dtype=dtype)
+        self.add_module("0", nn.Linear(1000, 1000, dtype=dtype))
         self.idle = nn.Parameter(torch.zeros(300, dtype=dtype))
         self.frozen = nn.Parameter(torch.zeros(3, dtype=dtype), requires_grad=False)
+
+    @property
+    def big(self) -> nn.Module:
+        return self.get_submodule("0")
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.big(x) * 0).sum(1, keepdim=True)
@@ -83,19 +87,20 @@ def law_covered(policy: ClippingPolicy, dtype: torch.dtype) -> None:
     module = Zero(dtype)
     step = make(module, policy, sigma=1.7)
     add(step, torch.zeros(3, 1000, dtype=dtype))
+    std = 1.7 * policy.bound
     step.release()
     for name, parameter in module.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
     for parameter in (module.big.weight, module.idle):
         assert parameter.grad.dtype == dtype
         rounding = 0 if dtype != torch.bfloat16 else 1e-3 * torch.randn(parameter.shape)
-        law_normal((parameter.grad.double() * EXPECTED + rounding).flatten(), 1.7 * policy.bound)
+        law_normal((parameter.grad.double() * EXPECTED + rounding).flatten(), std)
 
 
-@every_policy
+@every_instance
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_noise_covers_every_trainable_parameter(cls: type[ClippingPolicy], dtype: torch.dtype) -> None:
-    law_covered(cls.example(GROUPS), dtype)
+def test_noise_covers_every_trainable_parameter(make_policy: Any, dtype: torch.dtype) -> None:
+    law_covered(make_policy(), dtype)
 
 
 def test_mutant_skipped_parameter_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,9 +245,9 @@ def law_empty(policy: ClippingPolicy) -> None:
     assert math.isfinite(policy.bound)
 
 
-@every_policy
-def test_an_empty_draw_is_an_ordinary_step(cls: type[ClippingPolicy]) -> None:
-    law_empty(cls.example(GROUPS))
+@every_instance
+def test_an_empty_draw_is_an_ordinary_step(make_policy: Any) -> None:
+    law_empty(make_policy())
 
 
 def test_mutant_skipped_empty_draw_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,10 +279,10 @@ def law_bad_contributes_nothing(policy_of: Any, bad: float) -> None:
     assert torch.equal(sums[0], sums[1]) or torch.allclose(sums[0], sums[1], rtol=1e-5, atol=1e-7)
 
 
-@every_policy
+@every_instance
 @pytest.mark.parametrize("bad", BAD)
-def test_a_bad_example_contributes_nothing(cls: type[ClippingPolicy], bad: float) -> None:
-    law_bad_contributes_nothing(lambda: cls.example(GROUPS), bad)
+def test_a_bad_example_contributes_nothing(make_policy: Any, bad: float) -> None:
+    law_bad_contributes_nothing(make_policy, bad)
 
 
 def test_mutant_minimum_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,11 +309,11 @@ def law_neighbours(policy_of: Any, scales: list[tuple[float, float]], group_of_a
     assert float(moved.norm()) <= bound * cap * (1 + 1e-5) + 1e-9
 
 
-@every_policy
+@every_instance
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(scales=rows, group=st.integers(0, len(GROUPS) - 1))
-def test_neighbours_differ_by_at_most_the_bound(cls: type[ClippingPolicy], scales: Any, group: int) -> None:
-    law_neighbours(lambda: cls.example(GROUPS), scales, group)
+def test_neighbours_differ_by_at_most_the_bound(make_policy: Any, scales: Any, group: int) -> None:
+    law_neighbours(make_policy, scales, group)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

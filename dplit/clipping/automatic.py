@@ -6,9 +6,14 @@ from dplit.clipping.policy import ClippingPolicy, finite, positive
 
 
 class Automatic(ClippingPolicy):
-    """Normalise every example: wᵢ = C/(‖gᵢ‖ + γ). No threshold to tune; C merges with the learning rate.
+    """Normalise every example: no threshold to tune, C merges with the learning rate.
 
-    Bound: C. Query: none. Source: AUTO-S, Bu et al. 2022, arXiv:2206.07136.
+    Rule: wᵢ = C/(‖gᵢ‖ + γ).
+    Bound: C.
+    Query: none.
+    Charge: σ.
+    Per-group ε: the headline's.
+    Source: AUTO-S, Bu et al. 2022, arXiv:2206.07136.
 
     Args:
         bound: C > 0.

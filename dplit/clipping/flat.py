@@ -6,9 +6,14 @@ from dplit.clipping.policy import ClippingPolicy, clip, positive
 
 
 class Flat(ClippingPolicy):
-    """Clip every example to one norm: wᵢ = min(1, C/‖gᵢ‖).
+    """Clip every example to one norm.
 
-    Bound: C. Query: none. Source: Abadi et al. 2016, arXiv:1607.00133.
+    Rule: wᵢ = min(1, C/‖gᵢ‖).
+    Bound: C.
+    Query: none.
+    Charge: σ.
+    Per-group ε: the headline's.
+    Source: Abadi et al. 2016, arXiv:1607.00133.
 
     Args:
         bound: C > 0, in the gradient's own units.

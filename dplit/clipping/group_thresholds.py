@@ -6,27 +6,28 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from dplit.clipping.policy import ClippingPolicy, clip, positive
-from dplit.errors import ConfigurationError
+from dplit.clipping.policy import ClippingPolicy, by_group, clip, each, positive_by_group
 
 
 class GroupThresholds(ClippingPolicy):
-    """Clip the examples of group g to a declared C_g: wᵢ = min(1, C_g/‖gᵢ‖).
+    """Clip the examples of each group to a declared threshold.
 
-    Bound: max C_g over the declared groups. Query: none. Charge: σ for the headline; a record of group g is
-    protected by σ·C_max/C_g, so a group with a smaller threshold has the smaller ε.
+    Rule: wᵢ = min(1, C_g/‖gᵢ‖) for an example of group g.
+    Bound: max C_g over the declared groups.
+    Query: none.
+    Charge: σ.
+    Per-group ε: at σ·C_max/C_g; a group with a smaller threshold has the smaller ε.
     Source: "Scale", Boenisch et al. 2023, arXiv:2303.17046.
 
     Args:
-        thresholds: `{group: C_g}`, every declared group and no other.
+        thresholds: `{group: C_g}`, every declared group and no other, each above 0.
     """
 
     needs_groups = True
 
     def __init__(self, thresholds: Mapping[str, float]) -> None:
-        if not thresholds:
-            raise ConfigurationError("thresholds={} must name a threshold for every declared group")
-        self.thresholds = {name: positive(f"thresholds[{name!r}]", c) for name, c in thresholds.items()}
+        self.thresholds = positive_by_group("thresholds", thresholds)
+        self._each = torch.empty(0, dtype=torch.float64)
 
     @property
     def bound(self) -> float:
@@ -34,19 +35,14 @@ class GroupThresholds(ClippingPolicy):
 
     @property
     def caps(self) -> Mapping[str, float]:
-        return {name: c / self.bound for name, c in self.thresholds.items()}
+        return {name: self.thresholds[name] / self.bound for name in self.groups}
 
     def declare(self, groups: Sequence[str]) -> None:
         super().declare(groups)
-        if set(self.groups) != set(self.thresholds):
-            raise ConfigurationError(
-                f"GroupThresholds has thresholds for {', '.join(self.thresholds)}, but the declared groups are "
-                f"{', '.join(self.groups)}; give each declared group one threshold"
-            )
+        self._each = by_group("thresholds", self.thresholds, self.groups)
 
     def weights(self, norms: Tensor, group: Tensor) -> Tensor:
-        each = torch.tensor([self.thresholds[name] for name in self.groups], dtype=norms.dtype, device=norms.device)
-        return clip(norms, each[group])
+        return clip(norms, each(self._each, group, norms))
 
     @classmethod
     def example(cls, groups: Sequence[str]) -> Self:

@@ -36,18 +36,24 @@ class ClippingPolicy(ABC):
     """
 
     needs_groups: ClassVar[bool] = False
-    """Whether `weights` reads the group ids."""
+    """Whether `weights`, `ask` or `rates` reads groups."""
+
+    per_parameter: ClassVar[bool] = False
+    """Whether norms and weights are by parameter, `(p, n)`, and not of the whole gradient, `(n,)`."""
 
     groups: tuple[str, ...] = ()
 
     @property
     @abstractmethod
     def bound(self) -> float:
-        """L2 sensitivity of the weighted sum: the largest wᵢ‖gᵢ‖ of a record of ANY declared group."""
+        """L2 sensitivity of the weighted sum: the largest wᵢ‖gᵢ‖ of a record of ANY declared group.
+
+        Where norms are by parameter it is the largest √Σₗ(wₗᵢ‖gₗᵢ‖)².
+        """
 
     @abstractmethod
     def weights(self, norms: Tensor, group: Tensor) -> Tensor:
-        """Return `(n,)` weights from `(n,)` norms and `(n,)` group ids."""
+        """Return weights of the norms' shape from `(n,)` norms, or `(p, n)` by parameter, and `(n,)` group ids."""
 
     @property
     def queries(self) -> tuple[float, ...]:
@@ -61,6 +67,17 @@ class ClippingPolicy(ABC):
         None where thresholds adapt: then only the headline ε holds for each group.
         """
         return dict.fromkeys(self.groups, 1.0)
+
+    def rates(self, rate: float) -> Mapping[str, float] | None:
+        """Return each declared group's inclusion probability, or None where `rate` is every record's.
+
+        Args:
+            rate: q = batch size / records, of the loader.
+
+        Raises:
+            ConfigurationError: a rate over 1.
+        """
+        return None
 
     def ask(self, norms: Tensor, group: Tensor) -> Query | None:
         """Return a bounded statistic of this draw (or of part of it: parts are added up), or None."""
@@ -82,6 +99,17 @@ class ClippingPolicy(ABC):
                 f"{type(self).__name__} clips by group: declare the list, as in DPStrategy(groups=['Female', 'Male'])"
             )
 
+    def prepare(self, parameters: Sequence[str], expected_batch_size: float) -> None:  # noqa: B027
+        """Learn the public constants of a fit, after `declare` and before the first step.
+
+        Args:
+            parameters: names of the p trainable parameters, in the order of the rows of `(p, n)` norms.
+            expected_batch_size: what noisy counts may be divided by to become fractions.
+
+        Raises:
+            ConfigurationError: the policy's settings do not fit them.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """Return what `tell` has changed, as plain numbers and lists."""
         return {}
@@ -95,10 +123,15 @@ class ClippingPolicy(ABC):
 
     @classmethod
     def example(cls, groups: Sequence[str]) -> Self:
-        """Return an instance declared for these groups, as tests and tables use it."""
+        """Return an instance with plain settings, declared for these groups."""
         policy = cls()
         policy.declare(groups)
         return policy
+
+    @classmethod
+    def examples(cls, groups: Sequence[str]) -> list[Self]:
+        """Return instances that between them take every road through the policy, for the contract tests."""
+        return [cls.example(groups)]
 
 
 def clip(norms: Tensor, bound: Tensor | float) -> Tensor:
@@ -120,3 +153,73 @@ def positive(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < float(value) < float("inf"):
         raise ConfigurationError(f"{name}={value!r} must be a finite number above 0")
     return float(value)
+
+
+def by_group(what: str, values: Mapping[str, float], groups: Sequence[str]) -> Tensor:
+    """Return the `(K,)` float64 values of the declared groups, in their order.
+
+    Raises:
+        ConfigurationError: a declared group has no value, or a value belongs to no declared group.
+    """
+    if set(values) != set(groups):
+        raise ConfigurationError(
+            f"{what} names {', '.join(map(str, values))}, but the declared groups are {', '.join(groups)}; "
+            f"give each declared group one value, and no other"
+        )
+    return torch.tensor([values[name] for name in groups], dtype=torch.float64)
+
+
+def each(values: Tensor, group: Tensor, norms: Tensor) -> Tensor:
+    """Return `(n,)`: the value of each example's group out of `(K,)`, in the type and place of the norms."""
+    return values.to(norms.device, norms.dtype)[group]
+
+
+def positive_by_group(name: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values as floats.
+
+    Raises:
+        ConfigurationError: there are none, or one is no finite number above 0.
+    """
+    if not isinstance(values, Mapping) or not values:
+        raise ConfigurationError(f"{name}={values!r} must give each declared group a number above 0")
+    return {str(group): positive(f"{name}[{group!r}]", value) for group, value in values.items()}
+
+
+def between_0_and_1(name: str, value: float) -> float:
+    """Return value as float.
+
+    Raises:
+        ConfigurationError: it does not lie between 0 and 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ConfigurationError(f"{name}={value!r} must lie between 0 and 1")
+    return float(value)
+
+
+def within(answer: Tensor, low: float, high: float, otherwise: float) -> Tensor:
+    """Return a noisy answer held within [low, high], and `otherwise` where it is NaN."""
+    return answer.nan_to_num(nan=otherwise, posinf=high, neginf=low).clamp(low, high)
+
+
+def kept_number(name: str, state: Mapping[str, Any]) -> float:
+    """Return a threshold that a checkpoint kept.
+
+    Raises:
+        ConfigurationError: there is none, or it is no finite number above 0.
+    """
+    if name not in state:
+        raise ConfigurationError(f"the checkpoint's policy has no {name}; it was written by another policy")
+    return positive(f"the checkpoint's {name}", state[name])
+
+
+def kept_by_name(what: str, state: Mapping[str, Any], names: Sequence[str]) -> Tensor:
+    """Return the `(K,)` float64 thresholds that a checkpoint kept by name, in the order of `names`.
+
+    Raises:
+        ConfigurationError: they are of other names, or one is no finite number above 0.
+    """
+    saved = state.get("bounds")
+    if not isinstance(saved, Mapping) or set(saved) != set(names):
+        found = ", ".join(map(str, saved)) if isinstance(saved, Mapping) else "none"
+        raise ConfigurationError(f"the checkpoint has thresholds for the {what} {found}, not {', '.join(names)}")
+    return torch.tensor([positive(f"the checkpoint's {n}", saved[n]) for n in names], dtype=torch.float64)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -17,6 +19,9 @@ from torch.utils.data import (
 )
 
 from dplit.errors import ConfigurationError, PrivacyError
+
+Strata = Sequence[tuple[NDArray[np.int64], float]]
+"""A partition of the records: the indices of each part, and the rate at which they are drawn."""
 
 
 class PhysicalBatch:
@@ -57,11 +62,21 @@ class PoissonBatches(Sampler[list[int]]):
         rate: q in (0, 1].
         draws: how many draws one pass gives.
         seed: None for the operating system's randomness, which the amplification by sampling relies on.
+        strata: parts with rates of their own in place of `rate`, every record in one of them.
+
+    Raises:
+        ConfigurationError: a rate outside (0, 1], or strata that are no partition of the records.
     """
 
-    def __init__(self, size: int, rate: float, draws: int, seed: int | None = None) -> None:
-        if not 0 < rate <= 1:
-            raise ConfigurationError(f"rate={rate} must lie in (0, 1]")
+    def __init__(
+        self, size: int, rate: float, draws: int, seed: int | None = None, strata: Strata | None = None
+    ) -> None:
+        self.strata = [(np.arange(size), rate)] if strata is None else list(strata)
+        for own in (rate, *(own for _, own in self.strata)):
+            if not 0 < own <= 1:
+                raise ConfigurationError(f"rate={own} must lie in (0, 1]")
+        if not np.array_equal(np.sort(np.concatenate([part for part, _ in self.strata])), np.arange(size)):
+            raise ConfigurationError(f"the strata must hold each of the {size} records once")
         self.size = size
         self.rate = rate
         self.draws = draws
@@ -73,8 +88,13 @@ class PoissonBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng(self.seed)
         for _ in range(self.draws):
-            drawn = generator.binomial(self.size, self.rate)
-            yield np.sort(generator.choice(self.size, drawn, replace=False, shuffle=False)).tolist()
+            drawn = [_subset(part, rate, generator) for part, rate in self.strata]
+            yield np.sort(np.concatenate(drawn)).tolist()
+
+
+def _subset(part: NDArray[np.int64], rate: float, generator: np.random.Generator) -> NDArray[np.int64]:
+    drawn = generator.binomial(len(part), rate)
+    return part[generator.choice(len(part), drawn, replace=False, shuffle=False)]
 
 
 class PhysicalCollate:
@@ -119,18 +139,42 @@ def records(dataset: Any, indices: Sequence[int]) -> list[Any]:
     return list(fetch(list(indices))) if callable(fetch) else [dataset[i] for i in indices]
 
 
-def poisson_loader(loader: Any, physical_batch_size: int) -> DataLoader[Any]:
+def strata(loader: Any, physical_batch_size: int, read: Callable[[Any], Tensor], rates: Sequence[float]) -> Strata:
+    """Return the records of each group with the group's rate; reads every record once.
+
+    Args:
+        loader: whose records and collate function are used.
+        physical_batch_size: records to collate at one time.
+        read: from a batch to its `(n,)` group ids.
+        rates: of group 0, 1, ...
+    """
+    size = len(loader.dataset)
+    chunks = (range(i, min(i + physical_batch_size, size)) for i in range(0, size, physical_batch_size))
+    found = [read(loader.collate_fn(records(loader.dataset, chunk))).cpu().numpy() for chunk in chunks]
+    ids = np.concatenate(found)
+    return [(np.flatnonzero(ids == k), rate) for k, rate in enumerate(rates)]
+
+
+def poisson_loader(
+    loader: Any, physical_batch_size: int, stratify: Callable[[float, Any], Strata | None] | None = None
+) -> DataLoader[Any]:
     """Return a loader that gives Poisson draws where the given one gave batches.
 
     The rate is batch_size/N, the draws in a pass are the batches the given loader had, and its own collate function
     is called for each physical batch.
+
+    Args:
+        loader: the person's own.
+        physical_batch_size: most records to collate at one time.
+        stratify: from the rate and the loader to parts with rates of their own, or None.
 
     Raises:
         ConfigurationError: something that is not a map-style DataLoader with a batch size within the data set.
         PrivacyError: a sampler that is not uniform, for which no rate would be true.
     """
     _check(loader)
-    sampler = PoissonBatches(len(loader.dataset), loader.batch_size / len(loader.dataset), len(loader))
+    size, rate = len(loader.dataset), loader.batch_size / len(loader.dataset)
+    sampler = PoissonBatches(size, rate, len(loader), strata=stratify(rate, loader) if stratify else None)
     dataset = _Records(loader.dataset) if hasattr(loader.dataset, "__getitems__") else loader.dataset
     return DataLoader(
         dataset,

@@ -37,6 +37,10 @@ class PerExample:
         """Return `(n,)` L2 norms over all parameters together."""
         return torch.stack(list(self.sq_norms().values())).sum(0).sqrt()
 
+    def norms_by_parameter(self) -> Tensor:
+        """Return `(p, n)` L2 norms, a row for each parameter in the order of `parameters`."""
+        return torch.stack(list(self.sq_norms().values())).sqrt()
+
     def weighted_sum(self, weights: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `{name: Σᵢ wᵢ gᵢ}`.
 

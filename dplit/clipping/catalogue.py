@@ -1,0 +1,62 @@
+"""The policies there are, and the table of what each one promises, read out of its docstring."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from importlib import import_module
+from pkgutil import iter_modules
+
+from dplit.clipping.policy import ClippingPolicy
+from dplit.errors import ConfigurationError
+
+LABELS = ("Rule", "Bound", "Query", "Charge", "Per-group ε", "Source")
+"""What every policy's docstring states, each on lines of its own."""
+
+
+def found(path: Iterable[str], package: str) -> list[type[ClippingPolicy]]:
+    """Return the policies defined in the modules of a package, by name."""
+    names = [module.name for module in iter_modules(path) if not module.name.startswith("__")]
+    modules = [import_module(f"{package}.{name}") for name in names]
+    defined = {cls for module in modules for cls in vars(module).values() if _is_policy(cls, module.__name__)}
+    return sorted(defined, key=lambda cls: cls.__name__)
+
+
+def policies() -> list[type[ClippingPolicy]]:
+    """Return every policy of `dplit.clipping`, by name."""
+    import dplit.clipping
+
+    return found(dplit.clipping.__path__, dplit.clipping.__name__)
+
+
+def described(policy: type[ClippingPolicy]) -> dict[str, str]:
+    """Return what a policy's docstring states under each of `LABELS`.
+
+    Raises:
+        ConfigurationError: it does not state one of them.
+    """
+    text = inspect.cleandoc(policy.__doc__ or "")
+    stated = {label: _stated(label, text) for label in LABELS}
+    if missing := [label for label, said in stated.items() if not said]:
+        raise ConfigurationError(f"the docstring of {policy.__name__} does not state {', '.join(missing)}")
+    return stated
+
+
+def markdown() -> str:
+    """Return the table of all policies."""
+    head = ["policy", *(label.lower() for label in LABELS)]
+    rows = [[f"`{policy.__name__}`", *described(policy).values()] for policy in policies()]
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [head, ["---"] * len(head), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _stated(label: str, text: str) -> str:
+    match = re.search(rf"^{label}: (.*(?:\n    .*)*)", text, re.MULTILINE)
+    return " ".join(match[1].split()) if match else ""
+
+
+def _is_policy(cls: object, module: str) -> bool:
+    mine = inspect.isclass(cls) and issubclass(cls, ClippingPolicy) and cls.__module__ == module
+    return mine and not inspect.isabstract(cls)

@@ -1,0 +1,63 @@
+"""Declared Poisson rates of groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from torch import Tensor
+
+from dplit.clipping.policy import ClippingPolicy, by_group, clip, positive, positive_by_group
+from dplit.errors import ConfigurationError
+
+
+class GroupRates(ClippingPolicy):
+    """Draw the records of each group at a rate of their own: oversampling that is charged.
+
+    Factors are declared constants; computed from the private sizes of groups they would be a leak. The noisy sum is
+    divided by the loader's batch size, whatever the factors.
+
+    Rule: a record of group g is drawn with probability q_g = f_g·q, q = batch size / records; wᵢ = min(1, C/‖gᵢ‖).
+    Bound: C.
+    Query: none.
+    Charge: (max q_g, σ).
+    Per-group ε: (q_g, σ) for group g; the group that is drawn more often has the larger ε.
+    Source: "Sample", Boenisch et al. 2023, arXiv:2303.17046.
+
+    Args:
+        factors: `{group: f_g}`, every declared group and no other, each above 0.
+        bound: C > 0.
+    """
+
+    needs_groups = True
+
+    def __init__(self, factors: Mapping[str, float], bound: float = 1.0) -> None:
+        self.factors = positive_by_group("factors", factors)
+        self.threshold = positive("bound", bound)
+
+    @property
+    def bound(self) -> float:
+        return self.threshold
+
+    def declare(self, groups: Sequence[str]) -> None:
+        super().declare(groups)
+        by_group("factors", self.factors, self.groups)
+
+    def rates(self, rate: float) -> Mapping[str, float]:
+        found = {name: self.factors[name] * rate for name in self.groups}
+        for name, own in found.items():
+            if own > 1:
+                raise ConfigurationError(
+                    f"factors[{name!r}]={self.factors[name]:g} times the rate {rate:g} is a probability of {own:g}; "
+                    "give a smaller factor or a smaller batch_size"
+                )
+        return found
+
+    def weights(self, norms: Tensor, group: Tensor) -> Tensor:
+        return clip(norms, self.threshold)
+
+    @classmethod
+    def example(cls, groups: Sequence[str]) -> Self:
+        policy = cls({name: 1.0 + k for k, name in enumerate(groups)})
+        policy.declare(groups)
+        return policy
