@@ -137,3 +137,48 @@ def test_refused(loader: object, error: type[DplitError], says: str) -> None:
 def test_uniform_samplers_are_replaced(loader: DataLoader) -> None:
     assert isinstance(loader.sampler, RandomSampler | SequentialSampler)
     assert isinstance(poisson_loader(loader, 8).batch_sampler, PoissonBatches)
+
+
+# -- rates by group -----------------------------------------------------------------------------------------------------
+
+
+def law_each_stratum_at_its_rate(sampler_of) -> None:
+    """Inclusion counts of every record, and the size of every stratum's part, over 2000 draws."""
+    strata = [(np.arange(0, 100, 2), 0.3), (np.arange(1, 100, 2), 0.05)]
+    counts, sizes = np.zeros(100), []
+    for draw in sampler_of(100, 0.1, 2000, seed=7, strata=strata):
+        counts[draw] += 1
+        sizes.append([np.isin(draw, part).sum() for part, _ in strata])
+        assert draw == sorted(set(draw))
+    for (part, rate), size in zip(strata, np.array(sizes).T, strict=True):
+        assert stats.binomtest(int(counts[part].sum()), 2000 * len(part), rate).pvalue > 1e-6
+        each = (counts[part] - 2000 * rate) / np.sqrt(2000 * rate * (1 - rate))
+        assert np.abs(each).max() < 6
+        assert abs(size.var() / (len(part) * rate * (1 - rate)) - 1) < 6 * np.sqrt(2 / 2000)
+
+
+def test_groups_are_drawn_at_their_rates() -> None:
+    law_each_stratum_at_its_rate(PoissonBatches)
+
+
+def test_mutant_one_rate_for_all_is_caught() -> None:
+    def one_rate(size, rate, draws, seed, strata):
+        return PoissonBatches(size, rate, draws, seed)
+
+    with pytest.raises(AssertionError):
+        law_each_stratum_at_its_rate(one_rate)
+
+
+@pytest.mark.parametrize(
+    "strata",
+    [
+        [(np.arange(5), 0.1)],
+        [(np.arange(10), 0.1), (np.arange(5), 0.1)],
+        [(np.arange(10), 1.5)],
+        [(np.arange(10), 0.0)],
+    ],
+)
+def test_strata_that_are_no_partition_or_no_rates_are_refused(strata) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        PoissonBatches(10, 0.1, 1, strata=strata)
+    assert "\n" not in str(caught.value)
