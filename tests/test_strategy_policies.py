@@ -1,0 +1,158 @@
+"""Policies inside a fit: every one trains, is charged, and comes back from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback
+from torch import nn
+
+import dplit
+from dplit.clipping import GroupRates, GroupThresholds, PerLayer, PerLayerAdaptive, Quantile
+from dplit.errors import ConfigurationError
+from tests.clipping.laws import GROUPS, instances
+from tests.lightning import BATCH, SIZE, Data, Linear, fit, loader, trainer
+
+RATE = BATCH / SIZE
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class Deep(Linear):
+    """Parameters named 0.weight, 0.bias, 2.weight and 2.bias, as the policies' examples have their blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.net
+        for name, layer in (("0", nn.Linear(6, 4)), ("1", nn.Tanh()), ("2", nn.Linear(4, 3))):
+            self.add_module(name, layer)
+
+    def losses(self, batch: Any) -> Any:
+        found = batch["x"]
+        for layer in self.children():
+            found = layer(found)
+        return F.cross_entropy(found, batch["y"], reduction="none")
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def private(policy: Any, noise: Any = 1.0, **options: Any) -> dplit.DPStrategy:
+    return dplit.DPStrategy(policy, noise, groups=GROUPS, physical_batch_size=5, **options)
+
+
+@pytest.mark.parametrize("make", instances(prepared=False))
+def test_every_policy_trains_to_its_target(make: Any) -> None:
+    strategy = private(make(), dplit.Target(2.0, 1e-5))
+    run = fit(Deep(), strategy, max_epochs=3)
+    assert run.global_step == strategy.ledger.steps == 12
+    spent = strategy.spent()
+    assert 1.9 <= spent.epsilon <= 2.0
+    caps = strategy.policy.caps
+    assert (spent.by_group is None) == (caps is None)
+    assert max((spent.by_group or {"": spent.epsilon}).values()) == spent.epsilon
+
+
+class Look(Callback):
+    """Notes the policy's state at the start."""
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self.state = trainer.strategy.policy.state_dict()
+
+
+@pytest.mark.parametrize("make", instances(prepared=False))
+def test_every_policy_comes_back_from_a_checkpoint(make: Any) -> None:
+    first, again, look = private(make()), private(make()), Look()
+    fit(Deep(), first, max_epochs=2).save_checkpoint("kept.ckpt")
+    learnt = first.policy.state_dict()
+    trainer(again, max_epochs=3, callbacks=[look]).fit(Deep(), loader(), ckpt_path="kept.ckpt")
+    assert look.state == learnt
+    assert again.ledger.steps == 12
+
+
+class Counted(Data):
+    """Notes which records are read."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.seen: list[int] = []
+
+    def __getitem__(self, i: int) -> Any:
+        self.seen.append(i)
+        return super().__getitem__(i)
+
+
+def test_rates_by_group_are_drawn_and_charged() -> None:
+    from torch.utils.data import DataLoader
+
+    factors = {"north": 0.25, "east": 1.0, "south": 4.0}
+    strategy, data = private(GroupRates(factors)), Counted(300)
+    fit(Linear(), strategy, DataLoader(data, batch_size=15), max_epochs=30)
+    (event,) = strategy.ledger.entries["train"]
+    assert event.rate == 0.2
+    assert {g: event.view(g).rate for g in GROUPS} == {"north": 0.0125, "east": 0.05, "south": 0.2}
+    drawn = torch.bincount(data.group[torch.tensor(data.seen[300:])], minlength=3) / 100 / strategy.ledger.steps
+    assert drawn.tolist() == pytest.approx([0.0125, 0.05, 0.2], rel=0.15)
+    spent = strategy.spent()
+    assert spent.by_group["north"] < spent.by_group["east"] < spent.by_group["south"] == spent.epsilon
+    stated = json.loads(Path("privacy.json").read_text())
+    assert "rates by group: north 0.0125, east 0.05, south 0.2" in stated["sampling"]["scheme"]
+    assert stated["sampling"]["rate"] is None
+
+
+def test_a_rate_over_1_is_refused_before_training() -> None:
+    strategy = private(GroupRates({"north": 1.0, "east": 1.0, "south": 5.0}))
+    with pytest.raises(ConfigurationError, match="probability of 1.25"):
+        fit(Linear(), strategy)
+    assert strategy.ledger.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        (GroupThresholds({"north": 1.0, "east": 1.0, "west": 1.0}), "west"),
+        (PerLayer(blocks=["0"]), "is in none of the blocks"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_training(policy: Any, says: str) -> None:
+    strategy = private(policy)
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        fit(Deep(), strategy)
+    assert "\n" not in str(caught.value)
+    assert strategy.ledger.steps == 0
+
+
+def test_an_epsilon_that_cannot_be_reached_is_refused_before_training() -> None:
+    strategy = private(Quantile(noise_multiplier=0.3), dplit.Target(0.1, 1e-5))
+    with pytest.raises(ConfigurationError, match="cannot be reached"):
+        fit(Linear(), strategy)
+    assert strategy.ledger.steps == 0
+
+
+def test_per_layer_is_the_sum_of_parameters_clipped_one_by_one() -> None:
+    torch.manual_seed(0)
+    data, module = Data(), Deep()
+    before = [p.detach().clone() for p in module.parameters()]
+    expected = [torch.zeros_like(p) for p in before]
+    each = 0.5 / 4**0.5
+    for i in range(SIZE):
+        losses = module.losses({"x": data.x[i : i + 1], "y": data.y[i : i + 1]})
+        for total, grad in zip(expected, torch.autograd.grad(losses.sum(), list(module.parameters())), strict=True):
+            total += grad * min(1.0, each / float(grad.norm()))
+    fit(module, private(PerLayer(0.5), 1e-9), loader(SIZE, SIZE), max_epochs=1)
+    for p, start, total in zip(module.parameters(), before, expected, strict=True):
+        assert torch.allclose(p, start - 0.1 * total / SIZE, atol=1e-6)
+
+
+def test_adaptive_layers_keep_their_thresholds_by_name() -> None:
+    strategy = private(PerLayerAdaptive(0.5))
+    fit(Deep(), strategy)
+    assert set(strategy.policy.state_dict()["bounds"]) == {name for name, _ in Deep().named_parameters()}
