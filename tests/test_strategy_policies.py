@@ -110,7 +110,7 @@ def test_rates_by_group_are_drawn_and_charged() -> None:
 
 def test_a_rate_over_1_is_refused_before_training() -> None:
     strategy = private(GroupRates({"north": 1.0, "east": 1.0, "south": 5.0}))
-    with pytest.raises(ConfigurationError, match="probability of 1.25"):
+    with pytest.raises(ConfigurationError, match=r"probability of 1\.25"):
         fit(Linear(), strategy)
     assert strategy.ledger.steps == 0
 

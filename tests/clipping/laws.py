@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -72,6 +72,7 @@ def law_bounded(policy: ClippingPolicy, records: Sequence[Row]) -> None:
     usable = norms.isfinite() if norms.dim() == 1 else norms.isfinite().all(0)
     assert torch.all(weights[..., ~usable] == 0)
     caps = policy.caps or dict.fromkeys(GROUPS, 1.0)
+    assert max(caps.values()) <= 1 + 1e-12
     limit = policy.bound * torch.tensor([caps[name] for name in GROUPS], dtype=torch.float64)[group]
     assert torch.all(contribution(weights, norms) <= limit * (1 + 1e-5))
 
@@ -100,17 +101,23 @@ def law_bound_ignores_the_batch(policy: ClippingPolicy) -> None:
     law_bounded(policy, [ones(1e6, k) for k in range(3)])
 
 
+def answers_of(policy: ClippingPolicy, values: Sequence[float]) -> Iterator[Tensor]:
+    """Eight answers made of these values, none for a policy that asks nothing."""
+    query = policy.ask(*tensors(policy, []))
+    for start in range(8 if query is not None else 0):
+        flat = [values[(start + k) % len(values)] for k in range(query.value.numel())]
+        yield torch.tensor(flat, dtype=torch.float64).view(query.value.shape)
+
+
 def answered(policy: ClippingPolicy, values: Sequence[float]) -> ClippingPolicy:
     """Tell it eight answers made of these values."""
-    query = policy.ask(*tensors(policy, []))
-    if query is not None:
-        for start in range(8):
-            flat = [values[(start + k) % len(values)] for k in range(query.value.numel())]
-            policy.tell(torch.tensor(flat, dtype=torch.float64).view(query.value.shape))
+    for answer in answers_of(policy, values):
+        policy.tell(answer)
     return policy
 
 
 def law_hostile_answers(policy: ClippingPolicy, values: Sequence[float]) -> None:
-    """Bound and weights stay sound after any answers, record by record."""
-    answered(policy, values)
-    law_bounded(policy, [ones(size, k) for size in BAD for k in range(len(GROUPS))])
+    """Bound and weights are sound after each answer, whatever it was."""
+    for answer in answers_of(policy, values):
+        policy.tell(answer)
+        law_bounded(policy, [ones(size, k) for size in BAD for k in range(len(GROUPS))])
