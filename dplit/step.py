@@ -12,12 +12,16 @@ from torch import Tensor, nn
 from dplit.clipping.policy import ClippingPolicy
 from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.grads.per_example import PerExample
+from dplit.grads.weighed import Weighed
 from dplit.memory import keep_freed
 from dplit.noise import Noise, ReleaseNoise
 from dplit.privacy import Gaussian, Ledger, Sampled
 
 UNDERFLOW = 1e-18
 """A float32 norm below this may stand for one whose square underflowed; it is bounded as if it were this large."""
+
+ROUNDING = 1e-5
+"""How far a contribution may pass its bound by rounding, relative to it."""
 
 
 class Terms(NamedTuple):
@@ -136,10 +140,42 @@ class PrivateStep:
             )
         ids = ids.to(norms.device)
         self._ask(norms, ids)
-        weights = self._bounded(self.policy.weights(norms, ids), norms, ids)
+        weights = self._weights(norms, ids)
         named = weights if weights.dim() == 1 else dict(zip(gradients.parameters, weights, strict=True))
-        for name, part in gradients.weighted_sum(named).items():
-            self._sums[name] = part if name not in self._sums else self._sums[name].add_(part)
+        self._add(gradients.weighted_sum(named))
+
+    def weigher(self, group: Tensor | None, examples: int) -> Callable[[str, Tensor], Tensor]:
+        """Return what weighs one parameter of n examples by its own norms, for a policy that is `separate`.
+
+        Raises:
+            BudgetExhausted, PrivacyError: as `accumulate`.
+        """
+        self._charged()
+        rows = {name: row for row, name in enumerate(trainable(self.module))}
+        ids = torch.zeros(examples, dtype=torch.int64) if group is None else group
+
+        def weigh(name: str, squares: Tensor) -> Tensor:
+            norms = torch.zeros(len(rows), examples, dtype=squares.dtype, device=squares.device)
+            norms[rows[name]] = squares.sqrt()
+            return self._weights(norms, ids.to(norms.device))[rows[name]]
+
+        return weigh
+
+    def accumulate_weighed(self, weighed: Weighed, group: Tensor | None = None) -> bool:
+        """Add one physical batch whose parameters were weighed by `weigher`, if that was right.
+
+        Returns:
+            False, with nothing added, where all norms together give an example less: one of them is not finite, say.
+        """
+        norms = _without_nan(torch.stack([weighed.sq_norms[name] for name in trainable(self.module)]).sqrt())
+        ids = (torch.zeros(norms.shape[1], dtype=torch.int64) if group is None else group).to(norms.device)
+        allowed = self._weights(norms, ids)
+        given = torch.stack([weighed.weights[name] for name in trainable(self.module)])
+        if not bool((given <= allowed * (1 + ROUNDING)).all()):
+            return False
+        self._ask(norms, ids)
+        self._add(weighed.sums)
+        return True
 
     def release(self) -> None:
         """Charge, add noise, divide, write `.grad` of every trainable parameter, and answer the policy.
@@ -205,6 +241,14 @@ class PrivateStep:
             std = noise_multiplier * self._sensitivity
             self.policy.tell(self._asked + noise.gaussian(self._asked, std))
 
+    def _add(self, sums: Mapping[str, Tensor]) -> None:
+        for name, part in sums.items():
+            self._sums[name] = part if name not in self._sums else self._sums[name].add_(part)
+
+    def _weights(self, norms: Tensor, ids: Tensor) -> Tensor:
+        norms = _without_nan(norms)
+        return self._bounded(self.policy.weights(norms, ids), norms, ids)
+
     def _bounded(self, weights: Tensor, norms: Tensor, ids: Tensor) -> Tensor:
         """Return the policy's weights with each contribution held within the declared sensitivity of its group."""
         if norms.dim() > 1:
@@ -231,7 +275,11 @@ class PrivateStep:
 
 def norms_for(policy: ClippingPolicy, gradients: PerExample) -> Tensor:
     """Return the norms that a policy weighs by, `(n,)` or `(p, n)`; one that is NaN becomes infinite."""
-    norms = gradients.norms_by_parameter() if policy.per_parameter else gradients.norms()
+    return _without_nan(gradients.norms_by_parameter() if policy.per_parameter else gradients.norms())
+
+
+def _without_nan(norms: Tensor) -> Tensor:
+    """Return norms without NaN."""
     return norms.nan_to_num(nan=math.inf, posinf=math.inf)
 
 

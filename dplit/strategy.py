@@ -22,7 +22,7 @@ from dplit.clipping import ClippingPolicy, Flat
 from dplit.data.sampling import Draw, PhysicalCollate, PoissonBatches, Strata, poisson_loader, records, strata
 from dplit.errors import BudgetExhausted, ConfigurationError, JournalError, PrivacyError
 from dplit.evidence import Evidence
-from dplit.grads.engines import ENGINES, MOST, PROBED, joined
+from dplit.grads.engines import ENGINES, MOST, PROBED, by_weighing, joined
 from dplit.grads.per_example import PerExample
 from dplit.grads.probe import ROUGH, examine
 from dplit.groups import GroupKey, declared, group_ids
@@ -248,15 +248,30 @@ class DPStrategy(SingleDeviceStrategy):
         batch = super().batch_to_device(self.precision_plugin.convert_input(batch))
         key = self.group if self.policy.needs_groups else None
         ids = None if key is None else group_ids(batch, key, self.groups or ())
+        if self.grads == "tape" and self.policy.separate:
+            total = self._weighed(batch, size, ids, rest, kwargs)
+            if total is not None:
+                return total
         total, start = torch.zeros((), device=self.root_device), 0
         for losses, found in self._gradients(batch, size, rest, kwargs):
             self._step.accumulate(found, None if ids is None else ids[start : start + found.examples])
             total, start = total + losses.sum(), start + found.examples
         return total
 
-    def _gradients(self, batch: Any, size: int, *given: Any) -> Iterator[tuple[Tensor, PerExample]]:
+    def _weighed(self, batch: Any, size: int, ids: Tensor | None, *given: Any) -> Tensor | None:
+        """Weigh each parameter in backward; None where the whole batch has to be seen first, for one bad example."""
+        assert self._step is not None
+        self._note_batch(batch, size)
+        weigh, module = self._step.weigher(ids, size), self.lightning_module
+        losses, found = by_weighing(module, lambda one, n: self._losses(one, n, *given), batch, size, weigh)  # type: ignore[arg-type]
+        return losses.sum() if self._step.accumulate_weighed(found, ids) else None
+
+    def _note_batch(self, batch: Any, size: int) -> None:
         if self._trainer._results is not None:
             self._trainer._results.batch, self._trainer._results.batch_size = batch, size
+
+    def _gradients(self, batch: Any, size: int, *given: Any) -> Iterator[tuple[Tensor, PerExample]]:
+        self._note_batch(batch, size)
         return ENGINES[self.grads](self.lightning_module, lambda one, n: self._losses(one, n, *given), batch, size)  # type: ignore[arg-type]
 
     def _losses(self, batch: Any, size: int, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:

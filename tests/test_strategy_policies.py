@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
 from torch import nn
+from torch.utils.data import DataLoader
 
 import dplit
 from dplit.clipping import GroupRates, GroupThresholds, PerLayer, PerLayerAdaptive, Quantile
@@ -91,7 +93,6 @@ class Counted(Data):
 
 
 def test_rates_by_group_are_drawn_and_charged() -> None:
-    from torch.utils.data import DataLoader
 
     factors = {"north": 0.25, "east": 1.0, "south": 4.0}
     strategy, data = private(GroupRates(factors)), Counted(300)
@@ -156,3 +157,47 @@ def test_adaptive_layers_keep_their_thresholds_by_name() -> None:
     strategy = private(PerLayerAdaptive(0.5))
     fit(Deep(), strategy)
     assert set(strategy.policy.state_dict()["bounds"]) == {name for name, _ in Deep().named_parameters()}
+
+
+class Spoilt(Data):
+    """One record is not a number, in the last layer's input only."""
+
+    def __getitem__(self, i: int) -> Any:
+        found = super().__getitem__(i)
+        return found | {"scale": torch.tensor(float("inf") if i == 5 else 1.0)}
+
+
+class Scaled(Deep):
+    def losses(self, batch: Any) -> Any:
+        return super().losses(batch) * batch["scale"]
+
+
+def test_one_bad_example_contributes_nothing_to_any_layer() -> None:
+    torch.manual_seed(0)
+    module = Scaled()
+    good = DataLoader(torch.utils.data.Subset(Spoilt(), [i for i in range(SIZE) if i != 5]), batch_size=SIZE - 1)
+    other = copy.deepcopy(module)
+    fit(module, private(PerLayer(0.5), 1e-9), DataLoader(Spoilt(), batch_size=SIZE), max_epochs=1)
+    fit(other, private(PerLayer(0.5), 1e-9), good, max_epochs=1)
+    ratio = (SIZE - 1) / SIZE
+    for p, q, start in zip(module.parameters(), other.parameters(), start_of_scaled(), strict=True):
+        assert torch.all(p.isfinite())
+        assert torch.allclose(p - start, ratio * (q - start), atol=1e-6)
+
+
+def start_of_scaled() -> list[Any]:
+    torch.manual_seed(0)
+    return [p.detach() for p in Scaled().parameters()]
+
+
+def law_layers_are_weighed_in_backward() -> None:
+    """No use of a parameter outlives its own accumulation: nothing but sums reaches the step."""
+    from dplit.step import PrivateStep
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PrivateStep, "accumulate", lambda *a, **k: pytest.fail("the whole model was kept"))
+        fit(Deep(), private(PerLayer(0.5)))
+
+
+def test_layers_are_weighed_in_backward() -> None:
+    law_layers_are_weighed_in_backward()

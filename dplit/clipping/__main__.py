@@ -1,6 +1,6 @@
-"""`python -m dplit.clipping`: the table of clipping policies, in Markdown."""
+"""`python -m dplit.clipping`: what every clipping policy does and costs, in Markdown."""
 
-from dplit.clipping.catalogue import markdown
+from dplit.clipping.catalogue import page
 
 if __name__ == "__main__":
-    print(markdown(), end="")
+    print(page(), end="")

@@ -15,6 +15,20 @@ LABELS = ("Rule", "Bound", "Query", "Charge", "Per-group ε", "Source")
 """What every policy's docstring states, each on lines of its own."""
 
 
+PREFACE = """\
+# Clipping policies
+
+One example's gradient gᵢ enters the noisy sum as wᵢ·gᵢ, and the noise has standard deviation σ × bound. A query is a statistic of
+the same draw, released with noise of multiplier σ_b and charged jointly with the gradient: σ_eff⁻² = σ⁻² + σ_b⁻². With
+`noise: Target(epsilon, delta)` σ is solved with queries and rates included, so all policies compare at equal ε. A group's ε is
+stated where it holds; otherwise the headline is all that is known of it.
+
+A policy is one file in `dplit/clipping`, a subclass of `ClippingPolicy` whose docstring states these columns; tests, this
+page (`python -m dplit.clipping > docs/policies.md`) and recipes find it by itself. A recipe names a policy of your own by its
+class path.
+"""
+
+
 def found(path: Iterable[str], package: str) -> list[type[ClippingPolicy]]:
     """Return the policies defined in the modules of a package, by name."""
     names = [module.name for module in iter_modules(path) if not module.name.startswith("__")]
@@ -50,6 +64,11 @@ def markdown() -> str:
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     lines = [head, ["---"] * len(head), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def page() -> str:
+    """Return docs/policies.md."""
+    return f"{PREFACE}\n{markdown()}"
 
 
 def _stated(label: str, text: str) -> str:

@@ -25,6 +25,8 @@ class Weighed(NamedTuple):
     """`{name: (n,)}`"""
     sums: dict[str, Tensor]
     """`{name: Σᵢ wᵢ gᵢ}`, each in its parameter's shape."""
+    weights: dict[str, Tensor]
+    """`{name: (n,)}`"""
 
 
 class WeighingTape(Tape):
@@ -53,7 +55,7 @@ class WeighingTape(Tape):
             UnsupportedOperation: a parameter was used again after backward seemed to be done with it (in two layers
                 that are computed anew with `use_reentrant=True`).
         """
-        self._done: dict[str, tuple[Tensor, Tensor]] = {}
+        self._done: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         late = self._derived_from()
         ends = {name: _end(p) for name, p in self._parameters.items() if name not in late}
         handles = [end.register_hook(partial(self._ended, name, weights)) for name, end in ends.items()]
@@ -67,7 +69,7 @@ class WeighingTape(Tape):
                 self._weigh(name, rest, weights)
             elif rest.uses.get(name):
                 raise self._used_again(name)
-        return Weighed(*({name: self._done[name][i] for name in self._parameters} for i in (0, 1)))
+        return Weighed(*({name: self._done[name][i] for name in self._parameters} for i in range(3)))
 
     def _ended(self, name: str, weights: Weigh, *_: Any) -> None:
         source = self._sources[id(self._parameters[name])]
@@ -81,7 +83,8 @@ class WeighingTape(Tape):
     def _weigh(self, name: str, gradients: PerExample, weights: Weigh) -> None:
         own = PerExample({name: self._parameters[name]}, {name: gradients.uses.get(name, ())}, self.examples)
         squares = own.sq_norms()[name]
-        self._done[name] = squares, own.weighted_sum({name: weights(name, squares)})[name]
+        given = weights(name, squares)
+        self._done[name] = squares, own.weighted_sum({name: given})[name], given
 
     def _used_again(self, name: str) -> UnsupportedOperation:
         return UnsupportedOperation(
