@@ -115,8 +115,8 @@ def group_of(batch: Any, strategy: DPStrategy) -> Tensor:
 def apart(module: LightningModule) -> LightningModule:
     """Return a copy in eval mode that shares the parameters, logs nothing and keeps to itself what its steps write.
 
-    Buffers, metric states, lists of outputs and the like are the copy's own. Recurrent layers, which cuDNN
-    differentiates in training mode only, stay in it without dropout.
+    Buffers, metric states, lists of outputs and the like are the copy's own. Recurrent layers stay
+    in training mode, the only one that cuDNN differentiates; with dropout of their own DPStrategy refuses them.
 
     Raises:
         ConfigurationError: the module holds something that cannot be copied.
@@ -136,7 +136,7 @@ def apart(module: LightningModule) -> LightningModule:
             part.trainer = trainer
             vars(part)["log"] = lambda *args, **kwargs: None
         if isinstance(part, nn.RNNBase):
-            part.train().dropout = 0.0
+            part.train()
     return copied
 
 
