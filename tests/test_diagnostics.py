@@ -25,8 +25,11 @@ from dplit.clipping import Automatic, Flat, GroupQuantile
 from dplit.clipping.policy import ClippingPolicy, clip
 from dplit.diagnostics import SubgroupDiagnostics, callback, figures, sample
 from dplit.diagnostics.figures import Tally
+from dplit.diagnostics.plots import draw
 from dplit.errors import ConfigurationError
+from dplit.fairness.metrics import Row
 from dplit.fairness.plots import save
+from dplit.fairness.records import Snapshot
 from dplit.grads import Tape
 from tests.lightning import Data, Linear, trainer
 from tests.oracle import loop_gradients
@@ -105,7 +108,7 @@ def fit(
     found = ([] if diagnostics is None else [diagnostics]) + list(callbacks)
     run = trainer(made, callbacks=found, **options)
     run.fit(
-        module or Net(),
+        Net() if module is None else module,
         DataLoader(train or Data(SIZE), batch_size=batch, shuffle=True),
         DataLoader(Data(30), batch_size=8),
     )
@@ -396,11 +399,11 @@ class Watch(Callback):
         self.found.append((modes, weights, grads, generators, policy, logged, counts))
 
 
-def watched(diagnostics: Callback | None) -> tuple[list[Any], dict[str, Tensor]]:
+def watched(diagnostics: Callback | None, form: Any) -> tuple[list[Any], dict[str, Tensor]]:
     torch.manual_seed(2)
     random.seed(2)
     np.random.seed(2)
-    watch, module = Watch(), Busy()
+    watch, module = Watch(), form(Busy())
     policy = GroupQuantile(quantile=0.4, start=0.7, noise_multiplier=0.1)
     run = fit(diagnostics, policy, module, Jittered(SIZE), callbacks=(watch,), batch=SIZE, max_epochs=2)
     watch.found.append([run.strategy.ledger.state_dict()["entries"], run.strategy.spent()])
@@ -417,10 +420,10 @@ def equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def law_without_a_trace() -> None:
+def law_without_a_trace(form: Any = lambda module: module) -> None:
     """A fit measured every epoch is bit for bit the fit that is not: full draws and a fixed noise seed."""
-    found, weights = watched(public())
-    plain, plain_weights = watched(None)
+    found, weights = watched(public(), form)
+    plain, plain_weights = watched(None, form)
     assert len(rows(epoch=1)) > 0
     assert equal(weights, plain_weights)
     assert equal(found, plain)
@@ -428,6 +431,28 @@ def law_without_a_trace() -> None:
 
 def test_training_is_bit_for_bit_the_same() -> None:
     law_without_a_trace()
+
+
+def _called_compiled(module: Any) -> Any:
+    module.compile(backend="eager")
+    return module
+
+
+def _wrapped(module: Any) -> Any:
+    return torch.compile(module, backend="eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [_wrapped, _called_compiled])
+def test_training_of_a_compiled_module_is_the_same(form: Any) -> None:
+    law_without_a_trace(form)
+
+
+@pytest.mark.slow
+def test_mutant_compiled_steps_of_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "to_uncompiled", lambda module: module)
+    with pytest.raises(AssertionError):
+        law_without_a_trace(_wrapped)
 
 
 def _asks_and_tells(policy: Any, gradients: Any, norms: Tensor, group: Tensor, groups: int) -> Any:
@@ -505,6 +530,16 @@ def test_the_statement_names_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all("declared public" in line for line in released if line.startswith("diagnostics"))
     assert Path("diagnostics.png").read_bytes().startswith(b"\x89PNG")
     assert not any("diagnostics" in name for name in run.callback_metrics)
+
+
+def test_a_picture_of_what_is_not_defined() -> None:
+    names = ["n", "norm_q1", "norm_median", "norm_q3", "clipped", "contribution", "direction_error", "steering_cosine"]
+    nothing = tuple(Row(metric, "$a", math.nan) for metric in [*names, "accuracy"])
+    look = Snapshot(0, 1, "train", ("$a",), nothing)
+    figure = draw([look], [look])
+    save(figure, Path("empty.png"))
+    assert len(figure.axes) == 6
+    assert [axes.texts[0].get_text() for axes in figure.axes] == ["not defined"] * 6
 
 
 def test_each_fit_has_its_own_file_and_epochs_as_asked(capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,7 +137,7 @@ class SubgroupDiagnostics(Callback):
             "validation": _figures(validation, {"n": sizes, **MEASURED}),
             GAP: _gaps(train, validation),
         }
-        self._keep(trainer, {split: _snapshot(trainer, split, found) for split, found in rows.items()})
+        self._keep(trainer, _snapshots(trainer, rows))
 
     def _due(self, trainer: Trainer) -> bool:
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
@@ -187,10 +187,10 @@ def _gaps(train: Counts, validation: Counts) -> list[Row]:
     return [Row(here.metric, here.group, here.value - there.value) for here, there in pairs]
 
 
-def _snapshot(trainer: Trainer, split: str, rows: list[Row]) -> Snapshot:
+def _snapshots(trainer: Trainer, rows: dict[str, list[Row]]) -> dict[str, Snapshot]:
     paid, groups = spent(trainer), _strategy(trainer).groups or ()
-    place = (trainer.current_epoch, trainer.global_step, split, groups, tuple(rows))
-    return Snapshot(*place) if paid is None else Snapshot(*place, epsilon=paid.epsilon, delta=paid.delta)
+    at, cost = (trainer.current_epoch, trainer.global_step), (paid.epsilon, paid.delta) if paid else (None, None)
+    return {split: Snapshot(*at, split, groups, tuple(found), *cost) for split, found in rows.items()}
 
 
 def _strategy(trainer: Trainer) -> DPStrategy:

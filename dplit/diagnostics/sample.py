@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.compile import to_uncompiled
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
@@ -121,8 +122,9 @@ def apart(module: LightningModule) -> LightningModule:
     Raises:
         ConfigurationError: the module holds something that cannot be copied.
     """
-    trainer = module.trainer
-    shared = [*module.parameters(), trainer, getattr(trainer, "datamodule", None), *_graphs(module)]
+    trainer, compiler = module.trainer, module._compiler_ctx or {}
+    shared = [*module.parameters(), *_graphs(module), trainer, getattr(trainer, "datamodule", None)]
+    shared.append(compiler.get("dynamo_ctx"))
     try:
         copied: LightningModule = deepcopy(module, {id(one): one for one in shared})
     except Exception as error:
@@ -133,11 +135,19 @@ def apart(module: LightningModule) -> LightningModule:
     copied.eval()
     for part in copied.modules():
         if isinstance(part, LightningModule):
-            part.trainer = trainer
-            vars(part)["log"] = lambda *args, **kwargs: None
+            _by_itself(part, trainer)
         if isinstance(part, nn.RNNBase):
             part.train()
     return copied
+
+
+def _by_itself(copied: LightningModule, trainer: Trainer) -> None:
+    """Keep a copy from logging, and from running what was compiled, which is still the original's."""
+    copied.trainer = trainer
+    vars(copied)["log"] = lambda *args, **kwargs: None
+    vars(copied).pop("_compiled_call_impl", None)
+    if copied._compiler_ctx is not None:
+        to_uncompiled(copied)
 
 
 def _graphs(module: nn.Module) -> Iterator[Tensor]:
