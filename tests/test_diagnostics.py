@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
@@ -21,7 +22,8 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 import dplit
-from dplit.clipping import Automatic, Flat, GroupQuantile
+from dplit.clipping import Automatic, Flat, GroupQuantile, GroupRates
+from dplit.clipping.catalogue import policies
 from dplit.clipping.policy import ClippingPolicy, clip
 from dplit.diagnostics import SubgroupDiagnostics, callback, figures, sample
 from dplit.diagnostics.figures import Tally
@@ -257,9 +259,11 @@ class PerPart(ClippingPolicy):
 
 
 def tallied(policy: ClippingPolicy, batch: dict[str, Tensor], module: Any) -> dict[tuple[str, str], float]:
-    with Tape(module, len(batch["x"])) as tape:
+    with Tape(module.net, len(batch["x"])) as tape:
         losses = module.losses(batch)
-    tally = Tally(policy, GROUPS)
+    if not policy.groups:
+        policy.declare(GROUPS)
+    tally = Tally(policy, GROUPS, rate=0.1)
     tally.add(tape.backward(losses), batch["group"])
     return {(row.group, row.metric): row.value for row in tally.rows()}
 
@@ -301,6 +305,41 @@ def test_mutant_parameters_in_another_order(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_policy_that_scales_everything_clips_everyone() -> None:
     assert tallied(Automatic.example(GROUPS), batch_of(), Net().eval())["a", "clipped"] == 1.0
+
+
+def law_rates_steer() -> None:
+    """A group that is drawn twice as often counts twice in the sum that others are led by."""
+    module, batch = Net().eval(), batch_of()
+    found = tallied(GroupRates({"a": 1.0, "b": 2.0, "c": 0.5, "absent": 4.0}, 0.5), batch, module)
+    grads = flat(loop_gradients(module, lambda i: module.losses({k: v[i : i + 1] for k, v in batch.items()}), 24))
+    rates = torch.tensor([1.0, 2.0, 0.5])[batch["group"]].double()
+    total = (grads * (rates * (0.5 / grads.norm(dim=1)).clamp(max=1.0))[:, None]).sum(0)
+    for k, name in enumerate(GROUPS[:3]):
+        led = angle(total, grads[batch["group"] == k].mean(0))
+        assert abs(found[name, "steering_cosine"] - led) < 1e-5
+    assert abs(found["", "direction_cosine"] - angle(total, grads.mean(0))) < 1e-5
+
+
+def test_rates_by_group_steer() -> None:
+    law_rates_steer()
+
+
+def test_mutant_all_drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GroupRates, "rates", lambda self, rate: None)
+    with pytest.raises(AssertionError):
+        law_rates_steer()
+
+
+@pytest.mark.parametrize("kind", policies(), ids=lambda kind: kind.__name__)
+def test_every_policy_can_be_measured(kind: type[ClippingPolicy]) -> None:
+    for policy in kind.examples(GROUPS):
+        module = Net().eval()
+        policy.prepare([name for name, _ in module.net.named_parameters()], 24.0)
+        before = copy.deepcopy((policy.state_dict(), policy.bound))
+        found = tallied(policy, batch_of(), module)
+        assert (policy.state_dict(), policy.bound) == before
+        assert all(math.isfinite(value) for (group, _), value in found.items() if group != "absent")
+        assert found["", "contribution"] <= policy.bound * (1 + 1e-5)
 
 
 def test_a_gradient_that_is_not_finite_is_counted_and_left_out() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from dplit.clipping import ClippingPolicy
 from dplit.fairness.metrics import Row
 from dplit.grads.per_example import PerExample
+from dplit.step import norms_for
 
 ROUNDING = 1e-6
 """A weight is below another one if it is so by more than this, relative to it."""
@@ -64,10 +65,16 @@ class Tally:
     Args:
         policy: declared for `groups`, at its present state.
         groups: the declared list.
+        rate: q, which a policy with rates by group makes those of.
+
+    Raises:
+        ConfigurationError: the rate is too high for the policy's rates by group.
     """
 
-    def __init__(self, policy: ClippingPolicy, groups: Sequence[str]) -> None:
+    def __init__(self, policy: ClippingPolicy, groups: Sequence[str], rate: float = 1.0) -> None:
         self.policy, self.groups = policy, tuple(groups)
+        rates = policy.rates(rate) or {}
+        self._rates = [rates.get(name, rate) for name in self.groups]
         self._seen: list[Records] = []
         self._true: list[Vector] = [{} for _ in self.groups]
         self._clipped: list[Vector] = [{} for _ in self.groups]
@@ -90,7 +97,8 @@ class Tally:
     def rows(self) -> list[Row]:
         """Return every figure: for each declared group, and under the group "" for all records together.
 
-        With m records of finite gradient in the group, g = Σgᵢ/m, c = Σwᵢgᵢ/m and t the sum of wᵢgᵢ over all groups:
+        With m records of finite gradient in the group, g = Σgᵢ/m, c = Σwᵢgᵢ/m, and t = Σqᵢwᵢgᵢ over the records of all
+        groups, qᵢ the rate at which record i is drawn (t is c, up to its length, for all records together):
 
         * n: records in the sample; not_finite: the fraction of them whose gradient is not finite.
         * norm_mean, norm_q1, norm_median, norm_q3: of ‖gᵢ‖, quartiles interpolated linearly.
@@ -103,7 +111,7 @@ class Tally:
 
         What is not defined, as every figure but n of an absent group, is NaN.
         """
-        seen, true, total = Records.joined(self._seen), _sum(self._true), _sum(self._clipped)
+        seen, true, total = Records.joined(self._seen), _sum(self._true), _sum(self._clipped, self._rates)
         parts = {name: (seen.of(k), self._true[k], self._clipped[k]) for k, name in enumerate(self.groups)}
         return [
             Row(metric, name, value)
@@ -122,9 +130,7 @@ def weigh(policy: ClippingPolicy, gradients: PerExample, norms: Tensor, group: T
         group: `(n,)` ids.
         groups: K, how many are declared.
     """
-    given, every = norms, torch.arange(groups, device=norms.device)
-    if getattr(policy, "per_parameter", False):
-        given = torch.stack(list(gradients.sq_norms().values())).sqrt().nan_to_num(nan=math.inf, posinf=math.inf)
+    given, every = norms_for(policy, gradients), torch.arange(groups, device=norms.device)
     weights = torch.where(norms.isfinite(), policy.weights(given, group), 0.0)
     unclipped = policy.weights(given.new_zeros(*given.shape[:-1], groups), every)[..., group]
     return Weighed(*(one.view(-1, len(norms)) for one in (given, weights, unclipped)))
@@ -175,15 +181,15 @@ def _weighted_sum(gradients: PerExample, weights: Tensor) -> Vector:
     return gradients.weighted_sum(dict(zip(gradients.parameters, weights, strict=True)))
 
 
-def _add(total: Vector, part: Mapping[str, Tensor]) -> None:
+def _add(total: Vector, part: Mapping[str, Tensor], factor: float = 1.0) -> None:
     for name, value in part.items():
-        total[name] = total[name].add_(value) if name in total else value.clone()
+        total[name] = total[name].add_(value, alpha=factor) if name in total else value * factor
 
 
-def _sum(parts: Sequence[Vector]) -> Vector:
+def _sum(parts: Sequence[Vector], factors: Sequence[float] | None = None) -> Vector:
     total: Vector = {}
-    for part in parts:
-        _add(total, part)
+    for part, factor in zip(parts, factors or [1.0] * len(parts), strict=True):
+        _add(total, part, factor)
     return total
 
 

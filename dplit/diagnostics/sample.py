@@ -57,7 +57,8 @@ class Sample:
 
     def gradient_rows(self) -> list[Row]:
         """Return the figures of `Tally.rows`, of losses of `training_step` in eval mode."""
-        strategy, tally = self.strategy, Tally(self.strategy.policy, self.strategy.groups or ())
+        strategy = self.strategy
+        tally = Tally(strategy.policy, strategy.groups or (), self.loader.batch_sampler.rate)  # type: ignore[union-attr]
         with self._measuring() as module:
             losses = _losses(module, strategy)
             for batch, size, group in self._batches():
