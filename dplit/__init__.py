@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from dplit import clipping, fairness, grads, privacy
+    from dplit import clipping, diagnostics, fairness, grads, privacy
     from dplit.privacy.calibrate import Target
     from dplit.strategy import DPStrategy
 
 __version__ = "0.1.0"
-__all__ = ["DPStrategy", "Target", "clipping", "fairness", "grads", "privacy"]
+__all__ = ["DPStrategy", "Target", "clipping", "diagnostics", "fairness", "grads", "privacy"]
 
 _HOME = {"DPStrategy": "dplit.strategy", "Target": "dplit.privacy.calibrate"}
 

@@ -28,6 +28,7 @@ ALLOWED = {
     "evidence": {"privacy"},
     "refusals": {"privacy", "data"},
     "strategy": {"privacy", "grads", "clipping", "data", "noise", "step", "plan", "evidence", "refusals", "checkpoint"},
+    "diagnostics": {"clipping", "data", "fairness", "grads", "step", "refusals", "strategy"},
     "command": {"fairness", "evidence", "explain"},
     "fit": {"recipe", "command"},
     "errors": set(),

@@ -1,0 +1,185 @@
+"""A fixed sample of train records, and a model to measure it on that leaves no trace in the one that trains."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.compile import to_uncompiled
+from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from dplit.data.sampling import PhysicalCollate, records
+from dplit.diagnostics.figures import Tally
+from dplit.errors import ConfigurationError
+from dplit.fairness.metrics import Counts, Row, count
+from dplit.fairness.outputs import outcome
+from dplit.grads.engines import ENGINES
+from dplit.grads.tape import tensors
+from dplit.groups import group_ids
+from dplit.refusals import losses_per_example, poisson_train_loader
+from dplit.strategy import DPStrategy
+
+SEED = 0
+"""Public: which records are in the sample does not depend on the data."""
+
+
+class Sample:
+    """Train records drawn uniformly without replacement with a public seed, the same ones all through a fit.
+
+    Args:
+        trainer: of a fit under DPStrategy that has begun; its train data set, collate function, physical batch size,
+            gradients engine, precision, groups and policy are used.
+        size: how many records, or all if there are not as many.
+    """
+
+    def __init__(self, trainer: Trainer, size: int) -> None:
+        self.trainer = trainer
+        self.loader: DataLoader[Any] = poisson_train_loader(trainer)
+        known: int = len(self.loader.dataset)  # type: ignore[arg-type]
+        drawn = np.random.default_rng(SEED).choice(known, min(size, known), replace=False)
+        self.indices: list[int] = np.sort(drawn).tolist()
+
+    @property
+    def strategy(self) -> DPStrategy:
+        """The strategy of the fit."""
+        found = self.trainer.strategy
+        assert isinstance(found, DPStrategy)
+        return found
+
+    def gradient_rows(self) -> list[Row]:
+        """Return the figures of `Tally.rows`, of losses of `training_step` in eval mode."""
+        strategy = self.strategy
+        tally = Tally(strategy.policy, strategy.groups or (), self.loader.batch_sampler.rate)  # type: ignore[union-attr]
+        with self._measuring() as module:
+            losses = _losses(module, strategy)
+            for batch, size, group in self._batches():
+                start = 0
+                for _, found in ENGINES[strategy.grads](module, losses, batch, size):
+                    tally.add(found, group[start : start + found.examples])
+                    start += found.examples
+        return tally.rows()
+
+    def counts(self) -> Counts:
+        """Count what `validation_step` says of the sample, under whatever weights the model has now.
+
+        Raises:
+            ConfigurationError: it returned something else than `dplit.fairness.outputs.outcome` reads.
+        """
+        groups, several = self.strategy.groups or (), len(self.trainer.num_val_batches) > 1
+        total = Counts.none(groups)
+        with self._measuring() as module, torch.no_grad(), self.strategy.precision_plugin.val_step_context():
+            for batch, _, group in self._batches():
+                output = _called(module.validation_step, batch, *((0,) if several else ()))
+                total += counted(output, group, groups)
+        return total
+
+    def _batches(self) -> Iterator[tuple[Any, int, Tensor]]:
+        """Yield physical batches, the number of their records and their group ids."""
+        strategy, collate = self.strategy, self.loader.collate_fn
+        assert isinstance(collate, PhysicalCollate)
+        for start in range(0, len(self.indices), strategy.physical_batch_size):
+            some = self.indices[start : start + strategy.physical_batch_size]
+            with torch.inference_mode(False):  # a data set may keep the tensors it makes for training
+                batch = strategy.precision_plugin.convert_input(collate.collate(records(self.loader.dataset, some)))
+            batch = strategy.batch_to_device(batch)
+            yield batch, len(some), group_of(batch, strategy)
+
+    @contextmanager
+    def _measuring(self) -> Iterator[LightningModule]:
+        """Yield a copy to measure, with numbers of its own from torch, numpy and python."""
+        cuda = self.strategy.root_device.type == "cuda"
+        with isolate_rng(include_cuda=cuda):
+            _seed(cuda)
+            yield apart(self.trainer.lightning_module)
+
+
+def counted(output: Any, group: Tensor, groups: tuple[str, ...]) -> Counts:
+    """Count one batch's output of `validation_step`."""
+    seen = outcome(output, "validation_step")
+    return count(groups, seen.classes, group, seen.label, seen.pred, seen.loss)
+
+
+def group_of(batch: Any, strategy: DPStrategy) -> Tensor:
+    """Return the `(n,)` group ids of a batch, by the strategy's key and declared list."""
+    key = "group" if strategy.group is None else strategy.group
+    return group_ids(batch, key, strategy.groups or ())
+
+
+def apart(module: LightningModule) -> LightningModule:
+    """Return a copy in eval mode that shares the parameters, logs nothing and keeps to itself what its steps write.
+
+    Buffers, metric states, lists of outputs and the like are the copy's own. Recurrent layers stay
+    in training mode, the only one that cuDNN differentiates; with dropout of their own DPStrategy refuses them.
+
+    Raises:
+        ConfigurationError: the module holds something that cannot be copied.
+    """
+    trainer, compiler = module.trainer, module._compiler_ctx or {}
+    shared = [*module.parameters(), *_graphs(module), trainer, getattr(trainer, "datamodule", None)]
+    shared.append(compiler.get("dynamo_ctx"))
+    try:
+        copied: LightningModule = deepcopy(module, {id(one): one for one in shared})
+    except Exception as error:
+        raise ConfigurationError(
+            f"SubgroupDiagnostics measures a copy of {type(module).__name__}, which cannot be made ({_line(error)}); "
+            "keep what cannot be copied out of the module, or drop the callback"
+        ) from error
+    copied.eval()
+    for part in copied.modules():
+        if isinstance(part, LightningModule):
+            _by_itself(part, trainer)
+        if isinstance(part, nn.RNNBase):
+            part.train()
+    return copied
+
+
+def _by_itself(copied: LightningModule, trainer: Trainer) -> None:
+    """Keep a copy from logging, and from running what was compiled, which is still the original's."""
+    copied.trainer = trainer
+    vars(copied)["log"] = lambda *args, **kwargs: None
+    vars(copied).pop("_compiled_call_impl", None)
+    if copied._compiler_ctx is not None:
+        to_uncompiled(copied)
+
+
+def _graphs(module: nn.Module) -> Iterator[Tensor]:
+    """Yield tensors with a graph behind them, which the module keeps and torch does not copy."""
+    for part in module.modules():
+        yield from (t for t in tensors(tuple(vars(part).values()), {}) if t.grad_fn is not None)
+
+
+def _losses(module: LightningModule, strategy: DPStrategy) -> Callable[[Any, int], Tensor]:
+    def losses(batch: Any, size: int) -> Tensor:
+        with strategy.precision_plugin.train_step_context():
+            output = _called(module.training_step, batch)
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        return losses_per_example(loss, size, strategy.loss_reduction)
+
+    return losses
+
+
+def _called(step: Callable[..., Any], batch: Any, *loader: int) -> Any:
+    """Call a step with what its signature asks for."""
+    index = (0,) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else ()
+    return step(batch, *index, *loader)
+
+
+def _seed(cuda: bool) -> None:
+    torch.default_generator.manual_seed(SEED)
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002
+    if cuda:
+        torch.cuda.manual_seed(SEED)
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
