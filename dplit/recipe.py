@@ -40,7 +40,8 @@ def find(recipe: str, kind: Kind = "fit") -> Path:
     Raises:
         ConfigurationError: neither a file nor a shipped recipe, or one of another command; names the nearest.
     """
-    known, other = shipped(kind), "fit" if kind == "compare" else "compare"
+    other: Kind = "fit" if kind == "compare" else "compare"
+    known = shipped(kind)
     path = Path(recipe) if Path(recipe).is_file() else {**shipped(other), **known}.get(recipe)
     if path is not None:
         if kind_of(path) == other:

@@ -13,6 +13,8 @@ from dplit.errors import ConfigurationError, DplitError
 from dplit.recipe import shipped, summary
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dplit.compare.recipe import Comparison
 
 ABOUT = """Train variants of one recipe at the same epsilon over several seeds, and show which of them costs which group how much.
@@ -64,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("--only", nargs="+", metavar="VARIANT", help="only these variants, and the runs without privacy")
     line.add_argument("--epsilon", nargs="+", type=float, metavar="E", help="these targets in place of the recipe's")
     line.add_argument("--seeds", nargs="+", type=int, metavar="S", help="these seeds in place of the recipe's")
-    line.add_argument("--smoke", action="store_true", help="a trial: one seed, epsilon, grid point and epoch (runs/RECIPE-smoke)")
+    line.add_argument(
+        "--smoke", action="store_true", help="a trial: one seed, epsilon, grid point and epoch (runs/RECIPE-smoke)"
+    )
     line.add_argument("--report", action="store_true", help="train nothing: table and report of what is there")
     return line
 
@@ -94,7 +98,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from dplit.compare import folder, runner
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=132)
     if options.report:
         _must_hold(out)
     folder.claim(out, {"comparison": comparison.name, "base": comparison.base_name})
@@ -105,7 +109,9 @@ def _run(options: argparse.Namespace) -> int:
                 runner.carry_out(selected, out, jobs, console)
             return _tell(comparison, out, console)
     except Timeout as error:
-        raise ConfigurationError(f"another dplit.compare is at work in {out}; wait for it, or choose another --out") from error
+        raise ConfigurationError(
+            f"another dplit.compare is at work in {out}; wait for it, or choose another --out"
+        ) from error
 
 
 def _comparison(options: argparse.Namespace) -> Comparison:
@@ -136,7 +142,7 @@ def _must_hold(out: Path) -> None:
         raise ConfigurationError(f"{out} holds no comparison to report on; run it first, without --report")
 
 
-def _tell(comparison: Comparison, out: Path, console: object) -> int:
+def _tell(comparison: Comparison, out: Path, console: Console) -> int:
     from dplit.compare import report, runner, table
     from dplit.compare.results import Results, write_csv
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 
 from dplit.compare import style
-from dplit.compare.figures import Picture, _group_handles
 from dplit.compare.intervals import interval
+from dplit.compare.pieces import Picture, group_handles
 from dplit.compare.plan import Cell, exact
 from dplit.compare.results import CHOICE_SPLIT, Results, rows
 
@@ -29,7 +29,7 @@ def learning_curves(results: Results, epsilon: float | None) -> Picture:
         one.set_visible(False)
     for row in axes:
         row[0].set_ylabel("accuracy (share)", fontsize=9)
-    style.legend_below(figure, _group_handles(results), results.groups)
+    style.legend_below(figure, group_handles(results), results.groups)
     at = "without privacy" if epsilon is None else f"at ε = {exact(epsilon)}"
     caption = (
         "Look for a group whose line is still rising, or falls, where another's is flat: it needs other steps than the "
@@ -45,10 +45,10 @@ def _panel(one: Axes, results: Results, cell: Cell) -> None:
         found = {epoch: interval(values.values()) for epoch, values in sorted(by_epoch.items())}
         means = [each.mean for each in found.values()]
         halves = [0.0 if each.half != each.half else each.half for each in found.values()]
-        bounds = [[m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1)]
+        low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))
         marker = "o" if len(found) == 1 else ""
         one.plot([epoch + 1 for epoch in found], means, color=style.of_group(g), linewidth=1.4, marker=marker)
-        one.fill_between([epoch + 1 for epoch in found], *bounds, color=style.of_group(g), alpha=0.18, linewidth=0)
+        one.fill_between([epoch + 1 for epoch in found], low, high, color=style.of_group(g), alpha=0.18, linewidth=0)
     one.set_title(style.literal(cell[0]), fontsize=9)
     one.set_xlabel("epoch", fontsize=8)
 

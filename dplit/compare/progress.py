@@ -26,7 +26,13 @@ class Progress:
 
     def __init__(self, console: Console, total: int) -> None:
         self.console, self.total, self.completed = console, total, 0
-        columns = (BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            BarColumn(None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self.bar = Bar(*columns, console=console, speed_estimate_period=1800.0)
         self.task = self.bar.add_task("", total=total)
         self.live = Live(Group(self.bar, Text("")), console=console, refresh_per_second=4, transient=True)
@@ -58,4 +64,6 @@ class Progress:
         self.bar.advance(self.task)
         told = "" if problem is None else f" [red]failed[/red]: {escape(problem)}"
         if problem is not None or not self.console.is_terminal:
-            self.console.print(f"{self.completed}/{self.total} {escape(str(run))}{told}", soft_wrap=True, highlight=False)
+            self.console.print(
+                f"{self.completed}/{self.total} {escape(str(run))}{told}", soft_wrap=True, highlight=False
+            )

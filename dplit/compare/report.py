@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dplit.compare import charge, curves, figures, folder, table
+from dplit.compare import bars, charge, curves, figures, folder, pieces, table
 from dplit.compare.intervals import Interval
 from dplit.compare.plan import Cell, exact
 from dplit.compare.results import Results, columns, statement
@@ -58,19 +58,21 @@ def content(results: Results) -> dict[str, Any]:
     }
 
 
-def _pictures(results: Results) -> Iterator[figures.Picture]:
+def _pictures(results: Results) -> Iterator[pieces.Picture]:
     yield figures.pareto(results)
-    yield figures.accuracy_bars(results)
+    yield bars.accuracy_bars(results)
     if results.reference:
-        yield figures.cost_bars(results)
+        yield bars.cost_bars(results)
     yield figures.disparity_by_epsilon(results)
-    yield figures.group_budgets(results)
+    yield bars.group_budgets(results)
     for epsilon in dict.fromkeys(epsilon for _, epsilon in results.cells):
         yield curves.learning_curves(results, epsilon)
 
 
 def _settings(one: Variant) -> str:
-    told = (f"{key.removeprefix('trainer.strategy.init_args.')}: {_plain(value)}" for key, value in one.overrides.items())
+    told = (
+        f"{key.removeprefix('trainer.strategy.init_args.')}: {_plain(value)}" for key, value in one.overrides.items()
+    )
     return "; ".join(told) or "as the base recipe"
 
 
@@ -110,7 +112,10 @@ def _tables(results: Results) -> list[dict[str, Any]]:
     targets = [*results.comparison.epsilons, None]
     found = [(epsilon, list(table.lines(results, epsilon))) for epsilon in targets]
     return [
-        {"title": "without privacy" if epsilon is None else f"ε = {exact(epsilon)}", "lines": [asdict(line) for line in each]}
+        {
+            "title": "without privacy" if epsilon is None else f"ε = {exact(epsilon)}",
+            "lines": [asdict(line) for line in each],
+        }
         for epsilon, each in found
         if each
     ]
@@ -131,21 +136,25 @@ def _in_short(results: Results, epsilon: float) -> list[_Told]:
     """Return who is best in what at one target."""
     cells = [cell for cell in results.cells if cell[1] == epsilon]
     asked = {
-        f"{'highest' if best is max else 'smallest'} {table.FIGURES[metric]}": (best, [results.mean(c, metric, None) for c in cells])
+        f"{'highest' if best is max else 'smallest'} {table.FIGURES[metric]}": (
+            best,
+            [results.mean(c, metric, None) for c in cells],
+        )
         for metric, best in BEST.items()
     }
     if results.reference:
         asked["smallest gap between the groups' privacy costs"] = (min, [results.cost_gap(c) for c in cells])
     return [
-        _Told(exact(epsilon), what, cells[k][0], found[k].text())
+        _Told(exact(epsilon), what, ", ".join(cells[k][0] for k in ties), found[ties[0]].text())
         for what, (best, found) in asked.items()
-        for k in _best(best, found)
+        if (ties := _best(best, found))
     ]
 
 
 def _best(best: Any, found: list[Interval]) -> list[int]:
-    known = [k for k, each in enumerate(found) if each.mean == each.mean]
-    return [best(known, key=lambda k: found[k].mean)] if known else []
+    """Return which means are the best: several where they are equal."""
+    known = [each.mean for each in found if each.mean == each.mean]
+    return [k for k, each in enumerate(found) if each.mean == best(known)] if known else []
 
 
 def _costs(results: Results) -> list[dict[str, Any]]:

@@ -122,7 +122,9 @@ class Results:
     @cached_property
     def groups(self) -> tuple[str, ...]:
         """The declared groups, in their order."""
-        found = (group for splits in self.figures.values() for figures in splits.values() for m, group in figures if m == "n")
+        found = (
+            group for splits in self.figures.values() for figures in splits.values() for m, group in figures if m == "n"
+        )
         return tuple(dict.fromkeys(found))
 
     @cached_property
@@ -148,7 +150,9 @@ class Results:
         reference = self.reference
         if reference is None:
             return {}
-        pairs = {g: paired(self.by_seed(reference, "accuracy", g), self.by_seed(cell, "accuracy", g)) for g in self.groups}
+        pairs = {
+            g: paired(self.by_seed(reference, "accuracy", g), self.by_seed(cell, "accuracy", g)) for g in self.groups
+        }
         return {group: by_seed for group, by_seed in pairs.items() if by_seed}
 
     def cost(self, cell: Cell, group: str) -> Interval:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -44,26 +44,22 @@ def carry_out(comparison: Comparison, out: Path, jobs: int, console: Console) ->
     with _pool(jobs, out) as pool, Progress(console, total(comparison)) as progress:
         progress.say("checking the variants")
         _rehearse(pool, comparison, first or _pending(out, _rest(comparison, out)))
-        for phase in (lambda: search(comparison), lambda: _rest(comparison, out)):
-            runs = phase()
-            pending = _pending(out, runs)
-            progress.skip(len(runs) - len(pending))
-            _make(pool, out, pending, progress)
+        _make(pool, out, search(comparison), progress)
+        _make(pool, out, _rest(comparison, out), progress)
 
 
 def chosen(comparison: Comparison, out: Path) -> dict[Cell, Point]:
     """Return the grid point that each variant and target goes on with, by validation figures alone.
 
-    A cell is left out while its search is not finished, and where all of it failed.
+    A cell is left out while its search is not finished, and where all of it failed; one with a single point goes on.
     """
     states = {run: folder.state(out, run) for run in search(comparison)}
     waiting = {run.cell for run, state in states.items() if state in ("missing", "other")}
 
     def figure(run: Run) -> float:
-        alone = len({other.point for other in states if other.cell == run.cell}) == 1
-        if states[run] != "done":
-            return float("nan")
-        return 0.0 if alone else score(out / run.path, comparison.choose_by)
+        if len({other.point for other in states if other.cell == run.cell}) == 1:
+            return 0.0
+        return score(out / run.path, comparison.choose_by) if states[run] == "done" else float("nan")
 
     return {cell: point for cell, point in choose(comparison, figure).items() if cell not in waiting}
 
@@ -80,12 +76,13 @@ def _pending(out: Path, runs: Sequence[Run]) -> list[Run]:
 def _pool(jobs: int, out: Path) -> Iterator[ProcessPool]:
     threads = max(cores() // jobs, 1)
     initargs = (threads, str(out / WORKERS_LOG))
-    pool = ProcessPool(max_workers=jobs, initializer=worker.start, initargs=initargs, context=get_context("spawn"))
+    context = get_context("spawn")
+    pool = ProcessPool(jobs, initializer=worker.start, initargs=initargs, context=context)
     try:
         yield pool
-        pool.close()
+        pool.close()  # type: ignore[no-untyped-call]
     except BaseException:
-        pool.stop()
+        pool.stop()  # type: ignore[no-untyped-call]
         raise
     finally:
         pool.join()
@@ -94,7 +91,7 @@ def _pool(jobs: int, out: Path) -> Iterator[ProcessPool]:
 def _rehearse(pool: ProcessPool, comparison: Comparison, pending: Sequence[Run]) -> None:
     names = {run.variant for run in pending}
     calls = {one.name: _parts(comparison, one) for one in comparison.all_variants if one.name in names}
-    problems = {name: answer for name, answer in _answers(pool, worker.rehearse, calls, lambda names: None)}
+    problems = dict(_answers(pool, worker.rehearse, calls, lambda names: None))
     for name in calls:
         if problems[name] is not None:
             raise ConfigurationError(f"variant {name}: {problems[name]}")
@@ -108,7 +105,9 @@ def _parts(comparison: Comparison, one: Any) -> tuple[list[dict[str, Any]]]:
 
 
 def _make(pool: ProcessPool, out: Path, runs: Sequence[Run], progress: Progress) -> None:
-    calls = {run: (str(out), run) for run in runs}
+    pending = _pending(out, runs)
+    progress.skip(len(runs) - len(pending))
+    calls = {run: (str(out), run) for run in pending}
     for run, problem in _answers(pool, worker.make, calls, progress.working_on):
         if problem is not None and not (out / run.path / folder.ERROR).is_file():
             folder.fail(out, run, problem)
@@ -122,7 +121,7 @@ def _answers(
     watch: Callable[[list[Key]], None],
 ) -> Iterator[tuple[Key, str | None]]:
     """Yield each call's answer as it comes; a worker that died answers with what killed it."""
-    futures = {pool.schedule(function, args=args): key for key, args in calls.items()}
+    futures: dict[Future[str | None], Key] = {pool.schedule(function, args=args): key for key, args in calls.items()}
     while futures:
         done, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in done:
@@ -133,5 +132,7 @@ def _answers(
 
 def _died(error: BaseException) -> str:
     if isinstance(error, ProcessExpired):
-        return f"the worker process died (exit code {error.exitcode}); -9 is as a rule a lack of memory, see {folder.LOG}"
+        return (
+            f"the worker process died (exit code {error.exitcode}); -9 is as a rule a lack of memory, see {folder.LOG}"
+        )
     return worker.line_of(error)

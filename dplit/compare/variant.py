@@ -105,7 +105,9 @@ def label(point: Point) -> str:
     """Return a point as folders and tables name it: `learning_rate-0.25`, joined by commas."""
     ends = [key.rsplit(".", 1)[-1] for key, _ in point]
     names = [end if ends.count(end) == 1 else key for (key, _), end in zip(point, ends, strict=True)]
-    pairs = [f"{name}-{re.sub(r'[^A-Za-z0-9.+-]', '_', str(value))}" for name, (_, value) in zip(names, point, strict=True)]
+    pairs = [
+        f"{name}-{re.sub(r'[^A-Za-z0-9.+-]', '_', str(value))}" for name, (_, value) in zip(names, point, strict=True)
+    ]
     return ",".join(pairs) or "as-given"
 
 
