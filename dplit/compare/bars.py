@@ -20,7 +20,7 @@ from dplit.compare.results import Results
 
 def accuracy_bars(results: Results) -> Picture:
     """Draw each group's accuracy as bars, a panel for each ε."""
-    figure, axes = _bar_panels(results, with_reference=True)
+    figure, axes = _bar_panels(results, sharey=True)
     lowest = [
         interval.mean - (0 if math.isnan(interval.half) else interval.half)
         for cell in results.cells
@@ -44,7 +44,7 @@ def accuracy_bars(results: Results) -> Picture:
 
 def cost_bars(results: Results) -> Picture:
     """Draw each group's privacy cost as bars with its gap, a panel for each ε."""
-    figure, axes = _bar_panels(results, with_reference=False)
+    figure, axes = _bar_panels(results, sharey=False)
     for one, epsilon in zip(axes, epsilons_of(results), strict=True):
         cells = cells_at(results, epsilon)
         _group_bars(one, results, cells, results.cost)
@@ -58,7 +58,8 @@ def cost_bars(results: Results) -> Picture:
     style.legend_below(figure, [*group_handles(results), gap], [*results.groups, "gap: largest minus smallest"])
     caption = (
         "Look for variants whose bars are both low and of equal height, so that the diamond, the gap between the groups' "
-        "costs, is near 0; the cost is accuracy without privacy minus accuracy with it, of the same seed, in percentage points."
+        "costs, is near 0; the cost is accuracy without privacy minus accuracy with it, of the same seed, in "
+        "percentage points, and each panel has a scale of its own."
     )
     return Picture("Privacy cost of each group", caption, style.as_data(figure))
 
@@ -75,7 +76,7 @@ def group_budgets(results: Results) -> Picture:
             _budget_row(left, right, results, cell, k)
         left.set_yticks(range(len(cells)), [style.literal(name) for name, _ in cells])
         left.set_ylim(len(cells) - 0.5, -0.5)
-        left.set_xlim(left=0)
+        left.set_xlim(0, 1.05 * max(epsilon, left.get_xlim()[1] / 1.05))
         left.set_xlabel(f"ε of the group, at a target of {exact(epsilon)}", fontsize=9)
         right.set_xlabel("accuracy of the group (share)", fontsize=9)
     headline = Line2D([], [], color=style.GREY, marker="|", markersize=10, linestyle="", mew=2)
@@ -101,9 +102,9 @@ def _budget_row(left: Axes, right: Axes, results: Results, cell: Cell, k: int) -
         right.errorbar([accuracy.mean], [y], xerr=half, markersize=6, linestyle="", elinewidth=1, **look)
 
 
-def _bar_panels(results: Results, with_reference: bool) -> tuple[Figure, list[Axes]]:
+def _bar_panels(results: Results, sharey: bool) -> tuple[Figure, list[Axes]]:
     epsilons = epsilons_of(results)
-    figure, axes = style.blank(len(epsilons), 1, 11, 1.4 + 2.3 * len(epsilons), sharex=True, sharey=True)
+    figure, axes = style.blank(len(epsilons), 1, 11, 1.4 + 2.3 * len(epsilons), sharex=True, sharey=sharey)
     return figure, [row[0] for row in axes]
 
 

@@ -37,14 +37,13 @@ class Charge:
     composed: float
 
 
-def charges(results: Results) -> list[Charge]:
-    """Return the charge of each variant and target: every run made for it, whatever became of it."""
+def charges(results: Results, cells: Iterable[Cell]) -> list[Charge]:
+    """Return the charge of each private cell: every run made for it, whatever became of it."""
     delta = results.comparison.delta
     points = {one.name: len(one.points) for one in results.comparison.variants}
     return [
         Charge(cell, results.spent(cell), points[cell[0]], len(found), together(found, delta))
-        for cell in results.cells
-        if cell[1] is not None
+        for cell in cells
         for found in [journals(results, cell)]
     ]
 

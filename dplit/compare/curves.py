@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from dplit.compare import style
 from dplit.compare.intervals import interval
-from dplit.compare.pieces import Picture, group_handles
+from dplit.compare.pieces import Picture, cells_at, group_handles
 from dplit.compare.plan import Cell, exact
 from dplit.compare.results import CHOICE_SPLIT, Results, rows
 
@@ -16,12 +17,11 @@ ACROSS = 4
 """Panels side by side."""
 
 
-def learning_curves(results: Results, epsilon: float | None) -> Picture:
-    """Draw validation accuracy by epoch for each variant at one target, a line for each group: the mean over seeds."""
-    cells = [cell for cell in results.cells if cell[1] == epsilon]
+def learning_curves(results: Results, epsilon: float) -> Picture:
+    """Draw validation accuracy by epoch at one target, a panel for each variant and one for the runs without privacy."""
+    cells = [*cells_at(results, epsilon), *([results.reference] if results.reference else [])]
     deep = -(-len(cells) // ACROSS)
-    across = min(len(cells), ACROSS)
-    figure, axes = style.blank(deep, across, 1 + 2.5 * across, 0.9 + 2.1 * deep, sharey=True)
+    figure, axes = style.blank(deep, ACROSS, 11, 0.9 + 2.1 * deep, sharey=True)
     panels = [one for row in axes for one in row]
     for one, cell in zip(panels, cells, strict=False):
         _panel(one, results, cell)
@@ -30,12 +30,11 @@ def learning_curves(results: Results, epsilon: float | None) -> Picture:
     for row in axes:
         row[0].set_ylabel("accuracy (share)", fontsize=9)
     style.legend_below(figure, group_handles(results), results.groups)
-    at = "without privacy" if epsilon is None else f"at ε = {exact(epsilon)}"
     caption = (
-        "Look for a group whose line is still rising, or falls, where another's is flat: it needs other steps than the "
-        "rest; lines are means over seeds, bands 95 % intervals."
+        "Look for a group whose line rises later, or swings more, than it does without privacy in the last panel; lines are "
+        f"means over seeds on the {CHOICE_SPLIT} split, bands their 95 % intervals."
     )
-    return Picture(f"Learning curves {at}", caption, style.as_data(figure))
+    return Picture(f"Learning curves at ε = {exact(epsilon)}", caption, style.as_data(figure))
 
 
 def _panel(one: Axes, results: Results, cell: Cell) -> None:
@@ -51,6 +50,7 @@ def _panel(one: Axes, results: Results, cell: Cell) -> None:
         one.fill_between([epoch + 1 for epoch in found], low, high, color=style.of_group(g), alpha=0.18, linewidth=0)
     one.set_title(style.literal(cell[0]), fontsize=9)
     one.set_xlabel("epoch", fontsize=8)
+    one.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
 
 
 def _curves(results: Results, cell: Cell) -> Mapping[str, Mapping[int, dict[int, float]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -18,6 +19,9 @@ DISPARITIES = {
     "demographic_parity_difference": "demographic parity difference",
     "equalized_odds_difference": "equalized odds difference",
 }
+
+FRONT: dict[str, Any] = {"color": style.GREY, "marker": "o", "markersize": 13, "mfc": "none", "mec": style.GREY}
+"""A ring around what no other variant beats."""
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -36,20 +40,19 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 def pareto(results: Results) -> Picture:
     """Draw accuracy against each disparity, a row of panels for each ε, with the Pareto front marked."""
     epsilons = epsilons_of(results)
-    figure, axes = style.blank(
-        len(epsilons), len(DISPARITIES), 11, 1.2 + 2.7 * len(epsilons), sharey=True, sharex="col"
-    )
+    figure, axes = style.blank(len(epsilons), len(DISPARITIES), 11, 1.2 + 2.7 * len(epsilons))
     for row, epsilon in zip(axes, epsilons, strict=True):
         for one, metric in zip(row, DISPARITIES, strict=True):
             _pareto_panel(one, results, epsilon, metric)
         row[0].set_ylabel(f"ε = {exact(epsilon)}\naccuracy (share)", fontsize=9)
     for one, title in zip(axes[-1], DISPARITIES.values(), strict=True):
         one.set_xlabel(f"{title} (difference of shares)", fontsize=9)
-    handles = [*variant_handles(results), Line2D([], [], color=style.GREY, linestyle="--", label="Pareto front")]
+    ringed = Line2D([], [], **FRONT, linestyle="--", label="Pareto front")
+    handles = [*variant_handles(results), ringed]
     style.legend_below(figure, handles, [str(h.get_label()) for h in handles])
     caption = (
-        "Look for marks high and to the left: on the dashed front no other variant has both more accuracy and less "
-        "disparity; marks whose 95 % bars overlap are not told apart by these seeds."
+        "Look for ringed marks, high and to the left: no other variant has both more accuracy and less disparity; marks "
+        "whose 95 % bars overlap are not told apart by these seeds, and each panel has a scale of its own."
     )
     return Picture("Accuracy against disparity", caption, style.as_data(figure))
 
@@ -64,7 +67,8 @@ def _pareto_panel(one: Axes, results: Results, epsilon: float, metric: str) -> N
     points = points[: len(cells)]
     best = [points[k] for k in front(points)]
     if best:
-        one.plot(*zip(*best, strict=True), color=style.GREY, linestyle="--", linewidth=1, zorder=1)
+        one.plot(*zip(*best, strict=True), **FRONT, linestyle="--", linewidth=1, zorder=1)
+    one.set_xlim(left=max(one.get_xlim()[0], 0.0))
 
 
 def disparity_by_epsilon(results: Results) -> Picture:
@@ -79,6 +83,7 @@ def disparity_by_epsilon(results: Results) -> Picture:
             )
         if results.reference:
             one.axhline(results.mean(results.reference, metric).mean, color=style.GREY, linestyle=":", linewidth=1.2)
+        one.set_ylim(bottom=max(one.get_ylim()[0], 0.0))
         one.set_xticks(range(len(epsilons)), [exact(e) for e in epsilons])
         one.set_xlim(-0.5, len(epsilons) - 0.5)
         one.set_xlabel("ε (each target a place of its own)", fontsize=9)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dplit.compare import bars, charge, curves, figures, folder, pieces, table
-from dplit.compare.intervals import Interval
+from dplit.compare import bars, brief, charge, curves, figures, folder, pieces, table
 from dplit.compare.plan import Cell, exact
 from dplit.compare.results import Results, columns, statement
 from dplit.compare.variant import Variant
@@ -33,7 +32,7 @@ def write(results: Results) -> Path:
 def content(results: Results) -> dict[str, Any]:
     """Return everything the page shows, as texts."""
     comparison = results.comparison
-    private = [cell for cell in results.cells if cell[1] is not None]
+    private = _private(results)
     return {
         "comparison": comparison,
         "epsilons": ", ".join(exact(epsilon) for epsilon in comparison.epsilons),
@@ -46,16 +45,22 @@ def content(results: Results) -> dict[str, Any]:
         "groups": results.groups,
         "heads": [*columns(comparison).values(), *table.FIGURES.values()],
         "tables": _tables(results),
-        "short": [told for epsilon in comparison.epsilons for told in _in_short(results, epsilon)],
+        "short": brief.answers(results) if private else [],
+        "short_heads": brief.heads(results),
         "costs": _costs(results) if results.reference else [],
         "budgets": [_budget(results, cell) for cell in private],
         "pictures": list(_pictures(results)) if private else [],
-        "search": [_charged(one) for one in charge.charges(results)],
+        "search": [_charged(one) for one in charge.charges(results, private)],
         "overall": _overall(results),
         "failed": {str(run): reason for run, reason in results.failed.items()},
         "missing": [str(run) for run in results.missing],
         "one_seed": any(len(results.of(cell)) < 2 for cell in results.cells),
     }
+
+
+def _private(results: Results) -> list[Cell]:
+    """Return the private cells, target by target."""
+    return [cell for epsilon in results.comparison.epsilons for cell in results.cells if cell[1] == epsilon]
 
 
 def _pictures(results: Results) -> Iterator[pieces.Picture]:
@@ -65,7 +70,7 @@ def _pictures(results: Results) -> Iterator[pieces.Picture]:
         yield bars.cost_bars(results)
     yield figures.disparity_by_epsilon(results)
     yield bars.group_budgets(results)
-    for epsilon in dict.fromkeys(epsilon for _, epsilon in results.cells):
+    for epsilon in pieces.epsilons_of(results):
         yield curves.learning_curves(results, epsilon)
 
 
@@ -121,53 +126,16 @@ def _tables(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-@dataclass(frozen=True)
-class _Told:
-    epsilon: str
-    what: str
-    variant: str
-    figure: str
-
-
-BEST = {"overall_accuracy": max, "worst_group_accuracy": max, "accuracy_gap": min, "equalized_odds_difference": min}
-
-
-def _in_short(results: Results, epsilon: float) -> list[_Told]:
-    """Return who is best in what at one target."""
-    cells = [cell for cell in results.cells if cell[1] == epsilon]
-    asked = {
-        f"{'highest' if best is max else 'smallest'} {table.FIGURES[metric]}": (
-            best,
-            [results.mean(c, metric, None) for c in cells],
-        )
-        for metric, best in BEST.items()
-    }
-    if results.reference:
-        asked["smallest gap between the groups' privacy costs"] = (min, [results.cost_gap(c) for c in cells])
-    return [
-        _Told(exact(epsilon), what, ", ".join(cells[k][0] for k in ties), found[ties[0]].text())
-        for what, (best, found) in asked.items()
-        if (ties := _best(best, found))
-    ]
-
-
-def _best(best: Any, found: list[Interval]) -> list[int]:
-    """Return which means are the best: several where they are equal."""
-    known = [each.mean for each in found if each.mean == each.mean]
-    return [k for k, each in enumerate(found) if each.mean == best(known)] if known else []
-
-
 def _costs(results: Results) -> list[dict[str, Any]]:
     return [
         {
-            "epsilon": exact(cell[1]),
+            "epsilon": exact(cell[1] or 0.0),
             "variant": cell[0],
             "groups": [results.cost(cell, group).text(2, 100) for group in results.groups],
             "gap": results.cost_gap(cell).text(2, 100),
             "pairs": results.cost_gap(cell).n,
         }
-        for cell in results.cells
-        if cell[1] is not None
+        for cell in _private(results)
     ]
 
 

@@ -49,7 +49,7 @@ def blank(rows: int, columns: int, width: float, height: float, **options: Any) 
     return figure, axes.tolist()
 
 
-def legend_below(figure: Figure, handles: Sequence[Any], names: Sequence[str], columns: int = 5) -> None:
+def legend_below(figure: Figure, handles: Sequence[Any], names: Sequence[str], columns: int = 6) -> None:
     """Put a legend under all axes."""
     told = [literal(name) for name in names]
     figure.legend(handles, told, loc="outside lower center", ncols=min(len(told), columns), frameon=False, fontsize=9)

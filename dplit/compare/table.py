@@ -65,10 +65,13 @@ def show(console: Console, results: Results) -> None:
 
 def _table(results: Results) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=f"{results.split} figures, mean ± 95 % interval", title_justify="left")
-    for head in ("ε", "variant"):
-        table.add_column(head)
-    for head in (*columns(results.comparison).values(), *FIGURES.values(), "seeds"):
-        table.add_column(head, justify="right")
+    table.add_column("ε")
+    table.add_column("variant", min_width=8)
+    for head in columns(results.comparison).values():
+        table.add_column(head.replace("_", " "), justify="right")
+    for head in FIGURES.values():
+        table.add_column(head, justify="right", min_width=13)
+    table.add_column("seeds", justify="right")
     for epsilon in (*results.comparison.epsilons, None):
         for line in lines(results, epsilon):
             table.add_row(line.epsilon, escape(line.variant), *line.point, *line.figures, str(line.seeds))

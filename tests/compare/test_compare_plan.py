@@ -13,7 +13,7 @@ from dplit.compare import folder, plan, results, runner, worker
 from dplit.compare.plan import Run
 from dplit.compare.recipe import Comparison, narrowed
 from dplit.errors import ConfigurationError
-from tests.compare.fabricated import Bench, comparison, inline, plain, rate
+from tests.compare.fabricated import RECIPE, Bench, comparison, inline, plain, rate
 
 SILENT = Console(quiet=True)
 
@@ -118,17 +118,10 @@ def test_a_run_without_its_last_file_is_made_again_alone(carry: Callable[..., Be
 
 def test_a_changed_recipe_makes_its_runs_again(carry: Callable[..., Bench]) -> None:
     carry()
-    changed = comparison(variants={**comparison_variants(), "Flat": {"trainer.max_epochs": 3}})
+    changed = comparison(variants={**RECIPE["variants"], "Flat": {"trainer.max_epochs": 3}})
     again = carry(made=changed).made
     assert again
     assert all(run.startswith("Flat/") for run in again)
-
-
-def comparison_variants() -> dict[str, object]:
-    from tests.compare.fabricated import RECIPE
-
-    variants: dict[str, object] = RECIPE["variants"]
-    return variants
 
 
 def test_other_runs_go_on_where_one_fails(carry: Callable[..., Bench], tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def law_every_run_is_charged(out: Path) -> None:
     made = comparison()
     found = fabricate(out, made)
     folder.prepare(out, found.done[0])
-    told = {one.cell: one for one in charge.charges(Results(made, out, found.chosen))}
+    told = {one.cell: one for one in charge.charges(Results(made, out, found.chosen), [("Flat", 1.0), ("Group", 3.0)])}
     step = Sampled(0.01, [Gaussian(2.0)])
     other = told["Group", 3.0]
     assert (other.runs, other.tried) == (4, 2)
