@@ -91,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     comparison = _comparison(options)
+    selected = comparison if not options.only else _only(comparison, options.only)
     out = options.out or Path("runs") / comparison.name
     jobs = _jobs(options.jobs)
     from filelock import FileLock, Timeout
@@ -105,7 +106,6 @@ def _run(options: argparse.Namespace) -> int:
     try:
         with FileLock(out / ".lock", timeout=0):
             if not options.report:
-                selected = comparison if not options.only else _only(comparison, options.only)
                 runner.carry_out(selected, out, jobs, console)
             return _tell(comparison, out, console)
     except Timeout as error:
