@@ -68,7 +68,7 @@ def group_budgets(results: Results) -> Picture:
     """Draw each group's ε beside its accuracy, a row of two panels for each target."""
     epsilons = epsilons_of(results)
     most = max(len(cells_at(results, epsilon)) for epsilon in epsilons)
-    height = 1.0 + len(epsilons) * (0.9 + 0.27 * most)
+    height = 1.0 + len(epsilons) * (0.9 + max(0.27, 0.1 * len(results.groups)) * most)
     figure, axes = style.blank(len(epsilons), 2, 11, height, sharey="row")
     for (left, right), epsilon in zip(axes, epsilons, strict=True):
         cells = cells_at(results, epsilon)
@@ -113,7 +113,7 @@ def _group_bars(one: Axes, results: Results, cells: Sequence[Cell], value: Calla
     for g, group in enumerate(results.groups):
         found = [value(cell, group) for cell in cells]
         x = [k - 0.38 + width * (g + 0.5) for k in range(len(cells))]
-        halves = [0.0 if math.isnan(each.half) else each.half for each in found]
+        halves = [each.half for each in found]
         one.bar(x, [each.mean for each in found], 0.94 * width, color=style.of_group(g))
         one.errorbar(x, [each.mean for each in found], halves, linestyle="", color="black", elinewidth=0.9, capsize=1.5)
     one.set_xticks(range(len(cells)), [style.literal(name) for name, _ in cells], rotation=25, ha="right", fontsize=8)

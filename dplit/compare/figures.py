@@ -74,20 +74,20 @@ def _pareto_panel(one: Axes, results: Results, epsilon: float, metric: str) -> N
 def disparity_by_epsilon(results: Results) -> Picture:
     """Draw each disparity against ε, a line for each variant."""
     epsilons = epsilons_of(results)
-    figure, axes = style.blank(1, len(DISPARITIES), 11, 4.6)
+    figure, axes = style.blank(len(DISPARITIES), 1, 11, 1.2 + 2.6 * len(DISPARITIES), sharex=True)
     variants = [one.name for one in results.comparison.variants]
-    for one, (metric, title) in zip(axes[0], DISPARITIES.items(), strict=True):
+    for one, (metric, title) in zip([row[0] for row in axes], DISPARITIES.items(), strict=True):
         for k, name in enumerate(variants):
             _line_over_epsilon(
-                one, results, [(name, e) for e in epsilons], metric, 0.5 * (k + 0.5) / len(variants) - 0.25
+                one, results, [(name, e) for e in epsilons], metric, 0.7 * (k + 0.5) / len(variants) - 0.35
             )
         if results.reference:
             one.axhline(results.mean(results.reference, metric).mean, color=style.GREY, linestyle=":", linewidth=1.2)
         one.set_ylim(bottom=max(one.get_ylim()[0], 0.0))
         one.set_xticks(range(len(epsilons)), [exact(e) for e in epsilons])
         one.set_xlim(-0.5, len(epsilons) - 0.5)
-        one.set_xlabel("ε (each target a place of its own)", fontsize=9)
-        one.set_ylabel(f"{title} (difference of shares)", fontsize=9)
+        one.set_ylabel(f"{title}\n(difference of shares)", fontsize=9)
+    axes[-1][0].set_xlabel("ε (each target a place of its own)", fontsize=9)
     handles = variant_handles(results, reference_line=True)
     style.legend_below(figure, handles, [str(h.get_label()) for h in handles])
     caption = (
