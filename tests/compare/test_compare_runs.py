@@ -104,6 +104,10 @@ def test_two_variants_two_seeds_from_end_to_end(tmp_path: Path) -> None:
     assert all(float(line["epsilon_spent"]) <= 3.0 for line in lines)
     assert (tmp_path / "out/report.html").is_file()
     assert "test accuracy" in (tmp_path / "out/Flat/eps-3/as-given/seed-0/run.log").read_text()
+    assert not list((tmp_path / "out").rglob("*.png"))
+    stated = json.loads((tmp_path / "out/Flat/eps-3/as-given/seed-0/privacy.json").read_text())
+    assert not any(".png" in line for line in stated["released_without_charge"])
+    assert any("fairness.csv" in line for line in stated["released_without_charge"])
     before = finished(tmp_path)
     assert "4/4" not in compare(tmp_path).stdout
     assert finished(tmp_path) == before
