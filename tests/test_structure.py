@@ -31,6 +31,7 @@ ALLOWED = {
     "diagnostics": {"clipping", "data", "fairness", "grads", "step", "refusals", "strategy"},
     "command": {"fairness", "evidence", "explain"},
     "fit": {"recipe", "command"},
+    "compare": {"recipe", "explain", "command", "privacy", "fairness"},
     "errors": set(),
     "groups": set(),
     **{room: set() for room in ROOMS},
@@ -65,7 +66,9 @@ def test_imports_point_one_way(path: Path) -> None:
     assert others <= ALLOWED[room], f"{room} imports {others - ALLOWED[room]}"
 
 
-@pytest.mark.parametrize("module", ["dplit", "dplit.privacy", "dplit.account", "dplit.fit", "dplit.recipe"])
+@pytest.mark.parametrize(
+    "module", ["dplit", "dplit.privacy", "dplit.account", "dplit.fit", "dplit.recipe", "dplit.compare.__main__"]
+)
 def test_no_torch_at_start_up(module: str) -> None:
     code = f"import sys, {module}; sys.exit(', '.join(n for n in {HEAVY!r} if n in sys.modules) or 0)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -61,6 +61,7 @@ class FairnessMonitor(Callback):
         noise_multiplier: standard deviation of the noise in one count, in examples; for "noisy".
         filename: name of the file; where it exists, a number is added.
         table: print the table after each epoch.
+        picture: draw the curves when fit ends.
         classes: number of classes; None: the width of the logits. With "preds", the largest id seen, plus one,
             which "noisy" refuses, as it is read from private records.
         allow_monitoring: let "flagged" figures be watched all the same.
@@ -82,6 +83,7 @@ class FairnessMonitor(Callback):
         table: bool = True,
         classes: int | None = None,
         allow_monitoring: bool = False,
+        picture: bool = True,
     ) -> None:
         super().__init__()
         if release not in RELEASES:
@@ -93,7 +95,7 @@ class FairnessMonitor(Callback):
         self.group, self.groups = group, None if groups is None else declared(groups)
         self.release, self.noise_multiplier = release, noise_multiplier
         self.filename, self.table, self.classes = filename, table, classes
-        self.allow_monitoring = allow_monitoring
+        self.allow_monitoring, self.picture = allow_monitoring, picture
         self._key: GroupKey = "group"
         self._names: tuple[str, ...] = ()
         self._counts: dict[int, Counts] = {}
@@ -115,7 +117,8 @@ class FairnessMonitor(Callback):
         """
         if self.release != "flagged" or not self._logged:
             return []
-        files = [] if self._path is None else [self._path.name, self._path.with_suffix(".png").name]
+        files = [] if self._path is None else [self._path.name]
+        files += [self._path.with_suffix(".png").name] if self._path is not None and self.picture else []
         kept = [f"{file} ({', '.join(PER_GROUP)} by group and their summaries)" for file in files]
         return [*sorted(self._logged), *kept, *self._watched]
 
@@ -277,7 +280,7 @@ class FairnessMonitor(Callback):
     def _draw(self) -> None:
         curves = {split: seen for split, seen in self._history.items() if split.startswith("validation")}
         for i, history in enumerate(curves.values()):
-            if self._path is not None:
+            if self._path is not None and self.picture:
                 save(draw(history), self._path.with_suffix(f".{i}.png" if i else ".png"))
 
 

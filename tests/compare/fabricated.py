@@ -1,0 +1,115 @@
+"""Runs that nobody trained: folders with given figures, and a pool that works in this process."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dplit.compare import folder
+from dplit.compare.plan import Run
+from dplit.compare.recipe import Comparison, parse
+from dplit.fairness.records import HEADER
+from dplit.privacy import Gaussian, Journal, Ledger, Sampled
+
+GROUPS = ("Female", "Male")
+RECIPE: dict[str, Any] = {
+    "base": "adult_flat",
+    "epsilon": [1, 3],
+    "seeds": [0, 1, 2],
+    "grid": {"model.init_args.learning_rate": [0.1, 0.5]},
+    "variants": {
+        "Flat": {"trainer.max_epochs": 2},
+        "Group": {
+            "trainer.strategy.init_args.policy": {
+                "class_path": "dplit.clipping.GroupQuantile",
+                "init_args": {"quantile": 0.9},
+            }
+        },
+    },
+}
+
+Accuracies = Callable[[Run, str, str], float]
+"""From run, split and group to accuracy."""
+
+
+def comparison(**changes: Any) -> Comparison:
+    return parse({**RECIPE, **changes}, Path("made.yaml"))
+
+
+def rate(run: Run) -> float:
+    return float(dict(run.point).get("model.init_args.learning_rate", 0.0))
+
+
+def figures(values: Mapping[str, float]) -> list[tuple[str, str, float]]:
+    low, high = min(values.values()), max(values.values())
+    worst = min(values, key=lambda group: values[group])
+    summary = [
+        ("overall_accuracy", "", sum(values.values()) / len(values)),
+        ("worst_group_accuracy", worst, low),
+        ("accuracy_gap", "", high - low),
+        ("demographic_parity_difference", "", 0.5 * (high - low)),
+        ("equalized_odds_difference", "", 0.7 * (high - low)),
+    ]
+    return [*(("n", g, 100.0) for g in values), *(("accuracy", g, v) for g, v in values.items()), *summary]
+
+
+def write(place: Path, run: Run, accuracy: Accuracies, groups: tuple[str, ...] = GROUPS) -> None:
+    with (place / "fairness.csv").open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(HEADER)
+        for epoch, split, less in ((0, "validation", 0.1), (1, "validation", 0.0), (2, "test", 0.0)):
+            for metric, group, value in figures({g: accuracy(run, split, g) - less for g in groups}):
+                lines.writerow((epoch, 10 * epoch + 10, run.epsilon, 1e-5, split, group, metric, value))
+    if run.epsilon is not None:
+        stated = dict.fromkeys(groups, run.epsilon if run.variant == "Flat" else "not stated separately")
+        about = {"epsilon": run.epsilon, "delta": 1e-5, "groups": stated, "dataset_size": 1000}
+        (place / "privacy.json").write_text(json.dumps(about))
+        ledger = Ledger(Journal.create(place / "ledger.jsonl", "0" * 32))
+        ledger.record(Sampled(0.01, [Gaussian(2.0)]), times=100)
+        assert ledger.journal is not None
+        ledger.journal.close()
+
+
+def plain(run: Run, split: str, group: str) -> float:
+    better = 0.02 if group == "Female" else 0.0
+    return 0.7 + 0.05 * rate(run) + better + 0.001 * run.seed + (0.1 if run.epsilon is None else 0.0)
+
+
+class Bench:
+    """Stands for worker.make: counts runs, fabricates their figures, fails where told to."""
+
+    def __init__(self, accuracy: Accuracies = plain, fails: Callable[[Run], bool] = lambda run: False) -> None:
+        self.accuracy, self.fails, self.made = accuracy, fails, list[str]()
+
+    def make(self, out: str, run: Run) -> str | None:
+        self.made.append(str(run))
+        place = folder.prepare(Path(out), run)
+        write(place, run, self.accuracy)
+        if self.fails(run):
+            folder.fail(Path(out), run, "RuntimeError: as told", "Traceback ...")
+            return "RuntimeError: as told"
+        folder.finish(place, run, 1.0)
+        return None
+
+
+class Inline:
+    """A pool without processes."""
+
+    def schedule(self, function: Callable[..., Any], args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            future.set_result(function(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def inline(jobs: int, out: Path) -> Iterator[Inline]:
+    yield Inline()
