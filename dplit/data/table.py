@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,12 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from dplit.data.fetch import Artefact
 from dplit.data.module import GroupedData, Rows, Splits, check_choice, split
 from dplit.errors import ConfigurationError
+
+TEST_FRACTION = 0.2
+"""Share of the rows that is kept to test on, where the data come without a test file."""
 
 
 @dataclass(frozen=True)
@@ -194,3 +199,41 @@ class TableData(GroupedData):
         train, test = self.tables()
         held_out, kept = split(len(train), self.validation_fraction)
         return Splits(self.encoded(train.iloc[kept]), self.encoded(train.iloc[held_out]), self.encoded(test))
+
+
+class FetchedTable(TableData):
+    """A table whose files are fetched once and kept: one to train on and one to test on, or one file for both.
+
+    Attributes:
+        artefact: the files, the one to train on first.
+
+    Args:
+        group: which of `groupings` gives the group ids.
+        root: a folder that holds the files; by default they are fetched once, and kept in `DPLIT_CACHE`.
+        **loading: batch_size, validation_fraction, eval_batch_size and num_workers of `GroupedData`.
+
+    Raises:
+        ConfigurationError: an argument is out of its range; in `setup`, the files cannot be had.
+
+    """
+
+    artefact: Artefact
+
+    def __init__(self, group: str, root: str | Path | None = None, **loading: Any) -> None:
+        super().__init__(group, **loading)
+        self.root = root
+
+    @abstractmethod
+    def rows(self, content: bytes) -> pd.DataFrame:
+        """Read one file, with every column of `features`, of `groupings` and of the label."""
+
+    @override
+    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        train, *test = [self.rows(self.artefact.read(member.name, self.root)) for member in self.artefact.members]
+        return (train, test[0]) if test else divided(train)
+
+
+def divided(rows: pd.DataFrame, fraction: float = TEST_FRACTION) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows kept and the rows held out to test on, chosen by row number alone."""
+    held_out, kept = split(len(rows), fraction)
+    return rows.iloc[kept], rows.iloc[held_out]
