@@ -6,6 +6,7 @@ file of numbers that is read as data. The limits of the encoding are those of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, Literal
 
@@ -19,8 +20,8 @@ from dplit.data.table import Categories, FetchedTable, Number, groupings, names_
 
 Group = Literal["sex", "race", "sex_race"]
 
-SEX = ("1", "2")
-"""The file's own codes."""
+SEX = ("Sex_1", "Sex_2")
+"""The file's own names; it does not say what the codes mean."""
 
 RACE = words("Amerindian Asian Black Hispanic Mexican Other Puertorican White")
 
@@ -59,21 +60,21 @@ ARTEFACT = Artefact(
 def rows_of(content: bytes) -> pd.DataFrame:
     """Read the file; race and sex, which it spreads over columns of 0 and 1, are one column each again."""
     rows = pd.read_csv(BytesIO(content), compression="zip")
-    race, sex = gathered(rows, "Race", RACE), gathered(rows, "Sex", SEX)
+    race, sex = gathered(rows, [f"Race_{race}" for race in RACE], RACE), gathered(rows, SEX, SEX)
     return rows[["LSAT", "UGPA", "ZFYA"]].assign(race=race, sex=sex, passed=rows["PF_1"])
 
 
-def gathered(rows: pd.DataFrame, prefix: str, values: tuple[str, ...]) -> NDArray[np.str_]:
-    """Columns `prefix_value` of 0 and 1, one of them 1 in each row, to `(n,)` values."""
-    spread = rows[[f"{prefix}_{value}" for value in values]]
-    return np.array(values)[spread.to_numpy().argmax(1)]
+def gathered(rows: pd.DataFrame, columns: Sequence[str], values: Sequence[str]) -> NDArray[np.str_]:
+    """Turn columns of 0 and 1, one of them 1 in each row, into `(n,)` values, one value for each column."""
+    found: NDArray[np.str_] = np.array(values)[rows[[*columns]].to_numpy().argmax(1)]
+    return found
 
 
 class LawSchool(FetchedTable):
     """The law school data: 20 % of the 21,791 rows to test on, a share of the others to validate on.
 
-    Class 1 is a student who passed. Sex and race are features as
-    well as groups; the label, which the file holds twice, is in neither form a feature.
+    Class 1 is a student who passed. Sex and race are features as well as groups; the label, which the file holds twice,
+    is in neither form a feature.
 
     Args:
         group: which column gives the group ids: `sex`, `race`, or both crossed.

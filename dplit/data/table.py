@@ -192,7 +192,7 @@ class TableData(GroupedData):
     def encoded(self, rows: pd.DataFrame) -> Rows:
         """Turn rows into examples, each row by itself."""
         x, y, group = encode(self.features, rows), self.labels(rows), self.groupings[self.group].ids(rows)
-        return Rows(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(group))
+        return Rows(torch.from_numpy(x), torch.tensor(y), torch.from_numpy(group))
 
     @override
     def read(self) -> Splits:
