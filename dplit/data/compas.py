@@ -76,7 +76,8 @@ def rows_of(content: bytes) -> pd.DataFrame:
 class Compas(FetchedTable):
     """The COMPAS data: 20 % of the 6,172 rows to test on, a share of the others to validate on.
 
-    Class 1 is a person charged again. Sex and race are features as well as groups. Some groups by race are very small: 11 people are Native American, 31 Asian.
+    Class 1 is a person charged again. Sex and race are features as well as groups. Some groups by race are very small:
+    11 people are Native American, 31 Asian.
 
     Args:
         group: which column gives the group ids: `sex`, `race`, or both crossed.

@@ -119,9 +119,19 @@ class GroupedData(L.LightningDataModule, ABC):
         """Read the examples and split them; called once."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the examples and split them, once."""
-        if self.train is None:
-            self.train, self.val, self.test = self.read()
+        """Read the examples and split them, once.
+
+        Raises:
+            ConfigurationError: they cannot be read, or are too few to split.
+
+        """
+        if self.train is not None:
+            return
+        splits = self.read()
+        for name, examples in splits._asdict().items():
+            if len(examples) == 0:
+                raise ConfigurationError(f"{type(self).__name__} has no example left for its {name} split; give more")
+        self.train, self.val, self.test = splits
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of `batch_size`, the last one smaller; a DP strategy draws Poisson batches instead."""
