@@ -88,9 +88,9 @@ class FashionMNIST(GroupedData):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        check_choice("group", group, ("class", "rare"), "FashionMNIST")
+        check_choice("group", group, ("class", "rare"), "group of FashionMNIST")
         if rare is not None:
-            check_choice("rare", rare, CLASSES, "FashionMNIST")
+            check_choice("rare", rare, CLASSES, "class of FashionMNIST")
         elif group == "rare":
             raise ConfigurationError("group='rare' has no rare class to tell from the others; give rare=...")
         check_share(share=share)
@@ -99,8 +99,8 @@ class FashionMNIST(GroupedData):
 
     @override
     def read(self) -> Splits:
-        held_out, kept = split(TRAIN_ROWS, self.validation_fraction)
         images, labels = self._file("train-images-idx3-ubyte"), self._file("train-labels-idx1-ubyte")
+        held_out, kept = split(len(labels), self.validation_fraction)
         test = self._examples(self._file("t10k-images-idx3-ubyte"), self._file("t10k-labels-idx1-ubyte"))
         kept = kept[stays(labels[kept], None if self.rare is None else CLASSES.index(self.rare), self.share)]
         train, val = (self._examples(images[chosen], labels[chosen]) for chosen in (kept, held_out))

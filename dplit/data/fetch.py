@@ -227,7 +227,8 @@ def complaint(said: str) -> str:
     if "connection broken" in said:  # pip warns of it, and then calls the package unknown
         return "no connection to the registry"
     marked = [line for line in lines if line.startswith(("ERROR:", "E:"))]
-    return one_line((marked or lines or ["it did not say why"])[-1])
+    last = one_line((marked or lines or ["it did not say why"])[-1])
+    return f"{last} (or there is no network)" if "No matching distribution" in last else last
 
 
 def one_line(text: str) -> str:

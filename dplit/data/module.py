@@ -180,7 +180,7 @@ def check_share(**shares: float) -> None:
             )
 
 
-def check_choice(name: str, given: object, choices: Sequence[str], owner: str) -> None:
+def check_choice(name: str, given: object, choices: Sequence[str], what: str) -> None:
     """Refuse a value that is not among the declared ones."""
     if given not in choices:
-        raise ConfigurationError(f"{name}={given!r} is not a {name} of {owner}; choose one of {', '.join(choices)}")
+        raise ConfigurationError(f"{name}={given!r} is not a {what}; choose one of {', '.join(choices)}")

@@ -176,7 +176,7 @@ class TableData(GroupedData):
     groupings: Mapping[str, Grouping]
 
     def __init__(self, group: str, **loading: Any) -> None:
-        check_choice("group", group, list(self.groupings), type(self).__name__)
+        check_choice("group", group, list(self.groupings), f"group of {type(self).__name__}")
         super().__init__(**loading)
         self.group = group
         self.groups = self.groupings[group].names
