@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from dplit.data import table
 from dplit.data.module import SPLIT_SEED, Batch, Rows, split
-from dplit.data.table import Categories, Number, TableData, centred, groupings, logarithmic, names_of, words
+from dplit.data.table import Categories, Number, TableData, centred, groupings, logarithmic, words
 
 __all__ = [
     "COLUMNS",
@@ -165,8 +165,6 @@ class Adult(TableData):
 
     num_classes = 2
     features = FEATURES
-    feature_names = names_of(FEATURES)
-    num_features = len(feature_names)
     groupings = GROUPINGS
     licence = LICENCE
 

@@ -11,11 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from typing_extensions import override
 
 from dplit.data.fetch import Artefact, Member, PyPI
-from dplit.data.table import Categories, FetchedTable, Number, groupings, listed, logarithmic, names_of, words
+from dplit.data.table import Categories, FetchedTable, Number, groupings, listed, logarithmic, words
 
 Group = Literal["sex", "race", "sex_race"]
 
@@ -223,28 +222,11 @@ ARTEFACT = Artefact(
 )
 
 
-def rows_of(content: bytes) -> pd.DataFrame:
-    """Read one file, all its rows in order, without the columns `DROPPED`."""
-    kept = [column for column in COLUMNS if column not in DROPPED]
-    numbers = {feature.column: np.float64 for feature in FEATURES if isinstance(feature, Number)}
-    rows = pd.read_csv(
-        BytesIO(content),
-        names=COLUMNS,
-        usecols=kept,
-        dtype={column: numbers.get(column, str) for column in kept},
-        skipinitialspace=True,
-        na_filter=False,
-    )
-    for column in ("major occupation", "citizenship"):  # some of their values end in a space
-        rows[column] = rows[column].str.rstrip()
-    return rows
-
-
 class CensusIncome(FetchedTable):
     """The Census-Income data: train on 90 % of the training file, validate on the other 10 %, test on the test file.
 
-    Class 1 is an income over 50,000 dollars. Repeated rows stay, and the
-    survey's weights are not used. Sex and race are features as well as groups.
+    Class 1 is an income over 50,000 dollars. Repeated rows stay, and the survey's weights are not used. Sex and
+    race are features as well as groups.
 
     Args:
         group: which column gives the group ids: `sex`, `race`, or both crossed.
@@ -257,8 +239,6 @@ class CensusIncome(FetchedTable):
 
     num_classes = 2
     features = FEATURES
-    feature_names = names_of(FEATURES)
-    num_features = len(feature_names)
     groupings = groupings(sex=SEX, race=RACE)
     licence = LICENCE
     artefact = ARTEFACT
@@ -268,8 +248,17 @@ class CensusIncome(FetchedTable):
 
     @override
     def rows(self, content: bytes) -> pd.DataFrame:
-        return rows_of(content)
-
-    @override
-    def labels(self, rows: pd.DataFrame) -> NDArray[np.int64]:
-        return np.asarray(rows["income"] == "50000+.", dtype=np.int64)
+        """Read one file, all its rows in order, without the columns `DROPPED`."""
+        kept = [column for column in COLUMNS if column not in DROPPED]
+        numbers = {feature.column: np.float64 for feature in FEATURES if isinstance(feature, Number)}
+        rows = pd.read_csv(
+            BytesIO(content),
+            names=COLUMNS,
+            usecols=kept,
+            dtype={column: numbers.get(column, str) for column in kept},
+            skipinitialspace=True,
+            na_filter=False,
+        )
+        for column in ("major occupation", "citizenship"):  # some of their values end in a space
+            rows[column] = rows[column].str.rstrip()
+        return rows.assign(label=(rows["income"] == "50000+.").astype(np.int64))

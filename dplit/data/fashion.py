@@ -62,6 +62,13 @@ class FashionMNIST(GroupedData):
     Batches are `{"x": (b, 1, 28, 28) float32, "y": (b,) int64, "group": (b,) int64}`. Only the images that are trained
     on are cut: validation and test keep every class whole, so that the rare class can be measured.
 
+    In the experiment on MNIST the digit 8 keeps some 500 of its 6,000 images, 9 % of them, and is compared with the
+    digit 2: without privacy 84.3 and 98.0 % of them are recognised, with DP-SGD 26.3 and 89.0 %. Here 9 % of the rare
+    class's own training images stay, too. The rare class is Bag, to be compared with Trouser: whole, the two are as easy
+    as one another (97 % each), and cut to 9 %, Bag falls to 86 %, of all classes the nearest to the digit 8. Classes
+    that are hard even when whole leave privacy little to take: Shirt, cut to 9 %, has 23 % without any. `docs/data.md`
+    has these figures and the program that made them.
+
     Args:
         rare: the class to cut; None cuts none.
         share: of the rare class's training images that stay, in (0, 1); which ones, a fixed public seed chooses.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from dplit.data.fetch import Artefact, Member, PyPI
-from dplit.data.table import Categories, FetchedTable, Number, groupings, names_of, words
+from dplit.data.table import Categories, FetchedTable, Number, groupings, words
 
 Group = Literal["sex", "race", "sex_race"]
 
@@ -57,13 +57,6 @@ ARTEFACT = Artefact(
 )
 
 
-def rows_of(content: bytes) -> pd.DataFrame:
-    """Read the file; race and sex, which it spreads over columns of 0 and 1, are one column each again."""
-    rows = pd.read_csv(BytesIO(content), compression="zip")
-    race, sex = gathered(rows, [f"Race_{race}" for race in RACE], RACE), gathered(rows, SEX, SEX)
-    return rows[["LSAT", "UGPA", "ZFYA"]].assign(race=race, sex=sex, passed=rows["PF_1"])
-
-
 def gathered(rows: pd.DataFrame, columns: Sequence[str], values: Sequence[str]) -> NDArray[np.str_]:
     """Turn columns of 0 and 1, one of them 1 in each row, into `(n,)` values, one value for each column."""
     found: NDArray[np.str_] = np.array(values)[rows[[*columns]].to_numpy().argmax(1)]
@@ -87,8 +80,6 @@ class LawSchool(FetchedTable):
 
     num_classes = 2
     features = FEATURES
-    feature_names = names_of(FEATURES)
-    num_features = len(feature_names)
     groupings = groupings(sex=SEX, race=RACE)
     licence = LICENCE
     artefact = ARTEFACT
@@ -98,8 +89,7 @@ class LawSchool(FetchedTable):
 
     @override
     def rows(self, content: bytes) -> pd.DataFrame:
-        return rows_of(content)
-
-    @override
-    def labels(self, rows: pd.DataFrame) -> NDArray[np.int64]:
-        return rows["passed"].to_numpy(np.int64)
+        """Read the file; race and sex, which it spreads over columns of 0 and 1, are one column each again."""
+        rows = pd.read_csv(BytesIO(content), compression="zip")
+        race, sex = gathered(rows, [f"Race_{race}" for race in RACE], RACE), gathered(rows, SEX, SEX)
+        return rows[["LSAT", "UGPA", "ZFYA"]].assign(race=race, sex=sex, label=rows["PF_1"])

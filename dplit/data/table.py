@@ -159,7 +159,7 @@ class TableData(GroupedData):
     Batches are `{"x": (b, num_features) float32, "y": (b,) int64, "group": (b,) int64}`.
 
     Attributes:
-        features: the encoding, every constant declared.
+        features: the encoding, every constant declared; `feature_names` and `num_features` follow from it.
         groupings: what `group` can be.
 
     Args:
@@ -171,9 +171,16 @@ class TableData(GroupedData):
 
     """
 
-    num_features: int
     features: Sequence[Feature]
+    feature_names: tuple[str, ...]
+    num_features: int
     groupings: Mapping[str, Grouping]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "features" in vars(cls):
+            cls.feature_names = names_of(cls.features)
+            cls.num_features = len(cls.feature_names)
 
     def __init__(self, group: str, **loading: Any) -> None:
         check_choice("group", group, list(self.groupings), f"group of {type(self).__name__}")
@@ -225,7 +232,11 @@ class FetchedTable(TableData):
 
     @abstractmethod
     def rows(self, content: bytes) -> pd.DataFrame:
-        """Read one file, with every column of `features`, of `groupings` and of the label."""
+        """Read one file, with every column of `features` and of `groupings`, and the class under `label`."""
+
+    @override
+    def labels(self, rows: pd.DataFrame) -> NDArray[np.int64]:
+        return rows["label"].to_numpy(np.int64)
 
     @override
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:

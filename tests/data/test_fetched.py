@@ -32,7 +32,7 @@ def census_line(**changes):
 
 def test_census_lines_are_read_without_the_survey_weight():
     richer = {"major occupation": "Handlers equip cleaners etc ", "income": "50000+.", "country": "?", "age": "61"}
-    rows = census.rows_of("\n".join([census_line(), census_line(**richer)]).encode())
+    rows = CensusIncome().rows("\n".join([census_line(), census_line(**richer)]).encode())
     assert not set(rows.columns) & {"instance weight", "previous state"}
     assert CensusIncome().labels(rows).tolist() == [0, 1]
     examples = CensusIncome().encoded(rows)
@@ -61,7 +61,7 @@ COMPAS_ROW = {
 )
 def test_compas_keeps_what_propublica_keeps(dropped):
     rows = pd.DataFrame([COMPAS_ROW, {**COMPAS_ROW, **dropped, "age": 99}, {**COMPAS_ROW, "two_year_recid": 0}])
-    kept = compas.rows_of(rows.to_csv(index=False).encode())
+    kept = Compas().rows(rows.to_csv(index=False).encode())
     assert kept["age"].tolist() == [30, 30]
     assert Compas().labels(kept).tolist() == [1, 0]
     assert not set(kept.columns) & {"name", "dob", "decile_score", "is_recid", "score_text", "days_b_screening_arrest"}
@@ -80,7 +80,7 @@ def law_file(rows):
 
 def test_law_columns_of_0_and_1_are_one_column_again_and_no_label_is_a_feature():
     written = [("White", "Sex_1", 1), ("Black", "Sex_2", 0), ("Puertorican", "Sex_2", 1)]
-    rows = law.rows_of(law_file(written))
+    rows = LawSchool().rows(law_file(written))
     assert list(zip(rows["race"], rows["sex"], strict=True)) == [(race, sex) for race, sex, _ in written]
     assert LawSchool().labels(rows).tolist() == [1, 0, 1]
     assert not any("PF" in name or "passed" in name for name in LawSchool.feature_names)
@@ -139,7 +139,7 @@ def test_census_holds_the_codebooks_rows_and_rates(income):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [census.TRAIN, census.TEST])
 def test_the_census_codebook_covers_the_files(name):
-    rows = census.rows_of(census.ARTEFACT.read(name))
+    rows = CensusIncome().rows(census.ARTEFACT.read(name))
     limits = {"age": (0, 90), "capital losses": (0, 5_000), "weeks worked": (0, 52), "employer size": (0, 6)}
     for feature in census.FEATURES:
         if isinstance(feature, Categories) and feature.values != census.HOME:
