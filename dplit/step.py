@@ -129,7 +129,8 @@ class PrivateStep:
         Raises:
             ConfigurationError: as many ids as examples were not given.
             BudgetExhausted: the target would be passed.
-            PrivacyError: the policy's caps or noise are not those the target was solved for.
+            PrivacyError: the policy's caps or noise are not those the target was solved for, or its rates not those
+                that records are drawn at.
         """
         self._charged()
         norms = norms_for(self.policy, gradients)
@@ -211,6 +212,11 @@ class PrivateStep:
         terms, self._bound = Terms.of(self.policy, self.noise_multiplier, self.rate), self.policy.bound
         if terms == self._terms:
             return
+        if terms.rates != self._terms.rates:
+            raise PrivacyError(
+                f"{type(self.policy).__name__} changed its rates by group after the loader was made to draw by them; "
+                "set them before the fit"
+            )
         if self.releases is not None:
             raise PrivacyError(
                 f"{type(self.policy).__name__} changed its caps or noise after the target was solved for them; "

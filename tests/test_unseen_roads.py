@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 import dplit
 from dplit import refusals
-from dplit.clipping import Flat, GroupThresholds
+from dplit.clipping import Flat, GroupRates, GroupThresholds
 from dplit.errors import ConfigurationError, CoupledExamples, PrivacyError
 from dplit.grads import Tape
 from dplit.grads.probe import probe
 from dplit.privacy import read
+from tests.clipping.laws import GROUPS
 from tests.lightning import SIZE, Linear, fit, loader, trainer
 from tests.oracle import law_exact, loop_gradients
 from tests.test_step import add, make, net
@@ -204,6 +205,17 @@ def test_noise_that_changes_is_charged_as_it_is_and_refused_under_a_target() -> 
     with pytest.raises(PrivacyError, match="after the target was solved"):
         step.release()
     assert step.ledger.steps == 0
+
+
+def test_rates_that_change_are_refused() -> None:
+    """The loader goes on drawing as before, so a lower charge would be untrue."""
+    policy = GroupRates(dict.fromkeys(GROUPS, 2.0))
+    step = make(net(), policy)
+    step.release()
+    policy.factors = dict.fromkeys(GROUPS, 1.0)
+    with pytest.raises(PrivacyError, match="rates by group"):
+        step.release()
+    assert step.ledger.steps == 1
 
 
 def test_a_bound_that_changes_within_a_draw_waits_for_the_next() -> None:
