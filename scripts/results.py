@@ -53,10 +53,10 @@ def table(results: Results) -> str:
 
 def replaced(text: str, name: str, found: str) -> str:
     """Return the page with the table between the marks of `name` replaced."""
-    marks = re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+    marks = re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
     if not marks.search(text):
         raise DplitError(f"the page has no '<!-- table: {name} -->' ... '<!-- end -->'; add the two lines")
-    return marks.sub(lambda match: match[1] + found + match[2], text)
+    return marks.sub(lambda match: f"{match[1]}{found}\n{match[2]}", text)
 
 
 def main() -> int:
