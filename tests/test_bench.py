@@ -122,6 +122,17 @@ def test_peak_is_what_lives_and_what_a_step_adds() -> None:
     )  # what other tests let go meanwhile
 
 
+def test_stand_ins_have_no_memory() -> None:
+    """What a compiler left behind must not be asked for its address."""
+    from torch._subclasses import FakeTensorMode
+
+    before = measure.alive()
+    with FakeTensorMode():
+        kept = torch.empty(1000)
+    assert measure.alive() <= before
+    assert kept.shape == (1000,)
+
+
 def test_memory_of_a_fit_is_seen_from_its_own_thread() -> None:
     steps = METHODS["plain-trainer"].start(setup())
     assert isinstance(steps, Fit)

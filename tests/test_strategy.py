@@ -459,7 +459,7 @@ def test_training_stops_before_the_target_would_be_passed() -> None:
 
 
 def test_mutant_off_by_one_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strategy_module, "steps_within", lambda *a, **k: steps_within(*a, **k) + 1)
+    monkeypatch.setattr("dplit.plan.steps_within", lambda *a, **k: steps_within(*a, **k) + 1)
     with pytest.raises(AssertionError):
         law_stops_in_time()
 

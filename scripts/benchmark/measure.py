@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.profiler import ProfilerActivity, profile
 
 from .methods import METHODS, Setup, Steps
@@ -113,14 +115,16 @@ def peak_on_cuda(steps: Steps, device: torch.device) -> int:
 
 def alive() -> int:
     """Return the bytes of all tensors that Python can reach, each storage once."""
-    found = [
-        t
-        for t in gc.get_objects()
-        if issubclass(type(t), Tensor) and not torch._C._functorch.is_functorch_wrapped_tensor(t)
-    ]
+    found = [t for t in gc.get_objects() if issubclass(type(t), Tensor) and _has_memory(t)]
     found += [t.grad for t in found if t.is_leaf and t.grad is not None]
     storages = (t.untyped_storage() for t in found if t.device.type == "cpu" and t.layout == torch.strided)
     return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Whether numbers stand behind it: not for the stand-ins of compilers and of torch.func."""
+    stand_in = isinstance(tensor, FakeTensor | FunctionalTensor)
+    return not stand_in and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def allocations(steps: Steps) -> list[int]:
