@@ -11,6 +11,7 @@ from torch import Tensor
 from dplit.grads.gram import sharing
 from dplit.grads.ops.embedding import EmbeddingUse
 from dplit.grads.ops.linear import added_up
+from dplit.grads.units import Units
 from dplit.grads.use import Use, at_least, inner
 
 
@@ -25,6 +26,11 @@ class PerExample:
         self.uses = {name: sorted(added_up(found), key=_sparse) for name, found in uses.items()}
         self.examples = examples
         self._sq_norms: dict[str, Tensor] | None = None
+
+    def together(self, units: Units) -> PerExample:
+        """Return the gradients of units instead: each the mean of its examples' gradients."""
+        uses = {name: [use.together(units) for use in found] for name, found in self.uses.items()}
+        return PerExample(self.parameters, uses, units.count)
 
     def sq_norms(self) -> dict[str, Tensor]:
         """Return `{name: (n,)}` squared L2 norms, in float32 or wider. NaN and Inf mean what they say."""

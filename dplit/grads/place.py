@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from dplit.grads.units import Units
 from dplit.grads.use import Use, inner
 
 Box = tuple[tuple[int, int], ...]
@@ -132,6 +133,9 @@ class PlacedUse(Use):
 
     def select(self, index: Tensor | slice) -> PlacedUse:
         return replace(self, use=self.use.select(index))
+
+    def together(self, units: Units) -> PlacedUse:
+        return replace(self, use=self.use.together(units))
 
     def dense(self) -> Tensor:
         return self.place.scatter(self.use.dense().reshape(self.examples, *self.place.shape))

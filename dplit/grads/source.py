@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dplit.grads.place import PlacedUse, view_place
 from dplit.grads.rules import PULLS
+from dplit.grads.units import Units
 from dplit.grads.use import Use
 
 
@@ -95,6 +96,9 @@ class PulledUse(Use):
 
     def select(self, index: Tensor | slice) -> PulledUse:
         return PulledUse(self.use.select(index), self.graph, self.parent)
+
+    def together(self, units: Units) -> PulledUse:
+        return PulledUse(self.use.together(units), self.graph, self.parent)
 
     def dense(self) -> Tensor:
         grads = self.use.dense().to(self.graph.dtype).view(self.examples, *self.graph.shape)

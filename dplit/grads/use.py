@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dplit.grads.units import Units
+
 LONG = 1 << 15
 """Longest vector whose squares are summed one after the other: beyond, float32 rounding would show."""
 INSTANTIATED = 1 << 24
@@ -62,6 +64,24 @@ class Use(ABC):
     def compact(self) -> Use:
         """Return the same use in the form that costs least to keep."""
         return self
+
+    def together(self, units: Units) -> Use:
+        """Return the use of the units that the examples make up: a unit's gradient is the mean of its examples'."""
+        shares, total = units.shares, None
+        for i, part in self._numbered():
+            grads = wide(part.dense())
+            of = units.of[i : i + part.examples]
+            total = grads.new_zeros(units.count, *grads.shape[1:]) if total is None else total
+            own = shares[i : i + part.examples].to(grads.dtype).view(-1, *[1] * (grads.dim() - 1))
+            total.index_add_(0, of, grads * own)
+        assert total is not None
+        return DenseUse(total)
+
+    def _numbered(self) -> Iterator[tuple[int, Use]]:
+        start = 0
+        for part in self.chunks():
+            yield start, part
+            start += part.examples
 
     def inner_with(self, other: Use) -> Tensor | None:
         """Return ⟨gᵢ, hᵢ⟩ if this use knows a way that builds neither, else None."""
@@ -185,6 +205,9 @@ class ReshapedUse(Use):
 
     def select(self, index: Tensor | slice) -> ReshapedUse:
         return replace(self, use=self.use.select(index))
+
+    def together(self, units: Units) -> ReshapedUse:
+        return replace(self, use=self.use.together(units))
 
     def dense(self) -> Tensor:
         return self.use.dense().reshape(self.examples, *self.shape)

@@ -12,6 +12,7 @@ from torch import Tensor
 from dplit.grads.function import Recorded
 from dplit.grads.ops.linear import LinearUse
 from dplit.grads.rules import pull, rule
+from dplit.grads.units import Units
 from dplit.grads.use import INSTANTIATED, AlignedUse, DenseUse, Use, at_least, flat, sq, wide
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class EmbeddingUse(Use):
 
     def select(self, index: Tensor | slice) -> EmbeddingUse:
         return EmbeddingUse(self.ids[index], self.back[index], self.rows)
+
+    def together(self, units: Units) -> EmbeddingUse:
+        return EmbeddingUse(units.stacked(self.ids), units.stacked(units.shared(self.back)), self.rows)
 
     def dense(self) -> Tensor:
         full = self.back.new_zeros(self.examples, self.rows, self.back.shape[2])

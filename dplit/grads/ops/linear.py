@@ -14,6 +14,7 @@ from dplit.grads.autocast import narrowed
 from dplit.grads.function import Recorded
 from dplit.grads.gram import crossed, dearer, met, scaled
 from dplit.grads.rules import rule
+from dplit.grads.units import Units
 from dplit.grads.use import DenseUse, Use, sq, wide
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class LinearUse(Use):
 
     def select(self, index: Tensor | slice) -> LinearUse:
         return LinearUse(self.x[index], self.back[index])
+
+    def together(self, units: Units) -> Use:
+        return LinearUse(units.stacked(self.x), units.stacked(units.shared(self.back))).compact()
 
     def dense(self) -> Tensor:
         return wide(self.back).mT @ wide(self.x)
