@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from dplit.privacy import Journal, Ledger
 from dplit.privacy.report import Facts, write_statement
+
+
+class Spent(NamedTuple):
+    """What has been spent so far: ε is the certified upper bound."""
+
+    epsilon: float
+    delta: float
+    by_group: dict[str, float] | None
+    """ε of each declared group, or None where only the headline holds."""
+
+    @classmethod
+    def of(cls, ledger: Ledger, delta: float, groups: Sequence[str]) -> Self:
+        """Read it off a ledger."""
+        by_group = ledger.by_group(delta, groups)
+        known = {name: bound.upper for name, bound in by_group.items() if bound is not None}
+        return cls(ledger.epsilon(delta).upper, delta, known if len(known) == len(by_group) else None)
 
 
 class Evidence:

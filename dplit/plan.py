@@ -65,8 +65,9 @@ def describe(
     sampler: PoissonBatches,
     ledger: Ledger,
     delta: float,
+    unit: str | None = None,
 ) -> Facts:
-    """Return what the statement says of a fit beyond its ledger."""
+    """Return what the statement says of a fit beyond its ledger; `unit` names the key that says whose a record is."""
     queries = {f"query {i + 1} of the policy": multiplier for i, multiplier in enumerate(policy.queries)}
     rates = policy.rates(sampler.rate)
     by_group = "" if rates is None else "; rates by group: " + ", ".join(f"{g} {q:g}" for g, q in rates.items())
@@ -82,4 +83,5 @@ def describe(
         dataset_size=sampler.size,
         journal=None if ledger.journal is None else str(ledger.journal.path),
         target=noise if isinstance(noise, Target) else None,
+        person=unit,
     )

@@ -19,7 +19,9 @@ from dplit.errors import ConfigurationError, PrivacyError
 from dplit.privacy import Ledger, Target
 
 
-def check_arguments(noise: Any, physical_batch_size: Any, loss_reduction: Any, delta: Any, grads: Any) -> None:
+def check_arguments(
+    noise: Any, physical_batch_size: Any, loss_reduction: Any, delta: Any, grads: Any, unit: Any = None
+) -> None:
     """Refuse arguments of DPStrategy that are out of range."""
     number = isinstance(noise, int | float) and not isinstance(noise, bool)
     if not isinstance(noise, Target) and not (number and 0 < noise < float("inf")):
@@ -30,6 +32,10 @@ def check_arguments(noise: Any, physical_batch_size: Any, loss_reduction: Any, d
         raise ConfigurationError(f"loss_reduction={loss_reduction!r} must be None, 'mean' or 'sum'")
     if grads not in ("tape", "vmap", "loop"):
         raise ConfigurationError(f"grads={grads!r} must be 'tape', 'vmap' or 'loop'")
+    if unit is not None and grads == "loop":
+        raise ConfigurationError(
+            "grads='loop' takes one record at a time, a unit has several; set grads='tape' or 'vmap'"
+        )
     if delta is not None and not 0 < delta < 1:
         raise ConfigurationError(f"delta={delta!r} must lie between 0 and 1")
 

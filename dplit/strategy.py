@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -19,26 +20,19 @@ from typing_extensions import override
 from dplit import refusals
 from dplit.checkpoint import AtomicCheckpointIO
 from dplit.clipping import ClippingPolicy, Flat
-from dplit.data.sampling import Draw, PhysicalCollate, PoissonBatches, Strata, poisson_loader, records, strata
+from dplit.data.sampling import Draw, PhysicalBatch, PhysicalCollate, PoissonBatches, Strata, poisson_loader, strata
+from dplit.data.units import of_units, plain, records, unit_ids
 from dplit.errors import BudgetExhausted, ConfigurationError, JournalError, PrivacyError
-from dplit.evidence import Evidence
+from dplit.evidence import Evidence, Spent
 from dplit.grads.engines import ENGINES, MOST, PROBED, by_weighing, joined
 from dplit.grads.per_example import PerExample
 from dplit.grads.probe import ROUGH, examine
+from dplit.grads.units import Units
 from dplit.groups import GroupKey, declared, group_ids
 from dplit.noise import Noise, gaussian
 from dplit.plan import describe, private_step, solve
 from dplit.privacy import Gaussian, Ledger, Target
 from dplit.step import PrivateStep
-
-
-class Spent(NamedTuple):
-    """What has been spent so far: ε is the certified upper bound."""
-
-    epsilon: float
-    delta: float
-    by_group: dict[str, float] | None
-    """ε of each declared group, or None where only the headline holds."""
 
 
 class DPStrategy(SingleDeviceStrategy):
@@ -54,6 +48,8 @@ class DPStrategy(SingleDeviceStrategy):
             which training stops; or the noise multiplier σ (standard deviation over `policy.bound`).
         physical_batch_size: most examples that go through the model at one time. It changes memory, not the result.
         group: where a batch keeps its group ids: key, index, or callable `batch -> (n,)` ids.
+        unit: where a batch says whose each record is: key, index, or callable. Persons are drawn, with all their records,
+            and all that is said of a record's privacy holds for a person: their gradients are averaged before the clip.
         groups: the declared, public list of groups; None takes the data module's `groups`, if it has them.
         loss_reduction: "mean" or "sum" for modules whose `training_step` returns a scalar.
         noise_seed: None: from the operating system. A number is for tests, and the privacy statement says so.
@@ -79,6 +75,7 @@ class DPStrategy(SingleDeviceStrategy):
         physical_batch_size: int = 64,
         group: GroupKey | None = None,
         groups: Sequence[str] | None = None,
+        unit: GroupKey | None = None,
         loss_reduction: Literal["mean", "sum"] | None = None,
         noise_seed: int | None = None,
         delta: float | None = None,
@@ -91,13 +88,14 @@ class DPStrategy(SingleDeviceStrategy):
         precision_plugin: Any = None,
     ) -> None:
         super().__init__(device, accelerator, checkpoint_io or AtomicCheckpointIO(), precision_plugin)
-        refusals.check_arguments(noise, physical_batch_size, loss_reduction, delta, grads)
+        refusals.check_arguments(noise, physical_batch_size, loss_reduction, delta, grads, unit)
         self.policy = policy or Flat()
         self.noise = noise
         self.grads = grads
         self.physical_batch_size = min(physical_batch_size, MOST.get(grads, physical_batch_size))
         self.group = group
         self.groups = None if groups is None else declared(groups)
+        self.unit = unit
         self.loss_reduction = loss_reduction
         self.noise_seed = noise_seed
         self.training_logs = training_logs
@@ -147,16 +145,15 @@ class DPStrategy(SingleDeviceStrategy):
         module = self.lightning_module
         if module is None or module.trainer.state.fn != "fit" or module.trainer.state.stage != "train":
             return dataloader
-        return poisson_loader(dataloader, self.physical_batch_size, self._strata)
+        unit = None if self.unit is None else partial(unit_ids, key=self.unit)
+        return poisson_loader(dataloader, self.physical_batch_size, self._strata, unit)
 
     def _strata(self, rate: float, loader: DataLoader[Any]) -> Strata | None:
         """Return where each rate holds, if the policy has rates by group."""
         rates, key, groups = self.policy.rates(rate), self.group, self.groups or ()
         if rates is None or key is None:
             return None
-        return strata(
-            loader, self.physical_batch_size, lambda batch: group_ids(batch, key, groups), list(rates.values())
-        )
+        return strata(loader, lambda batch: group_ids(batch, key, groups), list(rates.values()))
 
     @override
     def on_train_start(self) -> None:
@@ -176,7 +173,15 @@ class DPStrategy(SingleDeviceStrategy):
         if self.noise_seed is not None:
             self.ledger.note(f"the noise seed was fixed ({self.noise_seed}): whoever knows it can subtract the noise")
         assert self.delta is not None
-        self._evidence.facts = describe(self.policy, self.noise, sigma, sampler, self.ledger, self.delta)
+        self._evidence.facts = describe(
+            self.policy,
+            self.noise,
+            sigma,
+            sampler,
+            self.ledger,
+            self.delta,
+            None if self.unit is None else str(self.unit),
+        )
         self._evidence.state(self._run_dir, trainer)
         if self._step.releases == 0:
             raise BudgetExhausted(f"{self.noise} is spent already; no further step can be taken")
@@ -224,7 +229,7 @@ class DPStrategy(SingleDeviceStrategy):
         self._step.begin()
         if not self._probed:
             self._probe(rest)
-        losses = [self._accumulate(part.batch, part.size, rest, kwargs) for part in draw.parts]
+        losses = [self._accumulate(part, rest, kwargs) for part in draw.parts]
         self._evidence.logged_by_training(self._trainer._results, keep=self.training_logs)
         if not losses or not self.training_logs:
             return torch.zeros((), device=self.root_device)
@@ -243,20 +248,30 @@ class DPStrategy(SingleDeviceStrategy):
             trainer.should_stop = True
         return closure_loss
 
-    def _accumulate(self, batch: Any, size: int, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    def _accumulate(self, part: PhysicalBatch, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         assert self._step is not None
-        batch = super().batch_to_device(self.precision_plugin.convert_input(batch))
+        batch, rows = super().batch_to_device(self.precision_plugin.convert_input(part.batch)), part.rows
         key = self.group if self.policy.needs_groups else None
-        ids = None if key is None else group_ids(batch, key, self.groups or ())
+        ids = None if key is None else of_units(group_ids(batch, key, self.groups or ()), part.owner)
+        if part.owner is not None:
+            return self._together(batch, part, ids, rest, kwargs)
         if self.grads == "tape" and self.policy.separate:
-            total = self._weighed(batch, size, ids, rest, kwargs)
+            total = self._weighed(batch, rows, ids, rest, kwargs)
             if total is not None:
                 return total
         total, start = torch.zeros((), device=self.root_device), 0
-        for losses, found in self._gradients(batch, size, rest, kwargs):
+        for losses, found in self._gradients(batch, rows, rest, kwargs):
             self._step.accumulate(found, None if ids is None else ids[start : start + found.examples])
             total, start = total + losses.sum(), start + found.examples
         return total
+
+    def _together(self, batch: Any, part: PhysicalBatch, ids: Tensor | None, *given: Any) -> Tensor:
+        """Add units, each the mean of its rows; returns the sum over units of their mean losses."""
+        assert self._step is not None and part.owner is not None  # noqa: PT018
+        units = Units(part.owner.to(self.root_device), part.units)
+        parts = list(self._gradients(batch, part.rows, *given))
+        self._step.accumulate(joined(parts).together(units), ids)
+        return units.meant(torch.cat([losses for losses, _ in parts])).sum()
 
     def _weighed(self, batch: Any, size: int, ids: Tensor | None, *given: Any) -> Tensor | None:
         """Weigh each parameter in backward; None where the whole batch has to be seen first, for one bad example."""
@@ -290,11 +305,12 @@ class DPStrategy(SingleDeviceStrategy):
                 yield from self._gradients(super(DPStrategy, self).batch_to_device(batch), len(few), rest, {})
 
         module: Any = self.lightning_module
-        size: int = len(loader.dataset)  # type: ignore[arg-type]
+        single = plain(loader.dataset)
+        size = len(single)
         rough = self.grads != "tape" and isinstance(self.precision_plugin, MixedPrecision)
         for _ in range(2):
             chosen = np.random.default_rng().choice(size, min(PROBED[self.grads], size), replace=False).tolist()
-            examine(module, lambda some: joined(parts(some)), records(loader.dataset, chosen), ROUGH if rough else 0)
+            examine(module, lambda some: joined(parts(some)), records(single, chosen), ROUGH if rough else 0)
         self._probed = True
         self._evidence.logged_by_training(self._trainer._results, keep=False)
 
@@ -313,9 +329,7 @@ class DPStrategy(SingleDeviceStrategy):
         """Return what the ledger holds so far, or None before training has begun."""
         if self.delta is None or self._step is None:
             return None
-        by_group = self.ledger.by_group(self.delta, self.groups or ())
-        known = {name: bound.upper for name, bound in by_group.items() if bound is not None}
-        return Spent(self.ledger.epsilon(self.delta).upper, self.delta, known if len(known) == len(by_group) else None)
+        return Spent.of(self.ledger, self.delta, self.groups or ())
 
     def release_statistic(
         self, value: Tensor, *, sensitivity: float, noise_multiplier: float, split: str = "validation"

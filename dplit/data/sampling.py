@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    Dataset,
     IterableDataset,
     RandomSampler,
     Sampler,
     SequentialSampler,
 )
 
+from dplit.data.units import People, Together, Wrapped, flat, members, of_units, owners, records
 from dplit.errors import ConfigurationError, PrivacyError
 
 Strata = Sequence[tuple[NDArray[np.int64], float]]
@@ -25,11 +26,20 @@ Strata = Sequence[tuple[NDArray[np.int64], float]]
 
 
 class PhysicalBatch:
-    """One part of a draw, as the person's collate function made it, and how many examples it holds."""
+    """One part of a draw, as the person's collate function made it, and how many rows and units it holds.
 
-    def __init__(self, batch: Any, size: int) -> None:
+    Args:
+        batch: collated.
+        rows: examples in it.
+        owner: `(rows,)` which of its `units` each belongs to; None where each is a unit by itself.
+        units: how many things were drawn.
+    """
+
+    def __init__(self, batch: Any, rows: int, owner: Tensor | None, units: int) -> None:
         self.batch = batch
-        self.size = size
+        self.rows = rows
+        self.owner = owner
+        self.units = units
 
 
 class Draw:
@@ -48,8 +58,8 @@ class Draw:
 
     @property
     def size(self) -> int:
-        """Records drawn: private, it never leaves."""
-        return sum(part.size for part in self.parts)
+        """Records, or units, drawn: private, it never leaves."""
+        return sum(part.units for part in self.parts)
 
 
 class PoissonBatches(Sampler[list[int]]):
@@ -98,7 +108,10 @@ def _subset(part: NDArray[np.int64], rate: float, generator: np.random.Generator
 
 
 class PhysicalCollate:
-    """Cuts a draw into physical batches and collates each by the person's own function."""
+    """Cuts a draw into physical batches and collates each by the person's own function.
+
+    What belongs together stays together: a unit of more rows than `most` is a physical batch by itself.
+    """
 
     def __init__(self, collate: Callable[[list[Any]], Any], most: int, rate: float, records: int) -> None:
         self.collate = collate
@@ -108,12 +121,29 @@ class PhysicalCollate:
 
     def __call__(self, samples: Sequence[Any]) -> Draw:
         """Return the draw of these samples, which may be none."""
-        cuts = [list(samples[i : i + self.most]) for i in range(0, len(samples), self.most)]
-        parts = tuple(PhysicalBatch(self.collate(cut), len(cut)) for cut in cuts)
-        return Draw(parts, self.rate, self.records)
+        return Draw(tuple(self.part(cut) for cut in _cuts(samples, self.most)), self.rate, self.records)
+
+    def part(self, samples: Sequence[Any]) -> PhysicalBatch:
+        """Return one physical batch of these samples."""
+        rows = list(flat(samples))
+        return PhysicalBatch(self.collate(rows), len(rows), owners(samples), len(samples))
 
 
-class _Records(Dataset[Any]):
+def _cuts(samples: Sequence[Any], most: int) -> Iterator[list[Any]]:
+    cut: list[Any] = []
+    rows = 0
+    for sample in samples:
+        size = len(sample) if isinstance(sample, Together) else 1
+        if cut and rows + size > most:
+            yield cut
+            cut, rows = [], 0
+        cut.append(sample)
+        rows += size
+    if cut:
+        yield cut
+
+
+class _Records(Wrapped):
     """A data set that is fetched by lists, asked for no records, too."""
 
     def __init__(self, dataset: Any) -> None:
@@ -125,38 +155,32 @@ class _Records(Dataset[Any]):
     def __getitems__(self, indices: list[int]) -> list[Any]:
         return records(self.dataset, indices)
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset":
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
 
-
-def records(dataset: Any, indices: Sequence[int]) -> list[Any]:
-    """Return the samples at these indices, all at once where the data set can."""
-    if not len(indices):
-        return []
-    fetch = getattr(dataset, "__getitems__", None)
-    return list(fetch(list(indices))) if callable(fetch) else [dataset[i] for i in indices]
-
-
-def strata(loader: Any, physical_batch_size: int, read: Callable[[Any], Tensor], rates: Sequence[float]) -> Strata:
-    """Return the records of each group with the group's rate; reads every record once.
+def strata(loader: DataLoader[Any], read: Callable[[Any], Tensor], rates: Sequence[float]) -> Strata:
+    """Return the units of each group with the group's rate; reads every record once.
 
     Args:
-        loader: whose records and collate function are used.
-        physical_batch_size: records to collate at one time.
+        loader: one of `poisson_loader`.
         read: from a batch to its `(n,)` group ids.
         rates: of group 0, 1, ...
     """
-    size = len(loader.dataset)
-    chunks = (range(i, min(i + physical_batch_size, size)) for i in range(0, size, physical_batch_size))
-    found = [read(loader.collate_fn(records(loader.dataset, chunk))).cpu().numpy() for chunk in chunks]
-    ids = np.concatenate(found)
+    ids = np.concatenate([of_units(read(part.batch), part.owner).cpu().numpy() for part in _all(loader)])
     return [(np.flatnonzero(ids == k), rate) for k, rate in enumerate(rates)]
 
 
+def _all(loader: DataLoader[Any]) -> Iterator[PhysicalBatch]:
+    """Yield every unit once, in physical batches."""
+    collate: PhysicalCollate = loader.collate_fn  # type: ignore[assignment]
+    size: int = len(loader.dataset)  # type: ignore[arg-type]
+    for start in range(0, size, collate.most):
+        yield from collate(records(loader.dataset, range(start, min(start + collate.most, size)))).parts
+
+
 def poisson_loader(
-    loader: Any, physical_batch_size: int, stratify: Callable[[float, Any], Strata | None] | None = None
+    loader: Any,
+    physical_batch_size: int,
+    stratify: Callable[[float, DataLoader[Any]], Strata | None] | None = None,
+    unit: Callable[[Any], Sequence[Any]] | None = None,
 ) -> DataLoader[Any]:
     """Return a loader that gives Poisson draws where the given one gave batches.
 
@@ -165,21 +189,33 @@ def poisson_loader(
 
     Args:
         loader: the person's own.
-        physical_batch_size: most records to collate at one time.
-        stratify: from the rate and the loader to parts with rates of their own, or None.
+        physical_batch_size: most rows to collate at one time.
+        stratify: from the rate and a loader to parts with rates of their own, or None.
+        unit: from a batch to who each of its rows belongs to: persons are drawn, with all their records. Reads every
+            record once.
 
     Raises:
         ConfigurationError: something that is not a map-style DataLoader with a batch size within the data set.
         PrivacyError: a sampler that is not uniform, for which no rate would be true.
     """
     _check(loader)
-    size, rate = len(loader.dataset), loader.batch_size / len(loader.dataset)
-    sampler = PoissonBatches(size, rate, len(loader), strata=stratify(rate, loader) if stratify else None)
-    dataset = _Records(loader.dataset) if hasattr(loader.dataset, "__getitems__") else loader.dataset
+    rate, dataset = loader.batch_size / len(loader.dataset), loader.dataset
+    if hasattr(dataset, "__getitems__") and not isinstance(dataset, Wrapped):
+        dataset = _Records(dataset)
+    poisson = _drawing(loader, dataset, physical_batch_size, rate)
+    if unit is not None:
+        dataset = People(dataset, members([one for part in _all(poisson) for one in _owners(part, unit)]))
+        poisson = _drawing(loader, dataset, physical_batch_size, rate)
+    found = stratify(rate, poisson) if stratify else None
+    return poisson if found is None else _drawing(loader, dataset, physical_batch_size, rate, found)
+
+
+def _drawing(loader: Any, dataset: Any, most: int, rate: float, strata: Strata | None = None) -> DataLoader[Any]:
+    sampler = PoissonBatches(len(dataset), rate, len(loader), strata=strata)
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=PhysicalCollate(loader.collate_fn, physical_batch_size, sampler.rate, sampler.size),
+        collate_fn=PhysicalCollate(loader.collate_fn, most, rate, len(dataset)),
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
         timeout=loader.timeout,
@@ -188,6 +224,17 @@ def poisson_loader(
         prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,
     )
+
+
+def _owners(part: PhysicalBatch, unit: Callable[[Any], Sequence[Any]]) -> list[Any]:
+    """Return who each record of a physical batch belongs to, read off the first of its rows."""
+    found = unit(part.batch)
+    if len(found) != part.rows:
+        raise ConfigurationError(f"{len(found)} units were given for {part.rows} rows; give one for each row")
+    if part.owner is None:
+        return list(found)
+    firsts = torch.searchsorted(part.owner, torch.arange(part.units))
+    return [found[int(first)] for first in firsts]
 
 
 def _check(loader: Any) -> None:

@@ -17,7 +17,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dplit.data.sampling import PhysicalCollate, records
+from dplit.data.sampling import PhysicalCollate
+from dplit.data.units import plain, records
 from dplit.diagnostics.figures import Tally
 from dplit.errors import ConfigurationError
 from dplit.fairness.metrics import Counts, Row, count
@@ -44,7 +45,7 @@ class Sample:
     def __init__(self, trainer: Trainer, size: int) -> None:
         self.trainer = trainer
         self.loader: DataLoader[Any] = poisson_train_loader(trainer)
-        known: int = len(self.loader.dataset)  # type: ignore[arg-type]
+        known = len(plain(self.loader.dataset))
         drawn = np.random.default_rng(SEED).choice(known, min(size, known), replace=False)
         self.indices: list[int] = np.sort(drawn).tolist()
 
@@ -89,7 +90,9 @@ class Sample:
         for start in range(0, len(self.indices), strategy.physical_batch_size):
             some = self.indices[start : start + strategy.physical_batch_size]
             with torch.inference_mode(False):  # a data set may keep the tensors it makes for training
-                batch = strategy.precision_plugin.convert_input(collate.collate(records(self.loader.dataset, some)))
+                batch = strategy.precision_plugin.convert_input(
+                    collate.collate(records(plain(self.loader.dataset), some))
+                )
             batch = strategy.batch_to_device(batch)
             yield batch, len(some), group_of(batch, strategy)
 

@@ -27,9 +27,9 @@ NOT_STATED = "not stated separately: the mechanism gives no view of this group, 
 ALWAYS_VOIDS = (
     "settings chosen by trying several on the private records, unless those runs are charged too",
     "publishing the noise or sampling seed, or a generator's state",
-    "one person holding several records: the statement is about single records",
     "releasing exact figures computed from the private records beyond those listed here",
 )
+SEVERAL = "one person holding several records: the statement is about single records"
 PACKAGES = ("torch", "lightning", "prv-accountant", "numpy", "scipy")
 
 
@@ -50,6 +50,7 @@ class Facts:
         released_without_charge: exact figures that left the private data uncharged.
         journal: where the ledger is written.
         target: what was to be kept, if a target was set.
+        person: the key that says whose a record is, where persons and not records are drawn and clipped.
     """
 
     delta: float
@@ -64,6 +65,7 @@ class Facts:
     released_without_charge: Sequence[str] = ()
     journal: str | os.PathLike[str] | None = None
     target: Target | None = None
+    person: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "delta", check.delta(self.delta))
@@ -82,8 +84,8 @@ def statement(ledger: Ledger, facts: Facts) -> dict[str, Any]:
     total = ledger.epsilon(facts.delta)
     return {
         "run_id": ledger.run_id,
-        "unit": UNIT,
-        "adjacency": ADJACENCY,
+        "unit": UNIT if facts.person is None else f"one person: all records with the same {facts.person!r}",
+        "adjacency": ADJACENCY if facts.person is None else ADJACENCY.replace("record", "person"),
         "epsilon": total.upper,
         "delta": facts.delta,
         "bracket": {"lower": total.lower, "estimate": total.estimate},
@@ -95,7 +97,7 @@ def statement(ledger: Ledger, facts: Facts) -> dict[str, Any]:
         "events": _events(ledger),
         "accountant": _accountant(),
         "released_without_charge": list(facts.released_without_charge),
-        "voided_by": [*ledger.notes, *ALWAYS_VOIDS],
+        "voided_by": [*ledger.notes, *ALWAYS_VOIDS, *([SEVERAL] if facts.person is None else [])],
         "notes": list(ledger.notes),
         "warnings": _warnings(ledger, facts, total),
         "journal": None if facts.journal is None else os.fspath(facts.journal),

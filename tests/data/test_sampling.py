@@ -84,7 +84,7 @@ def test_draws_are_cut_into_physical_batches() -> None:
     data = TensorDataset(torch.arange(100))
     (draw,) = poisson_loader(DataLoader(data, batch_size=100), 30)
     assert isinstance(draw, Draw)
-    assert [part.size for part in draw.parts] == [30, 30, 30, 10]
+    assert [part.rows for part in draw.parts] == [30, 30, 30, 10]
     assert torch.cat([part.batch[0] for part in draw.parts]).tolist() == list(range(100))
 
 
