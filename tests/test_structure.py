@@ -35,6 +35,9 @@ ALLOWED = {
     "errors": set(),
     "groups": set(),
     **{room: set() for room in ROOMS},
+    "fetch": set(),
+    "data": {"fetch"},
+    "pretrained": {"fetch"},
 }
 HEAVY = ("torch", "lightning", "transformers", "matplotlib", "pandas")
 

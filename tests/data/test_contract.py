@@ -13,10 +13,10 @@ import torch
 
 import dplit.data
 from dplit.data import table
-from dplit.data.fetch import Artefact
 from dplit.data.module import GroupedData, Rows
 from dplit.data.table import FetchedTable, TableData
 from dplit.errors import ConfigurationError
+from dplit.fetch import Artefact
 from dplit.groups import declared, group_ids
 from tests.data.own import OWN, invented, people
 
