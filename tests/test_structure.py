@@ -21,7 +21,7 @@ ALLOWED = {
     "checkpoint": set(),
     "recipe": set(),
     "explain": set(),
-    "models": set(),
+    "models": {"pretrained"},
     "account": {"privacy"},
     "step": {"privacy", "grads", "clipping", "noise", "memory"},
     "plan": {"privacy", "clipping", "data", "noise", "step"},
@@ -36,7 +36,7 @@ ALLOWED = {
     "groups": set(),
     **{room: set() for room in ROOMS},
     "fetch": set(),
-    "data": {"fetch"},
+    "data": {"fetch", "pretrained"},
     "pretrained": {"fetch"},
 }
 HEAVY = ("torch", "lightning", "transformers", "matplotlib", "pandas")
