@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,11 @@ def _rows(source: Any, name: str) -> pd.DataFrame:
 
 def _json(path: Path, name: str) -> pd.DataFrame:
     try:
-        return pd.read_json(path, lines=path.suffix != ".json", dtype=False, convert_dates=False)
-    except (OSError, ValueError) as error:
+        content = path.read_text("utf-8")
+        whole = path.suffix == ".json" and content.lstrip()[:1] == "["
+        rows = json.loads(content) if whole else [json.loads(line) for line in content.split("\n") if line.strip()]
+        return pd.DataFrame(rows, dtype=object)
+    except (OSError, ValueError, AttributeError) as error:
         said = " ".join(str(error).split())
         raise ConfigurationError(f"{name}={path} cannot be read: {said}; give one JSON object a line") from error
 
