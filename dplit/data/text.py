@@ -276,7 +276,8 @@ class TextData(GroupedData):
             allows fewer has its way.
         padding_side: `left` or `right`; None for the tokenizer's.
         pad_to_multiple_of: a batch's length is rounded up to a multiple of this.
-        **loading: batch_size, validation_fraction, eval_batch_size and num_workers of `GroupedData`.
+        eval_batch_size: texts in a validation or test batch.
+        **loading: batch_size, validation_fraction and num_workers of `GroupedData`.
 
     Raises:
         ConfigurationError: an argument is out of its range; in `setup`, the tokenizer or the texts cannot be had.
@@ -293,9 +294,10 @@ class TextData(GroupedData):
         max_length: int = 128,
         padding_side: Side | None = None,
         pad_to_multiple_of: int = 1,
+        eval_batch_size: int = 256,
         **loading: Any,
     ) -> None:
-        super().__init__(**{"eval_batch_size": 256, **loading})
+        super().__init__(eval_batch_size=eval_batch_size, **loading)
         check_sizes(max_length=max_length, pad_to_multiple_of=pad_to_multiple_of)
         if padding_side is not None:
             check_choice("padding_side", padding_side, ("left", "right"), "side of a text")

@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import warnings
 
+import jsonargparse
 import lightning as L
 import numpy as np
 import pytest
@@ -126,6 +127,15 @@ def test_every_grouping_is_open_to_the_person(name):
         assert cls(group=group).groups == grouping.names
     with pytest.raises(ConfigurationError, match=f"group='age' is not a group of {name}; choose one of"):
         cls(group="age")
+
+
+@pytest.mark.parametrize("name", [name for name, cls in MODULES.items() if issubclass(cls, TextData)])
+def test_every_option_of_a_text_module_is_open_to_a_recipe(name):
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(MODULES[name], "data")
+    wanted = {"template", "max_length", "padding_side", "pad_to_multiple_of", "tokenizer", "batch_size"}
+    wanted |= {"eval_batch_size", "validation_fraction", "num_workers", *(["root"] if name in FETCHED else [])}
+    assert {f"data.{option}" for option in wanted} <= set(parser.get_defaults().keys(branches=True))
 
 
 # Rows are encoded one by one
