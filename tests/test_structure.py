@@ -21,7 +21,7 @@ ALLOWED = {
     "checkpoint": set(),
     "recipe": set(),
     "explain": set(),
-    "models": set(),
+    "models": {"pretrained"},
     "account": {"privacy"},
     "step": {"privacy", "grads", "clipping", "noise", "memory"},
     "plan": {"privacy", "clipping", "data", "noise", "step"},
@@ -35,6 +35,9 @@ ALLOWED = {
     "errors": set(),
     "groups": set(),
     **{room: set() for room in ROOMS},
+    "fetch": set(),
+    "data": {"fetch", "pretrained"},
+    "pretrained": {"fetch"},
 }
 HEAVY = ("torch", "lightning", "transformers", "matplotlib", "pandas")
 

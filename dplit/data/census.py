@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from typing_extensions import override
 
-from dplit.data.fetch import Artefact, Member, PyPI
 from dplit.data.table import Categories, FetchedTable, Number, groupings, listed, logarithmic, words
+from dplit.fetch import Artefact, Member, PyPI
 
 Group = Literal["sex", "race", "sex_race"]
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import pandas as pd
 from typing_extensions import override
 
-from dplit.data.fetch import Artefact, Member, PyPI
 from dplit.data.table import Categories, FetchedTable, Number, groupings, logarithmic
+from dplit.fetch import Artefact, Member, PyPI
 
 Group = Literal["sex", "race", "sex_race"]
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from dplit.data.fetch import Address, Artefact, Debian, Member
 from dplit.data.module import GroupedData, Rows, Splits, check_choice, check_share, split
 from dplit.errors import ConfigurationError
+from dplit.fetch import Address, Artefact, Debian, Member
 
 CLASSES = (*("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),)
 """What the labels 0 to 9 mean, in the publisher's words."""

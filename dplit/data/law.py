@@ -15,8 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from dplit.data.fetch import Artefact, Member, PyPI
 from dplit.data.table import Categories, FetchedTable, Number, groupings, words
+from dplit.fetch import Artefact, Member, PyPI
 
 Group = Literal["sex", "race", "sex_race"]
 

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from dplit.data.fetch import Artefact
 from dplit.data.module import GroupedData, Rows, Splits, check_choice, split
 from dplit.errors import ConfigurationError
+from dplit.fetch import Artefact
 
 TEST_FRACTION = 0.2
 """Share of the rows that is kept to test on, where the data come without a test file."""

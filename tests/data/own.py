@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from dplit.data.images import ImageFolder
 from dplit.data.table import Categories
 from dplit.data.tables import Range, Table
+from dplit.data.texts import Texts
 
 DECLARED = {
     "label": "over",
@@ -58,7 +61,61 @@ def images(folder, rows=None, **changes):
     return ImageFolder(str(folder), str(folder / "images.csv"), **{**declared, **changes})
 
 
-OWN = {"Table": table, "ImageFolder": images}
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+PIECES = [*LETTERS, *(f"##{letter}" for letter in LETTERS), *".,!?:'_0123456789", "the", "it", "was", "good", "text"]
+
+
+def bert(folder, **options):
+    """Write a tiny tokenizer like BERT's, with mask and padding tokens, and return its folder."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {piece: i for i, piece in enumerate([*special, *PIECES])}
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = dict(zip(["pad_token", "unk_token", "cls_token", "sep_token", "mask_token"], special, strict=True))
+    return written(folder / "bert", made, **names, **options)
+
+
+def gpt(folder, **options):
+    """Write a tiny tokenizer like GPT-2's, of bytes, without mask and padding tokens, and return its folder."""
+    vocabulary = {token: i for i, token in enumerate(["<|end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    merges = [("\u0120", "t"), ("t", "h")]
+    vocabulary |= {"".join(pair): len(vocabulary) + i for i, pair in enumerate(merges)}
+    made = Tokenizer(models.BPE(vocabulary, merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return written(folder / "gpt", made, eos_token="<|end|>", **options)
+
+
+def written(folder, made, **options):
+    PreTrainedTokenizerFast(tokenizer_object=made, **options).save_pretrained(folder)
+    return str(folder)
+
+
+def sayings(n=60, seed=0):
+    draw = np.random.default_rng(seed)
+    said = [" ".join("".join(draw.choice(list(LETTERS), 3)) for _ in range(draw.integers(0, 12))) for _ in range(n)]
+    who = draw.integers(0, max(n // 4, 1), n)
+    return pd.DataFrame(
+        {
+            "text": said,
+            "label": draw.choice(["no", "yes"], n),
+            "group": draw.choice(["I", "II", "III"], n),
+            "user": [f"u{i}" for i in who],
+        }
+    )
+
+
+def texts(folder, rows=None, **changes):
+    path = folder / "sayings.csv"
+    (sayings() if rows is None else rows).to_csv(path, index=False)
+    declared = {"train": str(path), "groups": ["I", "II", "III"], "classes": ["no", "yes"], "eval_batch_size": 16}
+    return Texts(**{**declared, "tokenizer": changes.get("tokenizer") or bert(folder), **changes})
+
+
+OWN = {"Table": table, "ImageFolder": images, "Texts": texts}
 """How to make a module that does not come with data: from an empty folder."""
 
 

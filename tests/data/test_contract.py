@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import warnings
 
+import jsonargparse
 import lightning as L
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ import torch
 
 import dplit.data
 from dplit.data import table
-from dplit.data.fetch import Artefact
 from dplit.data.module import GroupedData, Rows
 from dplit.data.table import FetchedTable, TableData
+from dplit.data.text import OffensiveText, TextData
 from dplit.errors import ConfigurationError
+from dplit.fetch import Artefact
 from dplit.groups import declared, group_ids
 from tests.data.own import OWN, invented, people
 
@@ -42,6 +45,11 @@ READ = [pytest.param(name, marks=[pytest.mark.slow] if name in FETCHED else []) 
 """Those whose data are fetched are read in the slow tests."""
 
 
+def entry(data):
+    """Where a batch keeps what the model reads."""
+    return "input_ids" if isinstance(data, TextData) else "x"
+
+
 def make(name, folder, **changes):
     return OWN[name](folder, **changes) if name in OWN else MODULES[name](**changes)
 
@@ -54,7 +62,9 @@ def read(tmp_path_factory):
     def get(name):
         if name not in held:
             held[name] = make(name, tmp_path_factory.mktemp(name))
-            held[name].setup()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", OffensiveText)
+                held[name].setup()
         return held[name]
 
     return get
@@ -62,6 +72,7 @@ def read(tmp_path_factory):
 
 def test_all_modules_are_found():
     assert set(MODULES) >= {"Adult", "CensusIncome", "Compas", "LawSchool", "FashionMNIST", "ImageFolder", "Table"}
+    assert set(MODULES) >= {"Texts", "RedditBias", "Bug", "Bold"}
     assert all(issubclass(cls, GroupedData) for cls in MODULES.values())
 
 
@@ -78,7 +89,7 @@ def test_what_is_public_is_declared_before_set_up(name, tmp_path):
     assert data.num_classes >= 2
     assert isinstance(data.licence, str)
     assert len(data.licence) > 10
-    sized = [hasattr(data, attribute) for attribute in ("num_features", "image_shape")]
+    sized = [hasattr(data, attribute) for attribute in ("num_features", "image_shape", "max_length")]
     assert sum(sized) == 1
     assert (data.batch_size, data.eval_batch_size, data.validation_fraction) == (7, 9, 0.25)
     assert "dplit" not in data.licence
@@ -116,6 +127,15 @@ def test_every_grouping_is_open_to_the_person(name):
         assert cls(group=group).groups == grouping.names
     with pytest.raises(ConfigurationError, match=f"group='age' is not a group of {name}; choose one of"):
         cls(group="age")
+
+
+@pytest.mark.parametrize("name", [name for name, cls in MODULES.items() if issubclass(cls, TextData)])
+def test_every_option_of_a_text_module_is_open_to_a_recipe(name):
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(MODULES[name], "data")
+    wanted = {"template", "max_length", "padding_side", "pad_to_multiple_of", "tokenizer", "batch_size"}
+    wanted |= {"eval_batch_size", "validation_fraction", "num_workers", *(["root"] if name in FETCHED else [])}
+    assert {f"data.{option}" for option in wanted} <= set(parser.get_defaults().keys(branches=True))
 
 
 # Rows are encoded one by one
@@ -219,16 +239,29 @@ def test_too_few_rows_to_split_are_refused(tmp_path):
 # What is read
 
 
+def batch_of_numbers(data, batch):
+    shape = (data.num_features,) if hasattr(data, "num_features") else data.image_shape
+    assert batch["x"].dtype == torch.float32
+    assert batch["x"].shape[1:] == shape
+    assert batch["x"].isfinite().all()
+    assert batch["x"].abs().max() <= 1
+
+
+def batch_of_texts(data, batch):
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    assert ids.dtype == mask.dtype == torch.int64
+    assert ids.shape == mask.shape
+    assert mask.sum(1).min() >= 1
+    assert mask.sum(1).max() == ids.shape[1] <= data.max_length
+    assert 0 <= ids.min() <= ids.max() < len(data.tokenizer)
+
+
 @pytest.mark.parametrize("name", READ)
 def test_batches_are_as_declared(name, read):
     data = read(name)
-    shape = (data.num_features,) if hasattr(data, "num_features") else data.image_shape
     for loader, examples in ((data.train_dataloader, data.train), (data.val_dataloader, data.val)):
         batch = next(iter(loader()))
-        assert batch["x"].dtype == torch.float32
-        assert batch["x"].shape[1:] == shape
-        assert batch["x"].isfinite().all()
-        assert batch["x"].abs().max() <= 1
+        (batch_of_texts if isinstance(data, TextData) else batch_of_numbers)(data, batch)
         assert batch["y"].dtype == torch.int64
         assert 0 <= batch["y"].min() <= batch["y"].max() < data.num_classes
         assert torch.equal(group_ids(batch, data.group_key, data.groups), batch["group"])
@@ -248,11 +281,12 @@ def test_every_example_knows_its_group(name, read):
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("chosen", [[5], [5, 5], [9, 0, 3], []])
 def test_any_list_of_samples_is_a_batch(name, read, chosen):
-    examples = read(name).train
+    examples, x = read(name).train, entry(read(name))
     batch = examples.collate([examples[i] for i in chosen])
-    assert len(batch["x"]) == len(batch["y"]) == len(batch["group"]) == len(chosen)
-    assert batch["x"].shape[1:] == examples.collate([examples[0]])["x"].shape[1:]
-    assert (batch["x"].dtype, batch["y"].dtype) == (torch.float32, torch.int64)
+    assert len(batch[x]) == len(batch["y"]) == len(batch["group"]) == len(chosen)
+    alone = examples.collate([examples[0]])[x]
+    assert batch[x].shape[1:] == alone.shape[1:] or x == "input_ids"
+    assert (batch[x].dtype, batch["y"].dtype) == (alone.dtype, torch.int64)
     assert torch.equal(batch["group"], examples.group_ids()[chosen])
 
 

@@ -6,8 +6,8 @@ import torch
 
 from dplit.data import fashion
 from dplit.data.fashion import CLASSES, FashionMNIST, idx, stays
-from dplit.data.fetch import Artefact
 from dplit.errors import ConfigurationError
+from dplit.fetch import Artefact
 
 
 def written(array):

@@ -275,6 +275,20 @@ class Artefact:
                 return stored(folder, member)
         return self._cached(member, cache() / self.name)
 
+    def folder(self) -> Path:
+        """Return the folder in the cache that holds every file, plain, under its own name; fetch them if need be.
+
+        Raises:
+            ConfigurationError: a file cannot be fetched, or has another content than the pinned.
+
+        """
+        folder = cache() / self.name
+        for member in self.members:
+            content = self.read(member.name)
+            if not (folder / member.name).is_file():
+                replace(folder / member.name, content)
+        return folder
+
     def _given(self, member: Member, root: Path) -> bytes:
         try:
             return stored(root, member)
@@ -324,6 +338,15 @@ class Artefact:
 def cache() -> Path:
     """Return the folder that keeps fetched files: `DPLIT_CACHE` if it is set, else `dplit` in the user's cache."""
     return Path(os.environ.get("DPLIT_CACHE") or user_cache_dir("dplit", appauthor=False))
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file so that nobody sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="writing-") as scratch:
+        written = Path(scratch) / path.name
+        written.write_bytes(content)
+        os.replace(written, path)
 
 
 def stored(folder: Path, member: Member) -> bytes:

