@@ -21,7 +21,7 @@ ALLOWED = {
     "checkpoint": set(),
     "recipe": set(),
     "explain": set(),
-    "models": set(),
+    "models": {"pretrained"},
     "account": {"privacy"},
     "step": {"privacy", "grads", "clipping", "noise", "memory"},
     "plan": {"privacy", "clipping", "data", "noise", "step"},

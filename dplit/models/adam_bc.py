@@ -50,7 +50,7 @@ class AdamBC(Optimizer):
 
     @override
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; return what the closure did."""
         square = self._noise_std() ** 2
         loss = None
