@@ -26,15 +26,10 @@ def load(auto_class: Any, name: str, headed: bool = False) -> nn.Module:
         headed: refuse a model whose head was not trained along, so that it would start at random.
 
     Raises:
-        ConfigurationError: it has no head of that kind.
+        ConfigurationError: it cannot be loaded, or has no head of that kind.
 
     """
-    try:
-        net, report = _load(auto_class, name, dtype=torch.get_default_dtype(), output_loading_info=True)
-    except ValueError as error:
-        raise ConfigurationError(
-            f"model={name!r} is nothing that {auto_class.__name__} can load ({_first_line(error)}); give another model"
-        ) from error
+    net, report = _load(auto_class, name, dtype=torch.get_default_dtype(), output_loading_info=True)
     missing = sorted(report["missing_keys"])
     if headed and missing:
         raise ConfigurationError(
@@ -153,7 +148,3 @@ def _cut(net: Any, shape: torch.Size, position: Tensor) -> Iterator[None]:
 
 def _picked(states: Tensor, position: Tensor) -> Tensor:
     return states[torch.arange(len(position), device=position.device), position].unsqueeze(1)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]

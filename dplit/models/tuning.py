@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -110,7 +111,10 @@ def _adapted(net: Any, tuning: Tuning) -> nn.Module:
         exclude_modules=rf"(.*\.)?{UNUSED}(\..*)?" if unused else None,
     )
     try:
-        wrapped: nn.Module = peft.get_peft_model(net, config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            wrapped: nn.Module = peft.get_peft_model(net, config)
     except ValueError as error:
         line = str(error).partition("\n")[0][:200]
         raise ConfigurationError(f"lora_targets={targets!r} cannot be adapted ({line}); name linear layers") from error

@@ -100,11 +100,11 @@ def alone(given: dict[str, torch.Tensor], i: int) -> dict[str, torch.Tensor]:
 
 
 class Texts(L.LightningDataModule):
-    """Forty texts in two groups, padded on the right."""
+    """Thirty texts in two groups, padded on the right."""
 
     num_classes, groups = 2, ("a", "b")
 
-    def __init__(self, family: str = "bert", examples: int = 40) -> None:
+    def __init__(self, family: str = "bert", examples: int = 30) -> None:
         super().__init__()
         self.tokenizer, self.all = tokenizer(family), batch(n=examples)
 
