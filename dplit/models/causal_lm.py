@@ -89,7 +89,7 @@ def by_text(logits: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         mask: `(b, T)`, 1 at its tokens.
 
     """
-    labels = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
-    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), labels, reduction="none", ignore_index=-100)
+    labels = F.pad(ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100), (0, 1), value=-100)
+    flat = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
     tokens = mask[:, 1:].sum(1)
-    return losses.sum(1) / tokens.clamp(min=1), tokens
+    return flat.view(labels.shape).sum(1) / tokens.clamp(min=1), tokens

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dplit.errors import ConfigurationError
-from dplit.models.hugging import Batch, check_vocabulary, inner, load, without_dropout
+from dplit.models.hugging import Batch, check_vocabulary, checkpointing, inner, load, without_dropout
 from dplit.models.saving import free, write_model, written
 from dplit.models.training import Training
 from dplit.models.tuning import Tuning, tuned
@@ -97,7 +97,7 @@ class FineTuned(Training):
         if not self.dropout:
             without_dropout(net)
         if self.gradient_checkpointing:
-            net.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            checkpointing(net)
         self.net = tuned(net, self.tuning).train()
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -69,6 +69,12 @@ def without_dropout(net: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
+def checkpointing(net: Any) -> None:
+    """Compute activations again in the backward pass, by the name that this transformers has for it."""
+    enable = getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def check_vocabulary(net: nn.Module, tokenizer: Any) -> None:
     """Refuse a tokenizer whose ids pass the end of the model's table."""
     rows = inner(net).get_input_embeddings().weight.shape[0]

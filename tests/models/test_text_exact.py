@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 
@@ -44,9 +42,7 @@ def ready(build, family, dtype=torch.float64, **given):
     """Return a model with every weight moved off its initial value."""
     torch.manual_seed(0)
     model = build(family, **given)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        model.configure_model()
+    model.configure_model()
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.1 * torch.randn_like(weight) * weight.requires_grad
