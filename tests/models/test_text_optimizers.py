@@ -11,6 +11,7 @@ import dplit
 from dplit.models.adam_bc import AdamBC
 from dplit.models.schedule import factor
 from dplit.models.tabular import MLP
+from dplit.noise import ReleaseNoise
 from tests.models.test_tabular import Toy, trainer
 
 
@@ -84,20 +85,24 @@ def test_mutant_the_noise_is_read_after_the_release():
         law_each_step_counts_with_its_own_noise(Late)
 
 
-def test_the_module_learns_the_noise_from_the_strategy(tmp_path):
-    seen = []
-    policy = dplit.clipping.GlobalAdaptive() if hasattr(dplit.clipping, "GlobalAdaptive") else dplit.clipping.Flat(0.3)
-    strategy = dplit.DPStrategy(policy, noise=2.0, noise_seed=1)
+def test_the_module_learns_the_noise_that_was_released(tmp_path, monkeypatch):
+    asked, released = [], []
+    strategy = dplit.DPStrategy(dplit.clipping.Quantile(), noise=2.0, noise_seed=1)
+    add = ReleaseNoise.add
+
+    def watch(self, totals, std, divisor):
+        released.append(std / divisor)
+        return add(self, totals, std, divisor)
 
     class Watched(MLP):
         def noise_std(self):
-            seen.append((super().noise_std(), strategy.policy.bound))
-            return seen[-1][0]
+            asked.append(super().noise_std())
+            return asked[-1]
 
-    fitted = trainer(tmp_path, strategy=strategy)
-    fitted.fit(Watched([4], optimizer="adam_bc", learning_rate=0.01), datamodule=Toy())
-    assert len(seen) == fitted.global_step
-    assert all(std == pytest.approx(2.0 * bound / 16) for std, bound in seen)
+    monkeypatch.setattr(ReleaseNoise, "add", watch)
+    trainer(tmp_path, strategy=strategy).fit(Watched([4], optimizer="adam_bc", learning_rate=0.01), datamodule=Toy())
+    assert len(set(released)) == len(released) == 4
+    assert asked == pytest.approx(released)
     assert Watched([4], 5, 2).noise_std() == 0.0
 
 
