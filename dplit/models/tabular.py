@@ -23,7 +23,7 @@ class MLP(Classifier):
         num_classes: number of classes; taken from the data module if it is not given.
         activation: `relu` or `tanh`.
         layer_norm: normalise each hidden layer over its own width, before the activation.
-        **training: learning_rate, optimizer, momentum, weight_decay, schedule and log_train_loss of `Classifier`.
+        **training: learning_rate, optimizer, schedule and the other settings of `Training`.
 
     Raises:
         ConfigurationError: an argument is out of its range, or a size is known neither here nor to the data module.

@@ -30,7 +30,7 @@ class CNN(Classifier):
         norm_groups: groups of a GroupNorm before each activation; None for no norm.
         image_shape: `(channels, height, width)` of `x`; taken from the data module if it is not given.
         num_classes: number of classes; taken from the data module if it is not given.
-        **training: learning_rate, optimizer, momentum, weight_decay, schedule and log_train_loss of `Classifier`.
+        **training: learning_rate, optimizer, schedule and the other settings of `Training`.
 
     Raises:
         ConfigurationError: an argument is out of its range, a size is known neither here nor to the data module, or the

@@ -1,0 +1,121 @@
+"""Which parameters of a pretrained model are trained: all, some layers, biases, or low-rank additions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from dplit.errors import ConfigurationError
+
+TUNINGS = ("full", "layers", "bias", "lora")
+UNUSED = "pooler"
+"""A head on the first token that encoders carry and nothing here reads: trained, it would take in noise alone."""
+
+
+class Tuning(NamedTuple):
+    """What is trained; the arguments are described in `dplit.models.finetuning.FineTuned`."""
+
+    how: str = "full"
+    layers: int | Sequence[str] | None = None
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    lora_targets: str | Sequence[str] = "all-linear"
+
+    def check(self) -> None:
+        """Refuse arguments out of range.
+
+        Raises:
+            ConfigurationError: naming the argument.
+
+        """
+        if self.how not in TUNINGS:
+            raise ConfigurationError(f"tuning={self.how!r} is not known here; choose {', '.join(TUNINGS)}")
+        if (self.how == "layers") != (self.layers is not None):
+            raise ConfigurationError(
+                f"tuning={self.how!r} with layers={self.layers!r} does not say what is trained; "
+                "give tuning='layers' with a number of last layers or a list of prefixes"
+            )
+        if isinstance(self.layers, int) and self.layers < 1:
+            raise ConfigurationError(f"layers={self.layers} leaves nothing to train; give at least 1")
+        if self.lora_rank < 1 or not self.lora_alpha > 0:
+            raise ConfigurationError(
+                f"lora_rank={self.lora_rank} with lora_alpha={self.lora_alpha} adds nothing; give a rank of at least 1 "
+                "and an alpha above 0"
+            )
+
+
+def tuned(net: nn.Module, tuning: Tuning) -> nn.Module:
+    """Return the model with what is not trained frozen; with LoRA, wrapped by peft.
+
+    Raises:
+        ConfigurationError: the model has no such layer, no bias, or nothing that LoRA could adapt.
+
+    """
+    if tuning.how == "lora":
+        return _adapted(net, tuning)
+    chosen = _chooser(net, tuning)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(UNUSED not in name.split(".") and chosen(name))
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise ConfigurationError(
+            f"tuning={tuning.how!r} finds nothing to train in {type(net).__name__}; choose another"
+        )
+    return net
+
+
+def _chooser(net: nn.Module, tuning: Tuning) -> Callable[[str], bool]:
+    if tuning.how == "bias":
+        return lambda name: name.endswith("bias")
+    if tuning.layers is None:
+        return lambda name: True
+    prefixes = _last(net, tuning.layers) if isinstance(tuning.layers, int) else _known(net, tuning.layers)
+    return lambda name: any(_within(name, prefix) for prefix in prefixes)
+
+
+def _last(net: Any, count: int) -> list[str]:
+    """Return the names of the last blocks, from the list of as many modules as the config says layers."""
+    total = net.config.num_hidden_layers
+    lists = [name for name, module in net.named_modules() if isinstance(module, nn.ModuleList) and len(module) == total]
+    if not lists or count > total:
+        raise ConfigurationError(f"layers={count} of {type(net).__name__}, which has {total}; name them by prefix")
+    return [f"{lists[0]}.{i}" for i in range(total - count, total)]
+
+
+def _known(net: nn.Module, prefixes: Sequence[str]) -> list[str]:
+    names = [name for name, _ in net.named_parameters()]
+    for prefix in prefixes:
+        if not any(_within(name, prefix) for name in names):
+            modules = [name for name, _ in net.named_modules() if name]
+            near = get_close_matches(prefix, modules, n=3, cutoff=0.3)
+            raise ConfigurationError(f"layers={prefix!r} is the start of no parameter; near: {', '.join(near)}")
+    return list(prefixes)
+
+
+def _within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix.rstrip(".") + ".")
+
+
+def _adapted(net: Any, tuning: Tuning) -> nn.Module:
+    import peft
+
+    targets = tuning.lora_targets if isinstance(tuning.lora_targets, str) else list(tuning.lora_targets)
+    unused = any(UNUSED in name.split(".") for name, _ in net.named_modules())
+    config = peft.LoraConfig(
+        r=tuning.lora_rank,
+        lora_alpha=tuning.lora_alpha,
+        target_modules=targets,
+        exclude_modules=rf"(.*\.)?{UNUSED}(\..*)?" if unused else None,
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            wrapped: nn.Module = peft.get_peft_model(net, config)
+    except ValueError as error:
+        line = str(error).partition("\n")[0][:200]
+        raise ConfigurationError(f"lora_targets={targets!r} cannot be adapted ({line}); name linear layers") from error
+    return wrapped
