@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from dplit.data.sampling import Draw, PhysicalCollate, PoissonBatches
-from dplit.errors import ConfigurationError, PrivacyError
+from dplit.errors import ConfigurationError, JournalError, PrivacyError
 from dplit.privacy import Ledger, Target
 
 
@@ -142,6 +142,24 @@ def check_ledger(module: nn.Module | None, ledger: Ledger) -> None:
             "this model was trained under another ledger, whose spending this one would not count; pass "
             "DPStrategy(ledger=first.ledger), or resume with ckpt_path"
         )
+
+
+def restorable(checkpoint: Mapping[str, Any], path: Any) -> Mapping[str, Any]:
+    """Return what a checkpoint kept of its private fit.
+
+    Raises:
+        JournalError: it kept no ledger, or what it kept cannot be one.
+    """
+    kept = checkpoint.get("dplit")
+    needed: dict[str, type] = {"ledger": Mapping, "journal": str, "policy_name": str, "policy": Mapping}
+    whole = isinstance(kept, Mapping) and all(isinstance(kept.get(key), kind) for key, kind in needed.items())
+    noise = kept.get("noise_multiplier") if isinstance(kept, Mapping) else None
+    if not whole or not isinstance(noise, int | float) or isinstance(noise, bool) or not 0 < noise < 1e7:
+        raise JournalError(
+            f"checkpoint {path} has no privacy ledger that can be read, so what it has spent is unknown; resume from a "
+            "checkpoint written under DPStrategy, or load its weights into a new model"
+        )
+    return kept  # type: ignore[return-value]
 
 
 def check_policy(saved: str, policy: Any) -> None:

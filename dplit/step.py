@@ -12,16 +12,12 @@ from torch import Tensor, nn
 from dplit.clipping.policy import ClippingPolicy
 from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.grads.per_example import PerExample
-from dplit.grads.weighed import Weighed
 from dplit.memory import keep_freed
 from dplit.noise import Noise, ReleaseNoise
 from dplit.privacy import Gaussian, Ledger, Sampled
 
 UNDERFLOW = 1e-18
 """A float32 norm below this may stand for one whose square underflowed; it is bounded as if it were this large."""
-
-ROUNDING = 1e-5
-"""How far a contribution may pass its bound by rounding, relative to it."""
 
 
 class Terms(NamedTuple):
@@ -36,8 +32,8 @@ class Terms(NamedTuple):
     @classmethod
     def of(cls, policy: ClippingPolicy, noise_multiplier: float, rate: float) -> Self:
         """Read them off a policy."""
-        caps, rates = policy.caps or {}, policy.rates(rate) or {}
-        return cls(noise_multiplier, rate, tuple(policy.queries), tuple(caps.items()), tuple(rates.items()))
+        caps, rates = (_in_order(found, policy) for found in (policy.caps, policy.rates(rate)))
+        return cls(noise_multiplier, rate, tuple(policy.queries), caps, rates)
 
     def event(self) -> Sampled:
         """Return the event: the gradient and the policy's query, released jointly from one draw.
@@ -53,6 +49,18 @@ class Terms(NamedTuple):
         }
         largest = max(own.values(), default=self.rate)
         return Sampled(largest, [Gaussian(self.noise_multiplier), *asked], groups=views)
+
+
+def _in_order(found: Mapping[str, float] | None, policy: ClippingPolicy) -> tuple[tuple[str, float], ...]:
+    """Return what a policy says of its groups in their declared order, which ids count by."""
+    if not found:
+        return ()
+    if set(found) != set(policy.groups):
+        raise PrivacyError(
+            f"{type(policy).__name__} speaks of the groups {', '.join(found)}, but {', '.join(policy.groups)} are declared; "
+            "caps and rates need each declared group once"
+        )
+    return tuple((name, found[name]) for name in policy.groups)
 
 
 def charge(policy: ClippingPolicy, noise_multiplier: float, rate: float) -> Sampled:
@@ -144,39 +152,6 @@ class PrivateStep:
         weights = self._weights(norms, ids)
         named = weights if weights.dim() == 1 else dict(zip(gradients.parameters, weights, strict=True))
         self._add(gradients.weighted_sum(named))
-
-    def weigher(self, group: Tensor | None, examples: int) -> Callable[[str, Tensor], Tensor]:
-        """Return what weighs one parameter of n examples by its own norms, for a policy that is `separate`.
-
-        Raises:
-            BudgetExhausted, PrivacyError: as `accumulate`.
-        """
-        self._charged()
-        rows = {name: row for row, name in enumerate(trainable(self.module))}
-        ids = torch.zeros(examples, dtype=torch.int64) if group is None else group
-
-        def weigh(name: str, squares: Tensor) -> Tensor:
-            norms = torch.zeros(len(rows), examples, dtype=squares.dtype, device=squares.device)
-            norms[rows[name]] = squares.sqrt()
-            return self._weights(norms, ids.to(norms.device))[rows[name]]
-
-        return weigh
-
-    def accumulate_weighed(self, weighed: Weighed, group: Tensor | None = None) -> bool:
-        """Add one physical batch whose parameters were weighed by `weigher`, if that was right.
-
-        Returns:
-            False, with nothing added, where all norms together give an example less: one of them is not finite, say.
-        """
-        norms = _without_nan(torch.stack([weighed.sq_norms[name] for name in trainable(self.module)]).sqrt())
-        ids = (torch.zeros(norms.shape[1], dtype=torch.int64) if group is None else group).to(norms.device)
-        allowed = self._weights(norms, ids)
-        given = torch.stack([weighed.weights[name] for name in trainable(self.module)])
-        if not bool((given <= allowed * (1 + ROUNDING)).all()):
-            return False
-        self._ask(norms, ids)
-        self._add(weighed.sums)
-        return True
 
     def release(self) -> None:
         """Charge, add noise, divide, write `.grad` of every trainable parameter, and answer the policy.

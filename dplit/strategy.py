@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,9 @@ from dplit.checkpoint import AtomicCheckpointIO
 from dplit.clipping import ClippingPolicy, Flat
 from dplit.data.sampling import Draw, PhysicalBatch, PhysicalCollate, PoissonBatches, Strata, poisson_loader, strata
 from dplit.data.units import of_units, plain, records, unit_ids
-from dplit.errors import BudgetExhausted, ConfigurationError, JournalError, PrivacyError
+from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.evidence import Evidence, Spent
-from dplit.grads.engines import ENGINES, MOST, PROBED, by_weighing, joined
+from dplit.grads.engines import ENGINES, MOST, PROBED, joined
 from dplit.grads.per_example import PerExample
 from dplit.grads.probe import ROUGH, examine
 from dplit.grads.units import Units
@@ -32,7 +33,7 @@ from dplit.groups import GroupKey, declared, group_ids
 from dplit.noise import Noise, gaussian
 from dplit.plan import describe, private_step, solve
 from dplit.privacy import Gaussian, Ledger, Target
-from dplit.step import PrivateStep
+from dplit.step import PrivateStep, Terms
 
 
 class DPStrategy(SingleDeviceStrategy):
@@ -89,7 +90,7 @@ class DPStrategy(SingleDeviceStrategy):
     ) -> None:
         super().__init__(device, accelerator, checkpoint_io or AtomicCheckpointIO(), precision_plugin)
         refusals.check_arguments(noise, physical_batch_size, loss_reduction, delta, grads, unit)
-        self.policy = policy or Flat()
+        self.policy = copy.deepcopy(policy) if policy else Flat()
         self.noise = noise
         self.grads = grads
         self.physical_batch_size = min(physical_batch_size, MOST.get(grads, physical_batch_size))
@@ -150,10 +151,10 @@ class DPStrategy(SingleDeviceStrategy):
 
     def _strata(self, rate: float, loader: DataLoader[Any]) -> Strata | None:
         """Return where each rate holds, if the policy has rates by group."""
-        rates, key, groups = self.policy.rates(rate), self.group, self.groups or ()
-        if rates is None or key is None:
+        own, key, groups = Terms.of(self.policy, 1.0, rate).rates, self.group, self.groups or ()
+        if not own or key is None:
             return None
-        return strata(loader, lambda batch: group_ids(batch, key, groups), list(rates.values()))
+        return strata(loader, lambda batch: group_ids(batch, key, groups), [each for _, each in own])
 
     @override
     def on_train_start(self) -> None:
@@ -255,10 +256,6 @@ class DPStrategy(SingleDeviceStrategy):
         ids = None if key is None else of_units(group_ids(batch, key, self.groups or ()), part.owner)
         if part.owner is not None:
             return self._together(batch, part, ids, rest, kwargs)
-        if self.grads == "tape" and self.policy.separate:
-            total = self._weighed(batch, rows, ids, rest, kwargs)
-            if total is not None:
-                return total
         total, start = torch.zeros((), device=self.root_device), 0
         for losses, found in self._gradients(batch, rows, rest, kwargs):
             self._step.accumulate(found, None if ids is None else ids[start : start + found.examples])
@@ -273,20 +270,9 @@ class DPStrategy(SingleDeviceStrategy):
         self._step.accumulate(joined(parts).together(units), ids)
         return units.meant(torch.cat([losses for losses, _ in parts])).sum()
 
-    def _weighed(self, batch: Any, size: int, ids: Tensor | None, *given: Any) -> Tensor | None:
-        """Weigh each parameter in backward; None where the whole batch has to be seen first, for one bad example."""
-        assert self._step is not None
-        self._note_batch(batch, size)
-        weigh, module = self._step.weigher(ids, size), self.lightning_module
-        losses, found = by_weighing(module, lambda one, n: self._losses(one, n, *given), batch, size, weigh)  # type: ignore[arg-type]
-        return losses.sum() if self._step.accumulate_weighed(found, ids) else None
-
-    def _note_batch(self, batch: Any, size: int) -> None:
+    def _gradients(self, batch: Any, size: int, *given: Any) -> Iterator[tuple[Tensor, PerExample]]:
         if self._trainer._results is not None:
             self._trainer._results.batch, self._trainer._results.batch_size = batch, size
-
-    def _gradients(self, batch: Any, size: int, *given: Any) -> Iterator[tuple[Tensor, PerExample]]:
-        self._note_batch(batch, size)
         return ENGINES[self.grads](self.lightning_module, lambda one, n: self._losses(one, n, *given), batch, size)  # type: ignore[arg-type]
 
     def _losses(self, batch: Any, size: int, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
@@ -375,12 +361,7 @@ class DPStrategy(SingleDeviceStrategy):
         """
         checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
         if self._trainer.state.fn == "fit":
-            if "dplit" not in checkpoint:
-                raise JournalError(
-                    f"checkpoint {checkpoint_path} has no privacy ledger, so what it has spent is unknown; resume from a "
-                    "checkpoint written under DPStrategy, or load its weights into a new model"
-                )
-            self._restored = checkpoint["dplit"]
+            self._restored = refusals.restorable(checkpoint, checkpoint_path)
         return checkpoint
 
     @override

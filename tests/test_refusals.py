@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 import dplit
-from dplit.errors import ConfigurationError, CoupledExamples, PrivacyError
+from dplit.errors import ConfigurationError, CoupledExamples, DplitError, PrivacyError
 from tests.lightning import Data, Linear, fit, loader, trainer
 
 
@@ -181,3 +181,30 @@ def test_a_delta_that_promises_nothing_is_warned_of(tmp_path: Any, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match="delta=0.02 is not below 1/64"):
         fit(strategy=dplit.DPStrategy(noise=1.0, delta=0.02))
+
+
+SPOILT = {
+    "nothing": lambda kept: None,
+    "a list": lambda kept: [1],
+    "no ledger": lambda kept: {k: v for k, v in kept.items() if k != "ledger"},
+    "no policy": lambda kept: {k: v for k, v in kept.items() if k != "policy"},
+    "policy a list": lambda kept: kept | {"policy": [1]},
+    "no noise": lambda kept: kept | {"noise_multiplier": None},
+    "noise inf": lambda kept: kept | {"noise_multiplier": float("inf")},
+    "noise huge": lambda kept: kept | {"noise_multiplier": 1e200},
+    "noise negative": lambda kept: kept | {"noise_multiplier": -1.0},
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_spoilt_checkpoint_is_one_line_and_takes_no_step(how: str, tmp_path: Any, monkeypatch: Any) -> None:
+    """An empty entry would otherwise resume with an empty ledger."""
+    monkeypatch.chdir(tmp_path)
+    fit(max_epochs=1).save_checkpoint("kept.ckpt")
+    found = torch.load("kept.ckpt", weights_only=False)
+    torch.save(found | {"dplit": SPOILT[how](found["dplit"])}, "spoilt.ckpt")
+    strategy = dplit.DPStrategy()
+    with pytest.raises(DplitError, match="privacy ledger") as caught:
+        trainer(strategy, max_epochs=2).fit(Linear(), loader(), ckpt_path="spoilt.ckpt")
+    assert "\n" not in str(caught.value)
+    assert strategy.ledger.steps == 0

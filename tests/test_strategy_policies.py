@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 import dplit
 from dplit.clipping import GroupRates, GroupThresholds, PerLayer, PerLayerAdaptive, Quantile
-from dplit.errors import ConfigurationError
+from dplit.errors import ConfigurationError, DplitError
 from tests.clipping.laws import GROUPS, instances
 from tests.lightning import BATCH, SIZE, Data, Linear, fit, loader, trainer
 
@@ -190,14 +190,75 @@ def start_of_scaled() -> list[Any]:
     return [p.detach() for p in Scaled().parameters()]
 
 
-def law_layers_are_weighed_in_backward() -> None:
-    """No use of a parameter outlives its own accumulation: nothing but sums reaches the step."""
-    from dplit.step import PrivateStep
+class Rewriting(Linear):
+    """Writes into its batch, as scaling in place does; a second look at the batch would see other inputs."""
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PrivateStep, "accumulate", lambda *a, **k: pytest.fail("the whole model was kept"))
-        fit(Deep(), private(PerLayer(0.5)))
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        batch["x"] = batch["x"] * 10
+        return self.losses(batch)
 
 
-def test_layers_are_weighed_in_backward() -> None:
-    law_layers_are_weighed_in_backward()
+def fits(policy: Any) -> bool:
+    """Whether a policy's example can draw every record of a model without blocks."""
+    return not getattr(policy, "blocks", None) and not hasattr(policy, "factors")
+
+
+whole = [case for case in instances(prepared=False) if fits(case.values[0]())]
+
+
+@pytest.mark.parametrize("make", whole)
+def test_one_bad_record_does_not_touch_the_others_in_a_step_that_writes_into_its_batch(make: Any) -> None:
+    """A feature of 1e25 overflows the norm of one parameter and not of the other."""
+    sums = []
+    for kept in (range(SIZE), [i for i in range(SIZE) if i != 5]):
+        data = Data()
+        data.x[5] = torch.tensor([1e25, 0, 0, 0, 0, 0])
+        torch.manual_seed(0)
+        module = Rewriting()
+        start = torch.cat([p.detach().flatten() for p in module.parameters()])
+        fit(module, private(make(), 1e-12), DataLoader(Subset(data, kept), batch_size=len(kept)))
+        after = torch.cat([p.detach().flatten() for p in module.parameters()])
+        sums.append((after - start).double() * len(kept) / 0.1)
+    assert float((sums[0] - sums[1]).norm()) <= 1e-3
+
+
+def test_a_policy_learns_for_one_strategy_only() -> None:
+    """What it learnt from one fit's records must not steer another's, whose ledger would not know."""
+    policy = Quantile(noise_multiplier=1.0)
+    for _ in range(2):
+        strategy = private(policy)
+        assert strategy.policy.bound == 1.0
+        fit(Linear(), strategy)
+        assert strategy.policy.bound != 1.0
+
+
+class Sorted(GroupRates):
+    """Speaks of its groups in another order than they were declared in."""
+
+    @property
+    def caps(self) -> Any:
+        return dict(sorted({"north": 0.5, "east": 0.25, "south": 1.0}.items()))
+
+    def rates(self, rate: float) -> Any:
+        return dict(sorted(super().rates(rate).items()))
+
+
+def test_groups_are_meant_by_name_in_whatever_order() -> None:
+    factors = {"north": 0.25, "east": 1.0, "south": 4.0}
+    strategy, data = private(Sorted(factors)), Counted(300)
+    fit(Linear(), strategy, DataLoader(data, batch_size=15), max_epochs=30)
+    (event,) = strategy.ledger.entries["train"]
+    assert {g: event.view(g).rate for g in GROUPS} == {"north": 0.0125, "east": 0.05, "south": 0.2}
+    drawn = torch.bincount(data.group[torch.tensor(data.seen[300:])], minlength=3) / 100 / strategy.ledger.steps
+    assert drawn.tolist() == pytest.approx([0.0125, 0.05, 0.2], rel=0.15)
+    most = strategy._step._most(torch.zeros(3), torch.arange(3))
+    assert most.tolist() == [0.5, 0.25, 1.0]
+
+
+def test_groups_that_were_not_declared_are_refused_by_name() -> None:
+    class Other(GroupRates):
+        def rates(self, rate: float) -> Any:
+            return {"north": rate, "west": rate}
+
+    with pytest.raises(DplitError, match="west"):
+        fit(Linear(), private(Other(dict.fromkeys(GROUPS, 1.0))))

@@ -97,8 +97,18 @@ class GroupAdaptive(ClippingPolicy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._bounds = self._caps.held(kept_by_name("groups", state, self.groups))
-        counts = state.get("counts")
-        self._counts = None if counts is None else torch.tensor(counts, dtype=torch.float64)
+        self._counts = self._kept_counts(state.get("counts"))
+
+    def _kept_counts(self, counts: Any) -> Tensor | None:
+        if counts is None:
+            return None
+        try:
+            kept = torch.tensor(counts, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigurationError(f"the checkpoint's counts are no table of numbers ({counts!r})") from error
+        if kept.shape != (len(self.groups), 2) or not bool(kept.isfinite().all()):
+            raise ConfigurationError(f"the checkpoint's counts must be two finite numbers a group, got {counts!r}")
+        return kept
 
     @classmethod
     def examples(cls, groups: Sequence[str]) -> list[Self]:

@@ -44,10 +44,6 @@ class PerLayer(ClippingPolicy):
         self.threshold = positive("bound", own or bound)
 
     @property
-    def separate(self) -> bool:
-        return self.blocks is None
-
-    @property
     def bound(self) -> float:
         return self.threshold
 

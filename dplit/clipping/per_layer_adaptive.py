@@ -56,10 +56,6 @@ class PerLayerAdaptive(ClippingPolicy):
         self._each = torch.empty(0, 1, dtype=torch.float64)
 
     @property
-    def separate(self) -> bool:
-        return self.blocks is None
-
-    @property
     def bound(self) -> float:
         return self.threshold
 

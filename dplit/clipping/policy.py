@@ -44,11 +44,6 @@ class ClippingPolicy(ABC):
     groups: tuple[str, ...] = ()
 
     @property
-    def separate(self) -> bool:
-        """Whether a parameter's weights depend on its own row of norms alone, so that it can be weighed in backward."""
-        return False
-
-    @property
     @abstractmethod
     def bound(self) -> float:
         """L2 sensitivity of the weighted sum: the largest wᵢ‖gᵢ‖ of a record of ANY declared group.

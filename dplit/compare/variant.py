@@ -17,7 +17,12 @@ NONPRIVATE = "not private"
 NOISE = "trainer.strategy.init_args.noise"
 KEPT = ("not-private", "aside")
 """Folders that are no variant's."""
-TAKEN = {"seed_everything": "seeds", "trainer.default_root_dir": "--out", NOISE: "epsilon and delta"}
+TAKEN = {
+    "seed_everything": "seeds",
+    "trainer.default_root_dir": "--out",
+    NOISE: "epsilon and delta",
+    "trainer.logger": "--out",
+}
 """What only the comparison sets, and by which of its own keys."""
 _NAME = re.compile(r"[A-Za-z0-9][\w .,+()=-]*")
 

@@ -41,7 +41,12 @@ def read_columns(files: Files, wanted: Sequence[str], name: str) -> pd.DataFrame
 
 
 def words(raw: pd.Series) -> pd.Series:
-    """Return a column as words; what is missing is the empty word."""
+    """Return a column as words; what is missing is the empty word.
+
+    Whole numbers that a file keeps as floating point, as it does where some are missing, are written as whole numbers.
+    """
+    if pd.api.types.is_float_dtype(raw) and bool((raw.dropna() % 1 == 0).all()):
+        raw = raw.astype("Int64")
     return raw.astype("str").where(raw.notna(), "")
 
 

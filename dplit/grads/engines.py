@@ -13,7 +13,6 @@ from dplit.grads.per_example import PerExample
 from dplit.grads.tape import Tape
 from dplit.grads.use import DenseUse
 from dplit.grads.vmap import Losses, Part, by_vmap
-from dplit.grads.weighed import Weigh, Weighed, WeighingTape
 
 Engine = Callable[[nn.Module, Losses, Any, int], Iterator[Part]]
 """From a module, its losses, a batch and its number of examples to the gradients of runs of consecutive examples."""
@@ -24,13 +23,6 @@ def by_tape(module: nn.Module, losses: Losses, batch: Any, examples: int) -> Ite
     with Tape(module, examples) as tape:
         value = losses(batch, examples)
     yield value.detach(), tape.backward(value)
-
-
-def by_weighing(module: nn.Module, losses: Losses, batch: Any, examples: int, weigh: Weigh) -> tuple[Tensor, Weighed]:
-    """Return losses and weighted sums of the whole batch, each parameter weighed in backward and then let go."""
-    with WeighingTape(module, examples) as tape:
-        value = losses(batch, examples)
-    return value.detach(), tape.weigh(value, weigh)
 
 
 def by_loop(module: nn.Module, losses: Losses, batch: Any, examples: int) -> Iterator[Part]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dplit.grads.place import PlacedUse, view_place
 from dplit.grads.rules import PULLS
 from dplit.grads.units import Units
-from dplit.grads.use import Use
+from dplit.grads.use import DenseUse, Use
 
 
 class Source(ABC):
@@ -105,8 +105,18 @@ class PulledUse(Use):
         return self._backward(grads, batched=True, shape=(self.examples, *self.parent.shape))
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        total = self.use.weighted_sum(weights).to(self.graph.dtype).view(self.graph.shape)
+        total = self._built_sum(weights).to(self.graph.dtype).view(self.graph.shape)
         return self._backward(total, batched=False, shape=tuple(self.parent.shape))
+
+    def _built_sum(self, weights: Tensor) -> Tensor:
+        """Return Σᵢ wᵢ gᵢ(d) of the gradients that the norms were taken of: terms that cancel in one cancel in the other."""
+        starts, total = 0, None
+        for part in self.use.chunks(self.size):
+            own = DenseUse(part.dense()).weighted_sum(weights[starts : starts + part.examples])
+            total = own if total is None else total + own
+            starts += part.examples
+        assert total is not None
+        return total
 
     def _backward(self, grads: Tensor, batched: bool, shape: tuple[int, ...]) -> Tensor:
         (found,) = torch.autograd.grad(

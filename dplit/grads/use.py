@@ -58,8 +58,20 @@ class Use(ABC):
         total.add_(self.weighted_sum(weights).view(total.shape))
 
     def sq_norm(self) -> Tensor:
-        """Return ‖gᵢ‖², shape `(n,)`, in float32 or wider, never below the true value by more than its rounding."""
-        return torch.cat([sq(flat(part.dense())) for part in self.chunks()])
+        """Return ‖gᵢ‖², shape `(n,)`, in float32 or wider, never below the true value by more than its rounding.
+
+        What was built is no measure of the rounding in `weighted_sum`, where terms that cancel within an example are added
+        up with the others'; hence the floor.
+        """
+        built, terms = torch.cat([sq(flat(part.dense())) for part in self.chunks()]), self.terms()
+        return built if terms is None else at_least(built, terms)
+
+    def terms(self) -> Tensor | None:
+        """Return the sum of the squared norms of the terms that `weighted_sum` adds up for each example, `(n,)`.
+
+        None where it adds up what `dense` returns.
+        """
+        return None
 
     def compact(self) -> Use:
         """Return the same use in the form that costs least to keep."""

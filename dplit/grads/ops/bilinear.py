@@ -65,7 +65,10 @@ class BilinearUse(Use):
     def _ghost_norm(self) -> Tensor:
         parts = [wide(v) for v in (self.x, self.z, self.back)]
         crossed = torch.stack([v @ v.mT for v in parts]).prod(0).sum((1, 2))
-        return at_least(crossed, torch.stack([sq(v) for v in parts]).prod(0).sum(1))
+        return at_least(crossed, self.terms())
+
+    def terms(self) -> Tensor:
+        return torch.stack([sq(v) for v in (self.x, self.z, self.back)]).prod(0).sum(1)
 
     def inner_with(self, other: Use) -> Tensor | None:
         if not isinstance(other, BilinearUse) or self.x.shape[1] * other.x.shape[1] * self.examples > INSTANTIATED:

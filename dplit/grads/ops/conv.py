@@ -155,6 +155,16 @@ class ConvUse(Use):
             return torch.cat([part._norm_by_pixels() for part in parts])
         return torch.cat([part._linear().sq_norm() for part in self._pieces()])
 
+    def terms(self) -> Tensor:
+        """Σₜ ‖wᵢₜ‖² ‖bᵢₜ‖²: the weight gradient of the same convolution of squares, summed over the kernel."""
+        groups = self.geometry.groups
+        x, back = (wide(v).square().unflatten(2, (groups, -1)).sum(3) for v in (self.x, self.back))
+        like = x.new_empty(groups, 1, *self.geometry.kernel)
+        found = [
+            self.geometry.gradients(b, a, like, (False, True, False))[1].sum() for a, b in zip(x, back, strict=True)
+        ]
+        return torch.stack(found) if found else x.new_zeros(0)
+
     def _norm_by_pixels(self) -> Tensor:
         """Windows share pixels: the Gram matrix of windows is a sum, over the kernel, of shifted ones of pixels."""
         n, groups, positions = self.examples, self.geometry.groups, self.back.shape[3:]

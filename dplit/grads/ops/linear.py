@@ -69,6 +69,9 @@ class LinearUse(Use):
             return sq(self.x)[:, 0] * sq(self.back)[:, 0]
         return super().sq_norm() if self._costs_more(self.x.shape[1]) else crossed(self.x, self.back)
 
+    def terms(self) -> Tensor:
+        return (sq(self.x) * sq(self.back)).sum(1)
+
     def compact(self) -> Use:
         """Keep the gradients themselves where that is quicker and not much larger than what they come from."""
         kept = self.x.shape[1] * (self.x.shape[2] + self.back.shape[2])
