@@ -131,16 +131,21 @@ def check_draw(draw: Draw, rate: float, records: int | None, trainer: pl.Trainer
         )
 
 
-_CHARGED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-"""Which ledger each module of this process was trained under."""
+_CHARGED: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+"""Which ledger each module, and each policy that learns, was used under in this process."""
 
 
-def check_ledger(module: nn.Module | None, ledger: Ledger) -> None:
-    """Refuse to go on with a model under a ledger that does not know what was spent on it before."""
+def check_ledger(module: nn.Module | None, policy: Any, ledger: Ledger) -> None:
+    """Refuse to go on with a model or thresholds under a ledger that does not know what was spent on them before."""
     if module is not None and _CHARGED.setdefault(module, ledger.run_id) != ledger.run_id:
         raise PrivacyError(
             "this model was trained under another ledger, whose spending this one would not count; pass "
             "DPStrategy(ledger=first.ledger), or resume with ckpt_path"
+        )
+    if policy.queries and _CHARGED.setdefault(policy, ledger.run_id) != ledger.run_id:
+        raise PrivacyError(
+            f"this {type(policy).__name__} learnt its thresholds under another ledger, whose spending this one would not "
+            "count; give each strategy a policy of its own, or pass DPStrategy(ledger=first.ledger)"
         )
 
 

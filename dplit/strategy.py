@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -90,7 +89,7 @@ class DPStrategy(SingleDeviceStrategy):
     ) -> None:
         super().__init__(device, accelerator, checkpoint_io or AtomicCheckpointIO(), precision_plugin)
         refusals.check_arguments(noise, physical_batch_size, loss_reduction, delta, grads, unit)
-        self.policy = copy.deepcopy(policy) if policy else Flat()
+        self.policy = policy or Flat()
         self.noise = noise
         self.grads = grads
         self.physical_batch_size = min(physical_batch_size, MOST.get(grads, physical_batch_size))
@@ -165,7 +164,7 @@ class DPStrategy(SingleDeviceStrategy):
         self._records, self._probed = sampler.size, False
         refusals.warn_of_delta(self.delta, sampler.size)
         self._evidence.open(self._run_dir)
-        refusals.check_ledger(self.lightning_module, self.ledger)
+        refusals.check_ledger(self.lightning_module, self.policy, self.ledger)
         if self.noise_multiplier is None or not isinstance(self.noise, Target):
             self.noise_multiplier = solve(self.noise, self.policy, sampler.rate, trainer.estimated_stepping_batches)
         sigma, module = self.noise_multiplier, self.lightning_module

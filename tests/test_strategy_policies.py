@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 import dplit
 from dplit.clipping import GroupRates, GroupThresholds, PerLayer, PerLayerAdaptive, Quantile
-from dplit.errors import ConfigurationError, DplitError
+from dplit.errors import ConfigurationError, DplitError, PrivacyError
 from tests.clipping.laws import GROUPS, instances
 from tests.lightning import BATCH, SIZE, Data, Linear, fit, loader, trainer
 
@@ -222,14 +222,17 @@ def test_one_bad_record_does_not_touch_the_others_in_a_step_that_writes_into_its
     assert float((sums[0] - sums[1]).norm()) <= 1e-3
 
 
-def test_a_policy_learns_for_one_strategy_only() -> None:
+def test_a_policy_learns_under_one_ledger_only() -> None:
     """What it learnt from one fit's records must not steer another's, whose ledger would not know."""
     policy = Quantile(noise_multiplier=1.0)
-    for _ in range(2):
-        strategy = private(policy)
-        assert strategy.policy.bound == 1.0
-        fit(Linear(), strategy)
-        assert strategy.policy.bound != 1.0
+    first = private(policy)
+    fit(Linear(), first)
+    assert policy.bound != 1.0
+    with pytest.raises(PrivacyError, match="under another ledger"):
+        fit(Linear(), private(policy))
+    further = private(policy, ledger=first.ledger)
+    fit(Linear(), further)
+    assert further.ledger.steps == 8
 
 
 class Sorted(GroupRates):
