@@ -149,9 +149,10 @@ class PrivateStep:
             )
         ids = ids.to(norms.device)
         self._ask(norms, ids)
-        weights = self._weights(norms, ids)
+        weights = self._bounded(self.policy.weights(norms, ids), norms, ids)
         named = weights if weights.dim() == 1 else dict(zip(gradients.parameters, weights, strict=True))
-        self._add(gradients.weighted_sum(named))
+        for name, part in gradients.weighted_sum(named).items():
+            self._sums[name] = part if name not in self._sums else self._sums[name].add_(part)
 
     def release(self) -> None:
         """Charge, add noise, divide, write `.grad` of every trainable parameter, and answer the policy.
@@ -222,14 +223,6 @@ class PrivateStep:
             std = noise_multiplier * self._sensitivity
             self.policy.tell(self._asked + noise.gaussian(self._asked, std))
 
-    def _add(self, sums: Mapping[str, Tensor]) -> None:
-        for name, part in sums.items():
-            self._sums[name] = part if name not in self._sums else self._sums[name].add_(part)
-
-    def _weights(self, norms: Tensor, ids: Tensor) -> Tensor:
-        norms = _without_nan(norms)
-        return self._bounded(self.policy.weights(norms, ids), norms, ids)
-
     def _bounded(self, weights: Tensor, norms: Tensor, ids: Tensor) -> Tensor:
         """Return the policy's weights with each contribution held within the declared sensitivity of its group."""
         if norms.dim() > 1:
@@ -256,11 +249,7 @@ class PrivateStep:
 
 def norms_for(policy: ClippingPolicy, gradients: PerExample) -> Tensor:
     """Return the norms that a policy weighs by, `(n,)` or `(p, n)`; one that is NaN becomes infinite."""
-    return _without_nan(gradients.norms_by_parameter() if policy.per_parameter else gradients.norms())
-
-
-def _without_nan(norms: Tensor) -> Tensor:
-    """Return norms without NaN."""
+    norms = gradients.norms_by_parameter() if policy.per_parameter else gradients.norms()
     return norms.nan_to_num(nan=math.inf, posinf=math.inf)
 
 

@@ -173,15 +173,8 @@ class DPStrategy(SingleDeviceStrategy):
         if self.noise_seed is not None:
             self.ledger.note(f"the noise seed was fixed ({self.noise_seed}): whoever knows it can subtract the noise")
         assert self.delta is not None
-        self._evidence.facts = describe(
-            self.policy,
-            self.noise,
-            sigma,
-            sampler,
-            self.ledger,
-            self.delta,
-            None if self.unit is None else str(self.unit),
-        )
+        person = None if self.unit is None else str(self.unit)
+        self._evidence.facts = describe(self.policy, self.noise, sigma, sampler, self.ledger, self.delta, person)
         self._evidence.state(self._run_dir, trainer)
         if self._step.releases == 0:
             raise BudgetExhausted(f"{self.noise} is spent already; no further step can be taken")
@@ -267,7 +260,8 @@ class DPStrategy(SingleDeviceStrategy):
         units = Units(part.owner.to(self.root_device), part.units)
         parts = list(self._gradients(batch, part.rows, *given))
         self._step.accumulate(joined(parts).together(units), ids)
-        return units.meant(torch.cat([losses for losses, _ in parts])).sum()
+        losses = torch.cat([one.expand(1) if one.dim() == 0 else one for one, _ in parts])
+        return units.meant(losses).sum() if len(losses) == part.rows else losses.sum() * part.units / part.rows
 
     def _gradients(self, batch: Any, size: int, *given: Any) -> Iterator[tuple[Tensor, PerExample]]:
         if self._trainer._results is not None:

@@ -207,3 +207,19 @@ def test_a_persons_records_are_fetched_at_once() -> None:
     people = People(Persons(), members(list(range(10)) * 2))
     assert isinstance(people[3], Together)
     assert [len(found) for found in people.__getitems__([0, 9])] == [2, 2]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_scalar_loss_with_its_reduction_trains_persons_alike(reduction: str) -> None:
+    class Scalar(Linear):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return getattr(self.losses(batch), reduction)()
+
+    weights = []
+    for module, declared in ((Linear(), None), (Scalar(), reduction)):
+        torch.manual_seed(0)
+        module.net = torch.nn.Linear(6, 3)
+        strategy = dplit.DPStrategy(Flat(0.2), 1e-9, 10, unit="user", loss_reduction=declared)
+        fit(module, strategy, DataLoader(Persons(), batch_size=64), max_epochs=2)
+        weights.append(module.net.weight.detach().clone())
+    assert torch.allclose(*weights, atol=1e-6)

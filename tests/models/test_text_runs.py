@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from types import ModuleType
 
 import lightning as L
@@ -305,7 +304,6 @@ def test_wrong_arguments_get_one_line(build, says):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.skipif(find_spec("dplit.pretrained") is None, reason="dplit.pretrained says it")
 @pytest.mark.parametrize(
     ("build", "says"),
     [
