@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from dplit import pretrained
+from dplit.data.counterfactual import Counterfactuals, Swaps
 from dplit.data.encoding import Encoder, Template, plain
 from dplit.data.module import Batch, Examples, GroupedData, Splits, check_choice, check_sizes, split
 from dplit.data.table import TEST_FRACTION
@@ -60,6 +61,13 @@ class Records:
         """Return the chosen records."""
         unit = None if self.unit is None else self.unit[chosen]
         return Records([self.text[i] for i in chosen], self.y[chosen], self.group[chosen], unit)
+
+    def with_copies(self, copies: Sequence[Sequence[str]]) -> Records:
+        """Return the records, and behind them copies of each, which differ from it in the text alone."""
+        own = np.arange(len(self))
+        of = np.repeat(own, [len(each) for each in copies])
+        text = [*self.text, *(said for each in copies for said in each)]
+        return replace(self.part(np.concatenate([own, of])), text=text)
 
     def split(self, fraction: float) -> tuple[Records, Records]:
         """Return the records kept and those held out, chosen by row number alone, or by unit where there are units.
@@ -153,6 +161,9 @@ class TextData(GroupedData):
         padding_side: `left` or `right`; None for the tokenizer's.
         pad_to_multiple_of: a batch's length is rounded up to a multiple of this.
         eval_batch_size: texts in a validation or test batch.
+        swaps: identity terms that are swapped in copies of the training texts, as in `Swaps`; None for no copies. A copy
+            has the label, group and unit of its record and is clipped together with it, so it is charged once.
+        max_copies: of one text.
         **loading: batch_size, validation_fraction and num_workers of `GroupedData`.
 
     Raises:
@@ -171,6 +182,8 @@ class TextData(GroupedData):
         padding_side: Side | None = None,
         pad_to_multiple_of: int = 1,
         eval_batch_size: int = 256,
+        swaps: str | list[Any] | dict[str, Any] | None = None,
+        max_copies: int = 3,
         **loading: Any,
     ) -> None:
         super().__init__(eval_batch_size=eval_batch_size, **loading)
@@ -179,6 +192,7 @@ class TextData(GroupedData):
             check_choice("padding_side", padding_side, ("left", "right"), "side of a text")
         if template is not None:
             Template(template, "")
+        self.swaps = None if swaps is None else Swaps(swaps, max_copies)
         self.tokenizer_name, self.template, self.max_length = tokenizer, template, max_length
         self.padding_side, self.pad_to_multiple_of = padding_side, pad_to_multiple_of
         self.tokenizer: Any = None
@@ -197,7 +211,7 @@ class TextData(GroupedData):
         if test is None:
             rest, test = rest.split(TEST_FRACTION)
         train, val = rest.split(self.validation_fraction)
-        return Splits(*(self._encoded(encoder, records) for records in (train, val, test)))
+        return Splits(self._trained_on(encoder, train), self._encoded(encoder, val), self._encoded(encoder, test))
 
     def prepared(self, texts: Sequence[str]) -> list[str]:
         """Return the texts as they are put into the template; what looks like a special token is broken up."""
@@ -205,6 +219,12 @@ class TextData(GroupedData):
 
     def _most(self) -> int:
         return min(self.max_length, int(self.tokenizer.model_max_length))
+
+    def _trained_on(self, encoder: Encoder, records: Records) -> Examples:
+        if self.swaps is None:
+            return self._encoded(encoder, records)
+        copies = [self.swaps(text) for text in records.text]
+        return Counterfactuals(self._encoded(encoder, records.with_copies(copies)), [len(each) for each in copies])
 
     def _encoded(self, encoder: Encoder, records: Records) -> TokenRows:
         ids = encoder(self.prepared(records.text))
@@ -221,7 +241,7 @@ class FetchedTexts(TextData):
     Args:
         tokenizer: as in `TextData`.
         root: a folder that holds the files; by default they are fetched once, and kept in `DPLIT_CACHE`.
-        **options: template, max_length, padding_side and pad_to_multiple_of of `TextData`; batch_size,
+        **options: those of `TextData`, such as template, max_length and swaps; batch_size,
             validation_fraction, eval_batch_size and num_workers.
 
     Raises:
