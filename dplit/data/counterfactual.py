@@ -106,8 +106,8 @@ READY: Mapping[str, Sequence[Turn]] = {
 }
 """Lists that come with dplit.
 
-Pairs of gender are chosen from those of Zhao et al. 2018 and Hall Maudslay et al. 2019; `her` becomes `his`, `him` and `his`
-become `her`, as nothing here tells the case of a pronoun. The other lists begin with the identity terms of Dixon et al. 2018
+Most pairs of gender are in the list of Hall Maudslay et al. 2019, pronouns are added; `her` becomes `his`, `him` and `his`
+become `her`, as nothing here tells the case of a pronoun. The other lists start from the identity terms of Dixon et al. 2018
 (AIES, https://doi.org/10.1145/3278721.3278729). Words with another sense, as in `black coffee`, are swapped in every sense.
 """
 
