@@ -82,7 +82,7 @@ class PerLayerAdaptive(ClippingPolicy):
         self._each = self._scaled(self._each * torch.exp(-self.learning_rate * (under - self.quantile))[:, None])
 
     def _scaled(self, each: Tensor) -> Tensor:
-        near = each.clamp_min(float(each.max()) / SPAN)
+        near = (each / each.max()).clamp_min(1 / SPAN)
         return near * (self.threshold / float(near.norm()))
 
     def state_dict(self) -> dict[str, Any]:

@@ -132,6 +132,23 @@ def test_state_survives_when_it_is_read_before_the_fit(make: Make) -> None:
     assert torch.equal(ready(other).weights(*records), policy.weights(*records))
 
 
+def _everywhere(state: Any, value: float) -> Any:
+    if isinstance(state, dict):
+        return {name: _everywhere(kept, value) for name, kept in state.items()}
+    if isinstance(state, list):
+        return [_everywhere(kept, value) for kept in state]
+    return value if isinstance(state, int | float) else state
+
+
+@every_instance
+@pytest.mark.parametrize("value", [1e300, 1e-300])
+def test_a_checkpoint_leads_no_further_than_answers_do(make: Make, value: float) -> None:
+    """Thresholds that were written into a file are held where noisy answers could have led."""
+    policy, fresh = answered(make(), [3.0, 50.0, 400.0]), make()
+    policy.load_state_dict(_everywhere(policy.state_dict(), value))
+    assert fresh.bound / 1e4 < policy.bound < fresh.bound * 1e4
+
+
 def _same(one: ClippingPolicy, other: ClippingPolicy) -> bool:
     return one.settings() == other.settings()
 
