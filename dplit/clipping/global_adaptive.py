@@ -66,11 +66,13 @@ class GlobalAdaptive(ClippingPolicy):
 
     def tell(self, answer: Tensor) -> None:
         over = within(answer / self._batch, 0.0, 1.0, otherwise=self.learning_rate)
-        moved = self._cutoff * float(torch.exp(over - self.learning_rate))
-        self._cutoff = min(max(moved, self.threshold), SPAN * self.cutoff)
+        self._move(self._cutoff * float(torch.exp(over - self.learning_rate)))
+
+    def _move(self, cutoff: float) -> None:
+        self._cutoff = min(max(cutoff, self.threshold), SPAN * self.cutoff)
 
     def state_dict(self) -> dict[str, Any]:
         return {"cutoff": self._cutoff}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._cutoff = kept_number("cutoff", state)
+        self._move(kept_number("cutoff", state))

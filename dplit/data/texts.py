@@ -41,7 +41,7 @@ class Texts(TextData):
         unit: the column that says whose record it is; None where every record stands for itself.
         test: like `train`, to test on; None takes `test_fraction` of `train`, chosen by row number (or unit) alone.
         test_fraction: in (0, 1).
-        **options: template, max_length, padding_side and pad_to_multiple_of of `TextData`; batch_size,
+        **options: those of `TextData`, such as template, max_length and swaps; batch_size,
             validation_fraction, eval_batch_size and num_workers.
 
     Raises:

@@ -223,6 +223,39 @@ def test_a_rehearsal_finds_what_fit_would_refuse(name: str) -> None:
 REHEARSE = "import json, sys; from dplit.compare.worker import rehearse; print(rehearse([json.loads(sys.argv.pop())]))"
 
 
+KILLED = """
+import os
+import time
+from dplit.compare.runner import _pool
+from pathlib import Path
+
+if __name__ == "__main__":
+    with _pool(1, Path.cwd()) as pool:
+        print(pool.schedule(os.getpid).result(), flush=True)
+        pool.schedule(time.sleep, args=(600,))
+        time.sleep(1)
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_workers_at_work_leave_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "killed.py").write_text(KILLED)
+    ran = subprocess.run(
+        [sys.executable, "killed.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment(tmp_path),
+        check=False,
+    )
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    worker_id = int(ran.stdout)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{worker_id}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker_id}").exists()
+
+
 def test_errors_are_told_in_one_line() -> None:
     from dplit.errors import ConfigurationError
 

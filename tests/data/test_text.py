@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from dplit.data import text
-from dplit.data.text import Encoder, Records, Template, TokenRows, plain
+from dplit.data import encoding, text
+from dplit.data.encoding import Encoder, Template, plain
+from dplit.data.text import Records, TokenRows
 from dplit.errors import ConfigurationError
 from tests.data.own import bert, gpt, sayings, texts
 
@@ -427,8 +428,8 @@ def test_a_slow_tokenizer_is_refused():
 
 
 def test_progress_is_told_when_it_takes_long(tokenizer, monkeypatch, capsys):
-    monkeypatch.setattr(text, "CHUNK", 2)
-    monkeypatch.setattr(text, "PATIENCE", -1.0)
+    monkeypatch.setattr(encoding, "CHUNK", 2)
+    monkeypatch.setattr(encoding, "PATIENCE", -1.0)
     Encoder(tokenizer, "{text}", 99)(["a", "b", "c"])
     assert capsys.readouterr().err.splitlines()[-1].startswith("dplit: 3 of 3 texts encoded")
 
