@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from dplit.clipping import ClippingPolicy
-from dplit.data.sampling import PoissonBatches
+from dplit.data.sampling import PoissonBatches, Strata, groups_of_units, strata
+from dplit.data.units import People
 from dplit.errors import ConfigurationError
 from dplit.noise import Noise
 from dplit.privacy import Ledger, Target, calibrate, steps_within
 from dplit.privacy.report import Facts
-from dplit.step import PrivateStep, charge
+from dplit.step import PrivateStep, Terms, charge
 
 
 def solve(noise: Target | float, policy: ClippingPolicy, rate: float, planned: float) -> float:
@@ -56,6 +60,22 @@ def private_step(
         noise=Noise(noise_seed),
         releases=steps_within(noise, event, ledger) if isinstance(noise, Target) else None,
     )
+
+
+def stratified(
+    policy: ClippingPolicy, rate: float, loader: DataLoader[Any], read: Callable[[Any], Tensor]
+) -> Strata | None:
+    """Return where each rate holds, if the policy has rates by group; `loader` and `read` are those of `strata`.
+
+    Raises:
+        ConfigurationError: a policy that reads groups, and records of one person in different ones.
+    """
+    own = Terms.of(policy, 1.0, rate).rates
+    if own:
+        return strata(loader, read, [each for _, each in own])
+    if policy.needs_groups and isinstance(loader.dataset, People):
+        groups_of_units(loader, read)
+    return None
 
 
 def describe(

@@ -19,9 +19,7 @@ from dplit.errors import ConfigurationError, JournalError, PrivacyError
 from dplit.privacy import Ledger, Target
 
 
-def check_arguments(
-    noise: Any, physical_batch_size: Any, loss_reduction: Any, delta: Any, grads: Any, unit: Any = None
-) -> None:
+def check_arguments(noise: Any, physical_batch_size: Any, loss_reduction: Any, delta: Any, grads: Any) -> None:
     """Refuse arguments of DPStrategy that are out of range."""
     number = isinstance(noise, int | float) and not isinstance(noise, bool)
     if not isinstance(noise, Target) and not (number and 0 < noise < float("inf")):
@@ -32,10 +30,6 @@ def check_arguments(
         raise ConfigurationError(f"loss_reduction={loss_reduction!r} must be None, 'mean' or 'sum'")
     if grads not in ("tape", "vmap", "loop"):
         raise ConfigurationError(f"grads={grads!r} must be 'tape', 'vmap' or 'loop'")
-    if unit is not None and grads == "loop":
-        raise ConfigurationError(
-            "grads='loop' takes one record at a time, a unit has several; set grads='tape' or 'vmap'"
-        )
     if delta is not None and not 0 < delta < 1:
         raise ConfigurationError(f"delta={delta!r} must lie between 0 and 1")
 
@@ -117,6 +111,16 @@ def check_callbacks(callbacks: Iterable[Any]) -> None:
         raise PrivacyError("GradientAccumulationScheduler would merge Poisson draws; set physical_batch_size instead")
 
 
+def check_counts(callbacks: Iterable[Any], unit: Any) -> None:
+    """Refuse noisy counts of records, charged for one record, where the statement is about persons."""
+    for callback in callbacks:
+        if unit is not None and getattr(callback, "release", None) == "noisy":
+            raise PrivacyError(
+                f"{type(callback).__name__}(release='noisy') charges for one record, but with unit={unit!r} a person may "
+                "have several in the split; set release='flagged', or 'public' where the split is"
+            )
+
+
 def check_draw(draw: Draw, rate: float, records: int | None, trainer: pl.Trainer) -> None:
     """Refuse a draw that was not made as the ledger charges it."""
     if draw.rate != rate or draw.records != records:
@@ -135,8 +139,12 @@ _CHARGED: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 """Which ledger each module, and each policy that learns, was used under in this process."""
 
 
-def check_ledger(module: nn.Module | None, policy: Any, ledger: Ledger) -> None:
-    """Refuse to go on with a model or thresholds under a ledger that does not know what was spent on them before."""
+def check_ledger(module: nn.Module | None, policy: Any, ledger: Ledger, unit: str | None) -> None:
+    """Refuse to go on with a model or thresholds under a ledger that does not know what was spent on them before.
+
+    Or with a ledger whose steps were charged for another unit.
+    """
+    check_unit(ledger, unit)
     if module is not None and _CHARGED.setdefault(module, ledger.run_id) != ledger.run_id:
         raise PrivacyError(
             "this model was trained under another ledger, whose spending this one would not count; pass "
@@ -146,6 +154,29 @@ def check_ledger(module: nn.Module | None, policy: Any, ledger: Ledger) -> None:
         raise PrivacyError(
             f"this {type(policy).__name__} learnt its thresholds under another ledger, whose spending this one would not "
             "count; give each strategy a policy of its own, or pass DPStrategy(ledger=first.ledger)"
+        )
+
+
+_UNITS: dict[str, str | None] = {}
+"""What the train steps of each ledger are charged for, by run: the key that says whose a record is, or None for records."""
+
+
+def remember_unit(ledger: Ledger, unit: str | None) -> None:
+    """Keep what a ledger's steps so far were charged for."""
+    _UNITS.setdefault(ledger.run_id, unit)
+
+
+def check_unit(ledger: Ledger, unit: str | None) -> None:
+    """Refuse to add steps for persons to a ledger of steps for records, and the other way around.
+
+    Neither bounds the other: a person holds several records, and a record less changes a person's mean by up to twice the
+    bound.
+    """
+    remember_unit(ledger, None if ledger.entries.get("train") else unit)
+    if _UNITS[ledger.run_id] != unit:
+        raise PrivacyError(
+            f"the ledger's steps so far were taken with unit={_UNITS[ledger.run_id]!r}, so with unit={unit!r} no statement "
+            "would hold for all of them; keep the unit, or train a new model"
         )
 
 
@@ -159,6 +190,7 @@ def restorable(checkpoint: Mapping[str, Any], path: Any) -> Mapping[str, Any]:
     needed: dict[str, type] = {"ledger": Mapping, "journal": str, "policy_name": str, "policy": Mapping}
     whole = isinstance(kept, Mapping) and all(isinstance(kept.get(key), kind) for key, kind in needed.items())
     noise = kept.get("noise_multiplier") if isinstance(kept, Mapping) else None
+    whole = whole and isinstance(kept.get("unit"), str | None)  # type: ignore[union-attr]
     if not whole or not isinstance(noise, int | float) or isinstance(noise, bool) or not 0 < noise < 1e7:
         raise JournalError(
             f"checkpoint {path} has no privacy ledger that can be read, so what it has spent is unknown; resume from a "

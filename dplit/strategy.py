@@ -20,19 +20,27 @@ from typing_extensions import override
 from dplit import refusals
 from dplit.checkpoint import AtomicCheckpointIO
 from dplit.clipping import ClippingPolicy, Flat
-from dplit.data.sampling import Draw, PhysicalBatch, PhysicalCollate, PoissonBatches, Strata, poisson_loader, strata
-from dplit.data.units import of_units, plain, records, unit_ids
+from dplit.data.sampling import (
+    Draw,
+    PhysicalBatch,
+    PhysicalCollate,
+    PoissonBatches,
+    Strata,
+    check_whose,
+    poisson_loader,
+)
+from dplit.data.units import called, of_units, plain, records, unit_ids
 from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.evidence import Evidence, Spent
-from dplit.grads.engines import ENGINES, MOST, PROBED, joined
+from dplit.grads.engines import ENGINES, MOST, PROBED, averaged, joined
 from dplit.grads.per_example import PerExample
 from dplit.grads.probe import ROUGH, examine
 from dplit.grads.units import Units
 from dplit.groups import GroupKey, declared, group_ids
 from dplit.noise import Noise, gaussian
-from dplit.plan import describe, private_step, solve
+from dplit.plan import describe, private_step, solve, stratified
 from dplit.privacy import Gaussian, Ledger, Target
-from dplit.step import PrivateStep, Terms
+from dplit.step import PrivateStep
 
 
 class DPStrategy(SingleDeviceStrategy):
@@ -88,7 +96,7 @@ class DPStrategy(SingleDeviceStrategy):
         precision_plugin: Any = None,
     ) -> None:
         super().__init__(device, accelerator, checkpoint_io or AtomicCheckpointIO(), precision_plugin)
-        refusals.check_arguments(noise, physical_batch_size, loss_reduction, delta, grads, unit)
+        refusals.check_arguments(noise, physical_batch_size, loss_reduction, delta, grads)
         self.policy = policy or Flat()
         self.noise = noise
         self.grads = grads
@@ -131,6 +139,7 @@ class DPStrategy(SingleDeviceStrategy):
     @override
     def setup(self, trainer: pl.Trainer) -> None:
         """Refuse what would void the guarantee, then set up as usual."""
+        refusals.check_counts(trainer.callbacks, self.unit)  # type: ignore[attr-defined]
         if trainer.state.fn == "fit":
             self._learn_groups(trainer)
             refusals.check_trainer(trainer, self.precision_plugin)
@@ -149,11 +158,10 @@ class DPStrategy(SingleDeviceStrategy):
         return poisson_loader(dataloader, self.physical_batch_size, self._strata, unit)
 
     def _strata(self, rate: float, loader: DataLoader[Any]) -> Strata | None:
-        """Return where each rate holds, if the policy has rates by group."""
-        own, key, groups = Terms.of(self.policy, 1.0, rate).rates, self.group, self.groups or ()
-        if not own or key is None:
+        """Return where each rate holds, if the policy has rates by group; refuse a person in two groups."""
+        if self.group is None:
             return None
-        return strata(loader, lambda batch: group_ids(batch, key, groups), [each for _, each in own])
+        return stratified(self.policy, rate, loader, partial(group_ids, key=self.group, groups=self.groups or ()))
 
     @override
     def on_train_start(self) -> None:
@@ -164,7 +172,7 @@ class DPStrategy(SingleDeviceStrategy):
         self._records, self._probed = sampler.size, False
         refusals.warn_of_delta(self.delta, sampler.size)
         self._evidence.open(self._run_dir)
-        refusals.check_ledger(self.lightning_module, self.policy, self.ledger)
+        refusals.check_ledger(self.lightning_module, self.policy, self.ledger, called(self.unit))
         if self.noise_multiplier is None or not isinstance(self.noise, Target):
             self.noise_multiplier = solve(self.noise, self.policy, sampler.rate, trainer.estimated_stepping_batches)
         sigma, module = self.noise_multiplier, self.lightning_module
@@ -173,8 +181,8 @@ class DPStrategy(SingleDeviceStrategy):
         if self.noise_seed is not None:
             self.ledger.note(f"the noise seed was fixed ({self.noise_seed}): whoever knows it can subtract the noise")
         assert self.delta is not None
-        person = None if self.unit is None else str(self.unit)
-        self._evidence.facts = describe(self.policy, self.noise, sigma, sampler, self.ledger, self.delta, person)
+        unit = called(self.unit)
+        self._evidence.facts = describe(self.policy, self.noise, sigma, sampler, self.ledger, self.delta, unit)
         self._evidence.state(self._run_dir, trainer)
         if self._step.releases == 0:
             raise BudgetExhausted(f"{self.noise} is spent already; no further step can be taken")
@@ -191,6 +199,7 @@ class DPStrategy(SingleDeviceStrategy):
         if self._restored is not None:
             refusals.check_policy(self._restored["policy_name"], self.policy)
             self._evidence.resume(self._restored)
+            refusals.remember_unit(self.ledger, self._restored.get("unit"))
             self.policy.load_state_dict(self._restored["policy"])
             self.noise_multiplier = float(self._restored["noise_multiplier"])
             self._restored = None
@@ -243,7 +252,7 @@ class DPStrategy(SingleDeviceStrategy):
 
     def _accumulate(self, part: PhysicalBatch, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         assert self._step is not None
-        batch, rows = super().batch_to_device(self.precision_plugin.convert_input(part.batch)), part.rows
+        batch, rows = self._placed(part), part.rows
         key = self.group if self.policy.needs_groups else None
         ids = None if key is None else of_units(group_ids(batch, key, self.groups or ()), part.owner)
         if part.owner is not None:
@@ -257,11 +266,26 @@ class DPStrategy(SingleDeviceStrategy):
     def _together(self, batch: Any, part: PhysicalBatch, ids: Tensor | None, *given: Any) -> Tensor:
         """Add units, each the mean of its rows; returns the sum over units of their mean losses."""
         assert self._step is not None and part.owner is not None  # noqa: PT018
+        if part.more:
+            return self._in_pieces(part, ids, *given)
         units = Units(part.owner.to(self.root_device), part.units)
         parts = list(self._gradients(batch, part.rows, *given))
         self._step.accumulate(joined(parts).together(units), ids)
         losses = torch.cat([one.expand(1) if one.dim() == 0 else one for one, _ in parts])
         return units.meant(losses).sum() if len(losses) == part.rows else losses.sum() * part.units / part.rows
+
+    def _in_pieces(self, part: PhysicalBatch, ids: Tensor | None, *given: Any) -> Tensor:
+        """Add one unit of more rows than go through the model at one time; returns the mean of its losses."""
+        assert self._step is not None
+        pieces = (part, *part.more)
+        runs = (run for piece in pieces for run in self._gradients(self._placed(piece), piece.rows, *given))
+        loss, found = averaged(runs, sum(piece.rows for piece in pieces))
+        self._step.accumulate(found, ids)
+        return loss
+
+    def _placed(self, part: PhysicalBatch) -> Any:
+        check_whose(part, self.unit)
+        return super().batch_to_device(self.precision_plugin.convert_input(part.batch))
 
     def _gradients(self, batch: Any, size: int, *given: Any) -> Iterator[tuple[Tensor, PerExample]]:
         if self._trainer._results is not None:
@@ -316,10 +340,11 @@ class DPStrategy(SingleDeviceStrategy):
         """Charge and release a statistic of records that training does not see.
 
         Args:
-            value: any shape; one record of the split moves it by at most `sensitivity` in L2 norm.
+            value: any shape; one record of the split moves it by at most `sensitivity` in L2 norm; with `unit`, one
+                person's records together.
             sensitivity: that L2 bound.
             noise_multiplier: standard deviation over sensitivity.
-            split: the disjoint set of records it was computed from; each split has its own account.
+            split: the disjoint set of records (or persons) it was computed from; each split has its own account.
 
         Returns:
             The noisy value, float64, on the CPU.
@@ -341,6 +366,7 @@ class DPStrategy(SingleDeviceStrategy):
                 "policy_name": type(self.policy).__name__,
                 "policy": self.policy.state_dict(),
                 "noise_multiplier": self.noise_multiplier,
+                "unit": called(self.unit),
             }
             checkpoint["dplit"] = {**kept, **own}
         super().save_checkpoint(checkpoint, filepath, storage_options)

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 
 import dplit
-from dplit.clipping import Flat, GroupQuantile, GroupRates
+from dplit import refusals
+from dplit.clipping import Flat, GroupQuantile, GroupRates, GroupThresholds
 from dplit.data.sampling import poisson_loader
-from dplit.data.units import Copies, People, Together, flattened, members, unit_ids
-from dplit.errors import ConfigurationError
+from dplit.data.units import Copies, People, Together, called, flattened, members, unit_ids
+from dplit.errors import ConfigurationError, PrivacyError
+from dplit.fairness import FairnessMonitor
 from dplit.privacy import read
 from tests.lightning import Data, Linear, fit, trainer
 from tests.test_strategy_policies import GROUPS
@@ -77,7 +79,7 @@ def law_persons_are_clipped_as_one(grads: str, most: int) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 3, 10, 100])
-@pytest.mark.parametrize("grads", ["tape", "vmap"])
+@pytest.mark.parametrize("grads", ["tape", "vmap", "loop"])
 def test_persons_are_clipped_as_one(grads: str, most: int) -> None:
     law_persons_are_clipped_as_one(grads, most)
 
@@ -92,9 +94,64 @@ def law_copies_are_averaged_inside_the_clip(most: int) -> None:
     assert (event.rate, strategy.ledger.steps) == (1.0, 1)
 
 
-@pytest.mark.parametrize("most", [1, 7, 300])
+@pytest.mark.parametrize("most", [1, 2, 7, 300])
 def test_copies_are_averaged_inside_the_clip(most: int) -> None:
     law_copies_are_averaged_inside_the_clip(most)
+
+
+def law_no_more_rows_than_declared_go_through_the_model(grads: str) -> None:
+    """Were a person with many records computed at once, a fit would end or not by who was drawn (promise 9)."""
+
+    class Counting(Linear):
+        most = 0
+
+        def losses(self, batch: dict[str, Tensor]) -> Tensor:
+            Counting.most = max(Counting.most, len(batch["x"]))
+            return super().losses(batch)
+
+    data = Persons()
+    data.user[:40] = 0
+    strategy = dplit.DPStrategy(Flat(0.2), 1.0, 8, unit="user", grads=grads)
+    fit(Counting(), strategy, DataLoader(data, batch_size=64))
+    assert Counting.most <= 8
+
+
+@pytest.mark.parametrize("grads", ["tape", "vmap", "loop"])
+def test_no_more_rows_than_declared_go_through_the_model(grads: str) -> None:
+    law_no_more_rows_than_declared_go_through_the_model(grads)
+
+
+def test_mutant_a_large_person_computed_at_once_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dplit.data.sampling._pieces", lambda unit, most: [unit])
+    with pytest.raises(AssertionError):
+        law_no_more_rows_than_declared_go_through_the_model("tape")
+
+
+@pytest.mark.parametrize("grads", ["tape", "vmap", "loop"])
+@pytest.mark.parametrize("most", [1, 2, 100])
+def test_a_bad_record_takes_its_person_out_and_nobody_else(grads: str, most: int) -> None:
+    data = Persons()
+    data.x[21] = float("nan")
+    data.x[42] = float("inf")
+    found, _ = summed(dplit.DPStrategy(Flat(0.2), 1e-9, most, unit="user", grads=grads), data)
+    sets = [[data[i] for i in range(64) if i % 20 == k] for k in range(20) if k not in (1, 2)]
+    assert torch.allclose(found, clipped_means(data, sets, 0.2) * 18 / 20, atol=1e-6)
+
+
+def test_copies_inside_other_data_sets() -> None:
+    data = Persons()
+    wholes = [Subset(Copies(data, swapped), range(64)), ConcatDataset([Copies(data, swapped)])]
+    sets = [[data[i], *swapped(data[i])] for i in range(64)]
+    for whole in wholes:
+        found, _ = summed(dplit.DPStrategy(Flat(0.2), 1e-9, 10), whole)
+        assert torch.allclose(found, clipped_means(data, sets, 0.2), atol=1e-6)
+
+
+def test_copies_of_copies_belong_to_one_record() -> None:
+    twice = Copies(Copies(Data(), swapped), lambda sample: [sample | {"x": 2 * sample["x"]}])
+    assert len(twice[0]) == 6
+    assert isinstance(twice[0], Together)
+    assert all(isinstance(row, dict) for row in twice[0])
 
 
 def test_persons_with_copies_of_their_records_are_still_one() -> None:
@@ -165,13 +222,33 @@ def test_groups_of_persons(policy: Any) -> None:
     assert strategy.ledger.steps == 8
 
 
-def test_a_person_in_two_groups_is_refused_before_training() -> None:
+def law_a_person_in_two_groups_is_refused_before_training() -> None:
+    """An error at the step that draws the person would say who was drawn (promise 9)."""
     data = Persons()
-    data.group = torch.arange(64) % 3
-    strategy = dplit.DPStrategy(GroupQuantile(), 1.0, unit="user", groups=GROUPS)
+    data.group[60] += 1
+    strategy = dplit.DPStrategy(GroupQuantile(), 1.0, unit="user", groups=(*GROUPS, "other"))
     with pytest.raises(ConfigurationError, match="different groups") as caught:
-        fit(Linear(), strategy, DataLoader(data, batch_size=64))
+        fit(Linear(), strategy, DataLoader(data, batch_size=1), max_epochs=3)
     assert "\n" not in str(caught.value)
+    assert strategy.ledger.steps == 0
+
+
+def test_a_person_in_two_groups_is_refused_before_training() -> None:
+    law_a_person_in_two_groups_is_refused_before_training()
+
+
+def test_mutant_groups_of_persons_not_asked_before_training_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dplit.plan.groups_of_units", lambda loader, read: None)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        law_a_person_in_two_groups_is_refused_before_training()
+
+
+def test_copies_are_in_the_group_of_their_record() -> None:
+    """A swapped text may speak of another group; its record's group decides, and no step fails for it."""
+    copies = Copies(Data(), lambda sample: [sample | {"group": (sample["group"] + 1) % 3}])
+    strategy = dplit.DPStrategy(GroupThresholds(dict(zip(GROUPS, [0.1, 0.2, 0.3], strict=True))), 1e-9, groups=GROUPS)
+    plainly = dplit.DPStrategy(GroupThresholds(dict(zip(GROUPS, [0.1, 0.2, 0.3], strict=True))), 1e-9, groups=GROUPS)
+    assert torch.allclose(summed(strategy, copies)[0], summed(plainly, Data())[0], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +256,6 @@ def test_a_person_in_two_groups_is_refused_before_training() -> None:
     [
         ({"unit": "person"}, "no entry 'person'"),
         ({"unit": "x"}, "integers of shape"),
-        ({"unit": "user", "grads": "loop"}, "several"),
     ],
 )
 def test_wrong_units_get_one_clear_line(options: dict[str, Any], says: str) -> None:
@@ -191,6 +267,115 @@ def test_wrong_units_get_one_clear_line(options: dict[str, Any], says: str) -> N
 def test_names_of_persons() -> None:
     assert unit_ids({"who": ["ann", "bob", "ann"]}, "who") == ["ann", "bob", "ann"]
     assert [part.tolist() for part in members(["ann", "bob", "ann"])] == [[0, 2], [1]]
+
+
+def test_two_persons_are_never_taken_for_one() -> None:
+    """One unit of two persons would move by twice the bound when one of them leaves it."""
+    for ids in ([2**63 + 1, 2**63 + 2, 5], [1, "1", 2], ["a", "a\0", "b"]):
+        assert [part.tolist() for part in members(ids)] == [[0], [1], [2]]
+
+
+def law_records_of_others_are_refused(data: Any, **options: Any) -> None:
+    """Persons are read once; were their indices then other persons' records, those would share a clip."""
+    strategy = dplit.DPStrategy(Flat(), 1.0, 8, unit="user")
+    with pytest.raises(PrivacyError, match="came back as another's") as caught:
+        fit(Linear(), strategy, DataLoader(data, batch_size=32, **options))
+    assert "\n" not in str(caught.value)
+    assert strategy.ledger.steps == 0
+
+
+class Moving(Persons):
+    """Which record an index gives changes from one reading to the next."""
+
+    reads = 0
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        self.reads += 1
+        return super().__getitem__((i + self.reads // 64) % 64)
+
+
+def stably(rows: list[dict[str, Tensor]]) -> Any:
+    """Sorts by what is all the same in the records that the coupling probe may see."""
+    return default_collate(sorted(rows, key=lambda row: bool(row["x"][0] == 7)))
+
+
+def test_a_data_set_that_moves_its_records_is_refused() -> None:
+    law_records_of_others_are_refused(Moving())
+
+
+def test_a_collate_function_that_sorts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the probe for coupled examples, which sees a few records, does not see it."""
+    data = Persons()
+    data.x[:, 0] = torch.where(torch.arange(64) % 2 == 0, 7.0, 1.0)
+    monkeypatch.setattr("dplit.strategy.examine", lambda *args: None)
+    law_records_of_others_are_refused(data, collate_fn=stably)
+
+
+def test_mutant_rows_not_compared_with_whom_was_drawn_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dplit.strategy.check_whose", lambda part, key: None)
+    with pytest.raises(pytest.fail.Exception):
+        law_records_of_others_are_refused(Moving())
+
+
+def test_copies_of_another_person_are_refused() -> None:
+    copies = Copies(Persons(), lambda sample: [sample | {"user": sample["user"] + 1}])
+    with pytest.raises(ConfigurationError, match="another person's"):
+        fit(Linear(), dplit.DPStrategy(unit="user"), DataLoader(copies, batch_size=16))
+
+
+def law_a_ledger_is_of_one_unit(before: Any, after: Any, tmp_path: Path) -> None:
+    """The statement's unit is that of every step in it, however the fit goes on."""
+    module, data = Linear(), DataLoader(Persons(), batch_size=16)
+    first = dplit.DPStrategy(Flat(), 1.0, 8, unit=before)
+    fit(module, first, data).save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(PrivacyError, match="keep the unit"):
+        fit(module, dplit.DPStrategy(Flat(), 1.0, 8, unit=after, ledger=first.ledger), data)
+    refusals._UNITS.clear()  # as another process would find it
+    again = trainer(dplit.DPStrategy(Flat(), 1.0, 8, unit=after), max_epochs=2)
+    with pytest.raises(PrivacyError, match="keep the unit"):
+        again.fit(Linear(), data, ckpt_path=tmp_path / "a.ckpt", weights_only=False)
+    assert read("ledger.jsonl").steps == 4
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "user"), ("user", None), ("user", "group")])
+def test_a_ledger_is_of_one_unit(before: Any, after: Any, tmp_path: Path) -> None:
+    law_a_ledger_is_of_one_unit(before, after, tmp_path)
+
+
+def test_mutant_a_unit_that_is_not_kept_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("dplit.refusals.check_unit", lambda ledger, unit: None)
+    with pytest.raises(pytest.fail.Exception):
+        law_a_ledger_is_of_one_unit(None, "user", tmp_path)
+
+
+def test_persons_resume_as_persons(tmp_path: Path) -> None:
+    data = DataLoader(Persons(), batch_size=16)
+    fit(Linear(), dplit.DPStrategy(Flat(), 1.0, 8, unit="user"), data).save_checkpoint(tmp_path / "a.ckpt")
+    again = trainer(dplit.DPStrategy(Flat(), 1.0, 8, unit="user"), max_epochs=2)
+    again.fit(Linear(), data, ckpt_path=tmp_path / "a.ckpt", weights_only=False)
+    assert json.loads(Path("privacy.json").read_text())["steps"] == 8
+
+
+def test_noisy_counts_of_records_are_refused_for_persons() -> None:
+    """They are charged for one record; a person may have several in the validation split."""
+    monitor = FairnessMonitor(groups=GROUPS, release="noisy")
+    with pytest.raises(PrivacyError, match="several in the split"):
+        fit(Linear(), dplit.DPStrategy(unit="user"), DataLoader(Persons(), batch_size=16), callbacks=[monitor])
+
+
+def test_the_statement_says_when_splits_must_be_of_different_persons() -> None:
+    strategy = dplit.DPStrategy(Flat(), 1.0, unit="user")
+    fit(Linear(), strategy, DataLoader(Persons(), batch_size=16))
+    strategy.release_statistic(torch.zeros(3), sensitivity=1.0, noise_multiplier=50.0)
+    strategy.teardown()
+    stated = json.loads(Path("privacy.json").read_text())
+    assert any("more than one of the splits" in line for line in stated["voided_by"])
+    assert "each person" in stated["sampling"]["scheme"]
+    assert "number of records, which is taken to be public" in stated["sampling"]["scheme"]
+
+
+def test_a_function_that_says_whose_is_called_by_its_name() -> None:
+    assert [called(key) for key in (None, 2, "user", unit_ids)] == [None, "2", "user", "unit_ids"]
 
 
 def test_copies_outside_a_private_fit_are_examples() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import (
@@ -18,7 +17,19 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from dplit.data.units import People, Together, Wrapped, flat, members, of_units, owners, records
+from dplit.data.units import (
+    People,
+    Together,
+    Wrapped,
+    firsts,
+    flat,
+    members,
+    of_units,
+    owners,
+    records,
+    same_of_units,
+    unit_ids,
+)
 from dplit.errors import ConfigurationError, PrivacyError
 
 Strata = Sequence[tuple[NDArray[np.int64], float]]
@@ -33,13 +44,21 @@ class PhysicalBatch:
         rows: examples in it.
         owner: `(rows,)` which of its `units` each belongs to; None where each is a unit by itself.
         units: how many things were drawn.
+        who: who each unit is, where persons are drawn.
+
+    Attributes:
+        more: the further physical batches of its one unit, where that has more rows than go into one.
     """
 
-    def __init__(self, batch: Any, rows: int, owner: Tensor | None, units: int) -> None:
+    def __init__(
+        self, batch: Any, rows: int, owner: Tensor | None, units: int, who: Sequence[Any] | None = None
+    ) -> None:
         self.batch = batch
         self.rows = rows
         self.owner = owner
         self.units = units
+        self.who = who
+        self.more: tuple[PhysicalBatch, ...] = ()
 
 
 class Draw:
@@ -110,7 +129,7 @@ def _subset(part: NDArray[np.int64], rate: float, generator: np.random.Generator
 class PhysicalCollate:
     """Cuts a draw into physical batches and collates each by the person's own function.
 
-    What belongs together stays together: a unit of more rows than `most` is a physical batch by itself.
+    What belongs together stays together: a unit of more rows than `most` is one physical batch, and `more` of its own.
     """
 
     def __init__(self, collate: Callable[[list[Any]], Any], most: int, rate: float, records: int) -> None:
@@ -121,19 +140,42 @@ class PhysicalCollate:
 
     def __call__(self, samples: Sequence[Any]) -> Draw:
         """Return the draw of these samples, which may be none."""
-        return Draw(tuple(self.part(cut) for cut in _cuts(samples, self.most)), self.rate, self.records)
+        return Draw(tuple(self._limited(cut) for cut in _cuts(samples, self.most)), self.rate, self.records)
 
     def part(self, samples: Sequence[Any]) -> PhysicalBatch:
         """Return one physical batch of these samples."""
         rows = list(flat(samples))
-        return PhysicalBatch(self.collate(rows), len(rows), owners(samples), len(samples))
+        who = [getattr(sample, "who", None) for sample in samples] if _persons(samples) else None
+        return PhysicalBatch(self.collate(rows), len(rows), owners(samples), len(samples), who)
+
+    def _limited(self, samples: Sequence[Any]) -> PhysicalBatch:
+        if len(samples) > 1 or _rows(samples[0]) <= self.most:
+            return self.part(samples)
+        first, *more = (self.part([piece]) for piece in _pieces(samples[0], self.most))
+        first.more = tuple(more)
+        return first
+
+
+def _persons(samples: Sequence[Any]) -> bool:
+    return bool(samples) and getattr(samples[0], "who", None) is not None
+
+
+def _rows(sample: Any) -> int:
+    return len(sample) if isinstance(sample, Together) else 1
+
+
+def _pieces(unit: Together, most: int) -> Iterator[Together]:
+    for start in range(0, len(unit), most):
+        piece = Together(unit[start : start + most])
+        piece.who = unit.who
+        yield piece
 
 
 def _cuts(samples: Sequence[Any], most: int) -> Iterator[list[Any]]:
     cut: list[Any] = []
     rows = 0
     for sample in samples:
-        size = len(sample) if isinstance(sample, Together) else 1
+        size = _rows(sample)
         if cut and rows + size > most:
             yield cut
             cut, rows = [], 0
@@ -163,17 +205,32 @@ def strata(loader: DataLoader[Any], read: Callable[[Any], Tensor], rates: Sequen
         loader: one of `poisson_loader`.
         read: from a batch to its `(n,)` group ids.
         rates: of group 0, 1, ...
+
+    Raises:
+        ConfigurationError: the records of one person are in different groups.
     """
-    ids = np.concatenate([of_units(read(part.batch), part.owner).cpu().numpy() for part in _all(loader)])
+    ids = groups_of_units(loader, read)
     return [(np.flatnonzero(ids == k), rate) for k, rate in enumerate(rates)]
 
 
+def groups_of_units(loader: DataLoader[Any], read: Callable[[Any], Tensor]) -> NDArray[np.int64]:
+    """Return the group id of each unit of one of `poisson_loader`; the arguments are those of `strata`.
+
+    Raises:
+        ConfigurationError: the records of one person are in different groups.
+    """
+    ids = np.concatenate([of_units(read(part.batch), part.owner).cpu().numpy() for part in _all(loader)])
+    return same_of_units(ids, loader.dataset.members) if isinstance(loader.dataset, People) else ids
+
+
 def _all(loader: DataLoader[Any]) -> Iterator[PhysicalBatch]:
-    """Yield every unit once, in physical batches."""
+    """Yield every record once, with its copies, in physical batches; records of a person are yielded one by one."""
     collate: PhysicalCollate = loader.collate_fn  # type: ignore[assignment]
-    size: int = len(loader.dataset)  # type: ignore[arg-type]
+    dataset: Any = loader.dataset.dataset if isinstance(loader.dataset, People) else loader.dataset
+    size = len(dataset)
     for start in range(0, size, collate.most):
-        yield from collate(records(loader.dataset, range(start, min(start + collate.most, size)))).parts
+        for cut in _cuts(records(dataset, range(start, min(start + collate.most, size))), collate.most):
+            yield collate.part(cut)
 
 
 def poisson_loader(
@@ -204,7 +261,8 @@ def poisson_loader(
         dataset = _Records(dataset)
     poisson = _drawing(loader, dataset, physical_batch_size, rate)
     if unit is not None:
-        dataset = People(dataset, members([one for part in _all(poisson) for one in _owners(part, unit)]))
+        who = [one for part in _all(poisson) for one in _owners(part, unit)]
+        dataset = People(dataset, members(who), list(dict.fromkeys(who)))
         poisson = _drawing(loader, dataset, physical_batch_size, rate)
     found = stratify(rate, poisson) if stratify else None
     return poisson if found is None else _drawing(loader, dataset, physical_batch_size, rate, found)
@@ -233,8 +291,25 @@ def _owners(part: PhysicalBatch, unit: Callable[[Any], Sequence[Any]]) -> list[A
         raise ConfigurationError(f"{len(found)} units were given for {part.rows} rows; give one for each row")
     if part.owner is None:
         return list(found)
-    firsts = torch.searchsorted(part.owner, torch.arange(part.units))
-    return [found[int(first)] for first in firsts]
+    owners = [found[int(first)] for first in firsts(part.owner)]
+    if [owners[int(i)] for i in part.owner] != list(found):
+        raise ConfigurationError("a copy of a record says that it is another person's; keep whose it is in the copies")
+    return owners
+
+
+def check_whose(part: PhysicalBatch, key: Any) -> None:
+    """Refuse a batch whose rows are not those of the persons that were drawn for it, by the entry that says whose they are.
+
+    Raises:
+        PrivacyError: the collate function changed their order, or the data set gives other records than before.
+    """
+    if part.who is None or part.owner is None:
+        return
+    if [part.who[int(i)] for i in part.owner] != unit_ids(part.batch, key):
+        raise PrivacyError(
+            "the records drawn for a person came back as another's, so persons would be mixed inside one clip; keep "
+            "which record an index gives through a fit, and the order of records in the collate function"
+        )
 
 
 def _check(loader: Any) -> None:

@@ -15,7 +15,13 @@ from dplit.errors import ConfigurationError
 
 
 class Together(list[Any]):
-    """Samples that are drawn and clipped as one: their gradients are averaged before the clip."""
+    """Samples that are drawn and clipped as one: their gradients are averaged before the clip.
+
+    Attributes:
+        who: whose records they are, where the data say.
+    """
+
+    who: Any = None
 
 
 class Wrapped(Dataset[Any]):
@@ -53,7 +59,8 @@ class Copies(Wrapped):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Together]:
         """Return several records, each with its copies."""
-        return [Together([sample, *self.copies(sample)]) for sample in records(self.dataset, indices)]
+        found = (list(flat([sample])) for sample in records(self.dataset, indices))
+        return [Together([*rows, *(copy for row in rows for copy in self.copies(row))]) for rows in found]
 
 
 class People(Wrapped):
@@ -62,10 +69,11 @@ class People(Wrapped):
     Args:
         dataset: of records.
         members: the indices of each unit's records.
+        who: who each unit is, if that is to be told.
     """
 
-    def __init__(self, dataset: Any, members: Sequence[NDArray[np.int64]]) -> None:
-        self.dataset, self.members = dataset, members
+    def __init__(self, dataset: Any, members: Sequence[NDArray[np.int64]], who: Sequence[Any] | None = None) -> None:
+        self.dataset, self.members, self.who = dataset, members, who
 
     def __len__(self) -> int:
         return len(self.members)
@@ -77,14 +85,33 @@ class People(Wrapped):
         """Return several units, each with all its records."""
         own = [self.members[index] for index in indices]
         found = iter(records(self.dataset, [int(i) for part in own for i in part]))
-        return [Together(flat(next(found) for _ in part)) for part in own]
+        units = [Together(flat(next(found) for _ in part)) for part in own]
+        for index, unit in zip(indices, units, strict=True):
+            unit.who = None if self.who is None else self.who[index]
+        return units
+
+
+class _Firsts(Wrapped):
+    """Single records of a data set whose samples may be several, as those of a subset of `Copies` are."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        return [next(flat([sample])) for sample in records(self.dataset, indices)]
 
 
 def plain(dataset: Any) -> Any:
-    """Return the data set of single records below the wrappers."""
+    """Return a data set of the single records below the wrappers, without copies."""
     while isinstance(dataset, Wrapped):
         dataset = dataset.dataset
-    return dataset
+    return _Firsts(dataset)
 
 
 def records(dataset: Any, indices: Sequence[int]) -> list[Any]:
@@ -117,28 +144,49 @@ def owners(samples: Sequence[Any]) -> Tensor | None:
 
 
 def of_units(ids: Tensor, owner: Tensor | None) -> Tensor:
-    """Return the group id of each unit, `(u,)`, from those of its rows, `(rows,)`.
+    """Return the group id of each unit, `(u,)`, from those of its rows, `(rows,)`: its first row's.
+
+    A record's copies are in its group whatever they say, and of persons it was asked before the fit (`same_of_units`).
+    An error that depends on who was drawn would be a release.
+    """
+    return ids if owner is None else ids[firsts(owner).to(ids.device)]
+
+
+def firsts(owner: Tensor) -> Tensor:
+    """Return `(u,)`: where the rows of each unit begin, from the `(rows,)` unit of each."""
+    changed = torch.ones_like(owner, dtype=torch.bool)
+    changed[1:] = owner[1:] != owner[:-1]
+    return changed.nonzero().flatten()
+
+
+def same_of_units(ids: NDArray[np.int64], units: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return the group id of each of `units`, given as the indices of its records, from those of all records, `(N,)`.
 
     Raises:
-        ConfigurationError: rows of one unit are in different groups.
+        ConfigurationError: records of one unit are in different groups.
     """
-    if owner is None or not len(ids):
-        return ids
-    owner = owner.to(ids.device)
-    found = torch.zeros(int(owner[-1]) + 1, dtype=ids.dtype, device=ids.device).scatter_(0, owner, ids)
-    if not bool((found[owner] == ids).all()):
+    if any((ids[part] != ids[part[0]]).any() for part in units):
         raise ConfigurationError(
             "the records of one unit are in different groups, so no group's rate or threshold holds for it; give a person "
             "one group"
         )
-    return found
+    return ids[[part[0] for part in units]]
 
 
 def members(ids: Sequence[Any]) -> list[NDArray[np.int64]]:
-    """Return the indices of each unit's records, from the `(N,)` unit of each record."""
-    _, unit = np.unique(np.asarray(ids), return_inverse=True)
+    """Return the indices of each unit's records, from the `(N,)` unit of each record; who comes first is first.
+
+    Names are told apart as they are: as numpy's numbers or strings, two might become one.
+    """
+    places: dict[Any, int] = {}
+    unit = np.array([places.setdefault(one, len(places)) for one in ids], dtype=np.int64)
     order = np.argsort(unit, kind="stable")
     return np.split(order, np.cumsum(np.bincount(unit))[:-1])
+
+
+def called(key: Any) -> str | None:
+    """Return what a statement and a checkpoint call the key that says whose a record is; a function by its own name."""
+    return None if key is None else getattr(key, "__qualname__", type(key).__name__) if callable(key) else str(key)
 
 
 def unit_ids(batch: Any, key: Any) -> list[Any]:

@@ -55,6 +55,18 @@ def joined(parts: Iterable[Part]) -> PerExample:
     return PerExample(found[0].parameters, uses, sum(one.examples for one in found))
 
 
+def averaged(parts: Iterable[Part], examples: int) -> Part:
+    """Return mean loss and gradient of the one unit that all these examples make up; one run of them exists at a time."""
+    total: dict[str, Tensor] = {}
+    losses: list[Tensor] = []
+    for values, found in parts:
+        losses.append(values.sum())
+        for name, part in found.weighted_sum(torch.full((found.examples,), 1 / examples, device=values.device)).items():
+            total[name] = total[name].add_(part) if name in total else part
+    uses = {name: [DenseUse(part[None])] for name, part in total.items()}
+    return torch.stack(losses).sum() / examples, PerExample(found.parameters, uses, 1)
+
+
 def _dense(one: PerExample, name: str) -> Tensor:
     none = torch.zeros_like(one.parameters[name]).expand(one.examples, *one.parameters[name].shape)
     return sum((use.dense() for use in one.uses.get(name, ())), none)

@@ -30,6 +30,10 @@ ALWAYS_VOIDS = (
     "releasing exact figures computed from the private records beyond those listed here",
 )
 SEVERAL = "one person holding several records: the statement is about single records"
+SPLITS = (
+    "a person with records in more than one of the splits: the overall figure takes them to be of different persons"
+)
+CONSTANTS = "; rate and number of steps follow from the number of records, which is taken to be public"
 PACKAGES = ("torch", "lightning", "prv-accountant", "numpy", "scipy")
 
 
@@ -46,7 +50,7 @@ class Facts:
         noise_multipliers: by what they noise, such as {"gradient": 1.0, "counts": 10.0}.
         rate: inclusion probability of a record, if one rate holds.
         expected_batch_size: the constant that sums are divided by.
-        dataset_size: declared number of records.
+        dataset_size: declared number of records, or of persons.
         released_without_charge: exact figures that left the private data uncharged.
         journal: where the ledger is written.
         target: what was to be kept, if a target was set.
@@ -97,7 +101,7 @@ def statement(ledger: Ledger, facts: Facts) -> dict[str, Any]:
         "events": _events(ledger),
         "accountant": _accountant(),
         "released_without_charge": list(facts.released_without_charge),
-        "voided_by": [*ledger.notes, *ALWAYS_VOIDS, *([SEVERAL] if facts.person is None else [])],
+        "voided_by": [*ledger.notes, *ALWAYS_VOIDS, *_of_persons(ledger, facts)],
         "notes": list(ledger.notes),
         "warnings": _warnings(ledger, facts, total),
         "journal": None if facts.journal is None else os.fspath(facts.journal),
@@ -137,9 +141,21 @@ def _stated(bound: Bound | None) -> float | str:
     return NOT_STATED if bound is None else bound.upper
 
 
+def _of_persons(ledger: Ledger, facts: Facts) -> list[str]:
+    if facts.person is None:
+        return [SEVERAL]
+    return [SPLITS] if len(ledger.entries) > 1 else []
+
+
+def _sampling(facts: Facts) -> str:
+    if facts.person is None:
+        return facts.sampling
+    return facts.sampling.replace("each record", "each person, with all records,") + CONSTANTS
+
+
 def _mechanism(facts: Facts) -> dict[str, Any]:
     return {
-        "sampling": {"scheme": facts.sampling, "rate": facts.rate},
+        "sampling": {"scheme": _sampling(facts), "rate": facts.rate},
         "policy": {"name": facts.policy, "parameters": dict(facts.parameters)},
         "noise_multipliers": {name: _finite(noise) for name, noise in facts.noise_multipliers.items()},
         "expected_batch_size": facts.expected_batch_size,
@@ -218,7 +234,7 @@ def _how(found: Mapping[str, Any]) -> str:
         "Noise multiplier": noises,
         "Clipping policy": _policy(found["policy"]),
         "Expected batch size": found["expected_batch_size"],
-        "Records": found["dataset_size"],
+        "Records" if found["unit"] == UNIT else "Persons": found["dataset_size"],
         "Target": found["target"] and "ε = {epsilon:g} at δ = {delta:g}".format(**found["target"]),
         "Accountant": found["accountant"],
         "Splits": ", ".join(f"{split} ε = {_up(eps)}" for split, eps in found["splits"].items()),
