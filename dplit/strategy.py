@@ -57,7 +57,8 @@ class DPStrategy(SingleDeviceStrategy):
         physical_batch_size: most examples that go through the model at one time. It changes memory, not the result.
         group: where a batch keeps its group ids: key, index, or callable `batch -> (n,)` ids.
         unit: where a batch says whose each record is: key, index, or callable. Persons are drawn, with all their records,
-            and all that is said of a record's privacy holds for a person: their gradients are averaged before the clip.
+            `batch_size` counts persons, and all that is said of a record's privacy holds for a person: the gradients of
+            their records are averaged before the clip.
         groups: the declared, public list of groups; None takes the data module's `groups`, if it has them.
         loss_reduction: "mean" or "sum" for modules whose `training_step` returns a scalar.
         noise_seed: None: from the operating system. A number is for tests, and the privacy statement says so.

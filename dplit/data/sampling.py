@@ -241,8 +241,8 @@ def poisson_loader(
 ) -> DataLoader[Any]:
     """Return a loader that gives Poisson draws where the given one gave batches.
 
-    The rate is batch_size/N, the draws in a pass are the batches the given loader had, and its own collate function
-    is called for each physical batch.
+    The rate is batch_size/N for N records, or N persons where persons are drawn, and a pass has as many draws as N has
+    batches. The loader's own collate function is called for each physical batch.
 
     Args:
         loader: the person's own.
@@ -252,28 +252,31 @@ def poisson_loader(
             record once.
 
     Raises:
-        ConfigurationError: something that is not a map-style DataLoader with a batch size within the data set.
+        ConfigurationError: something that is not a map-style DataLoader with a batch size of at most N.
         PrivacyError: a sampler that is not uniform, for which no rate would be true.
     """
     _check(loader)
-    rate, dataset = loader.batch_size / len(loader.dataset), loader.dataset
+    dataset = loader.dataset
     if hasattr(dataset, "__getitems__") and not isinstance(dataset, Wrapped):
         dataset = _Records(dataset)
-    poisson = _drawing(loader, dataset, physical_batch_size, rate)
+    poisson = _drawing(loader, dataset, physical_batch_size)
     if unit is not None:
         who = [one for part in _all(poisson) for one in _owners(part, unit)]
         dataset = People(dataset, members(who), list(dict.fromkeys(who)))
-        poisson = _drawing(loader, dataset, physical_batch_size, rate)
-    found = stratify(rate, poisson) if stratify else None
-    return poisson if found is None else _drawing(loader, dataset, physical_batch_size, rate, found)
+        _check_size(loader, dataset, "persons")
+        poisson = _drawing(loader, dataset, physical_batch_size)
+    found = stratify(loader.batch_size / len(dataset), poisson) if stratify else None
+    return poisson if found is None else _drawing(loader, dataset, physical_batch_size, found)
 
 
-def _drawing(loader: Any, dataset: Any, most: int, rate: float, strata: Strata | None = None) -> DataLoader[Any]:
-    sampler = PoissonBatches(len(dataset), rate, len(loader), strata=strata)
+def _drawing(loader: Any, dataset: Any, most: int, strata: Strata | None = None) -> DataLoader[Any]:
+    size = len(dataset)
+    rate = loader.batch_size / size
+    sampler = PoissonBatches(size, rate, size // loader.batch_size + _rest(loader, size), strata=strata)
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=PhysicalCollate(loader.collate_fn, most, rate, len(dataset)),
+        collate_fn=PhysicalCollate(loader.collate_fn, most, rate, size),
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
         timeout=loader.timeout,
@@ -282,6 +285,10 @@ def _drawing(loader: Any, dataset: Any, most: int, rate: float, strata: Strata |
         prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,
     )
+
+
+def _rest(loader: Any, size: int) -> bool:
+    return size % loader.batch_size > 0 and not loader.drop_last
 
 
 def _owners(part: PhysicalBatch, unit: Callable[[Any], Sequence[Any]]) -> list[Any]:
@@ -329,5 +336,9 @@ def _check(loader: Any) -> None:
             f"{type(sampler).__name__} does not draw records uniformly, so the ledger's rate would be untrue; "
             "use shuffle=True (for rates by group, a policy that charges them)"
         )
-    if loader.batch_size > size:
-        raise ConfigurationError(f"batch_size={loader.batch_size} is larger than the data set's {size} records")
+    _check_size(loader, loader.dataset, "records")
+
+
+def _check_size(loader: Any, dataset: Any, what: str) -> None:
+    if loader.batch_size > len(dataset):
+        raise ConfigurationError(f"batch_size={loader.batch_size} is larger than the data set's {len(dataset)} {what}")

@@ -33,7 +33,7 @@ SEVERAL = "one person holding several records: the statement is about single rec
 SPLITS = (
     "a person with records in more than one of the splits: the overall figure takes them to be of different persons"
 )
-CONSTANTS = "; rate and number of steps follow from the number of records, which is taken to be public"
+CONSTANTS = "; rate and number of steps follow from the number of {}, which is taken to be public"
 PACKAGES = ("torch", "lightning", "prv-accountant", "numpy", "scipy")
 
 
@@ -149,8 +149,8 @@ def _of_persons(ledger: Ledger, facts: Facts) -> list[str]:
 
 def _sampling(facts: Facts) -> str:
     if facts.person is None:
-        return facts.sampling
-    return facts.sampling.replace("each record", "each person, with all records,") + CONSTANTS
+        return facts.sampling + CONSTANTS.format("records")
+    return facts.sampling.replace("each record", "each person, with all records,") + CONSTANTS.format("persons")
 
 
 def _mechanism(facts: Facts) -> dict[str, Any]:
