@@ -22,7 +22,8 @@ ALLOWED = {
     "recipe": set(),
     "explain": set(),
     "models": {"pretrained"},
-    "account": {"privacy"},
+    "account": {"privacy", "advice"},
+    "advice": {"privacy"},
     "step": {"privacy", "grads", "clipping", "noise", "memory"},
     "plan": {"privacy", "clipping", "data", "noise", "step"},
     "evidence": {"privacy"},
@@ -70,7 +71,7 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["dplit", "dplit.privacy", "dplit.account", "dplit.fit", "dplit.recipe", "dplit.compare.__main__"]
+    "module", ["dplit", "dplit.privacy", "dplit.account", "dplit.advice", "dplit.fit", "dplit.recipe", "dplit.compare.__main__"]
 )
 def test_no_torch_at_start_up(module: str) -> None:
     code = f"import sys, {module}; sys.exit(', '.join(n for n in {HEAVY!r} if n in sys.modules) or 0)"
