@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from dplit import refusals
+from dplit import physical, refusals
 from dplit.checkpoint import AtomicCheckpointIO
 from dplit.clipping import ClippingPolicy, Flat
 from dplit.data.sampling import Draw, PhysicalBatch, PhysicalCollate, PoissonBatches, Strata, poisson_loader, strata
@@ -47,6 +47,7 @@ class DPStrategy(SingleDeviceStrategy):
         noise: a `Target(epsilon, delta)`, from which the noise is solved for the planned number of steps and before
             which training stops; or the noise multiplier σ (standard deviation over `policy.bound`).
         physical_batch_size: most examples that go through the model at one time. It changes memory, not the result.
+            "auto" finds it by trial before the first release (`dplit.physical.find`).
         group: where a batch keeps its group ids: key, index, or callable `batch -> (n,)` ids.
         unit: where a batch says whose each record is: key, index, or callable. Persons are drawn, with all their records,
             and all that is said of a record's privacy holds for a person: their gradients are averaged before the clip.
@@ -57,6 +58,7 @@ class DPStrategy(SingleDeviceStrategy):
         training_logs: False drops what `training_step` logs, which is un-noised and released without charge.
         grads: "tape"; "vmap" (torch.func) for models with operations the tape refuses; or "loop", one example at a time,
             whatever `physical_batch_size` is, for every other. All are exact; the last two build every gradient.
+        memory_limit: GiB that training may take, for "auto"; None for what is free, or half of it on the CPU.
         ledger: another strategy's, to go on charging where a model is trained further without a checkpoint.
         device, accelerator, checkpoint_io, precision_plugin: as Lightning passes them.
 
@@ -72,7 +74,7 @@ class DPStrategy(SingleDeviceStrategy):
         self,
         policy: ClippingPolicy | None = None,
         noise: Target | float = 1.0,
-        physical_batch_size: int = 64,
+        physical_batch_size: int | Literal["auto"] = 64,
         group: GroupKey | None = None,
         groups: Sequence[str] | None = None,
         unit: GroupKey | None = None,
@@ -81,6 +83,7 @@ class DPStrategy(SingleDeviceStrategy):
         delta: float | None = None,
         training_logs: bool = True,
         grads: Literal["tape", "vmap", "loop"] = "tape",
+        memory_limit: float | None = None,
         ledger: Ledger | None = None,
         device: Any = "cpu",
         accelerator: Any = None,
@@ -88,11 +91,15 @@ class DPStrategy(SingleDeviceStrategy):
         precision_plugin: Any = None,
     ) -> None:
         super().__init__(device, accelerator, checkpoint_io or AtomicCheckpointIO(), precision_plugin)
-        refusals.check_arguments(noise, physical_batch_size, loss_reduction, delta, grads, unit)
+        refusals.check_arguments(noise, loss_reduction, delta, grads, unit)
+        physical.check(physical_batch_size, memory_limit)
         self.policy = policy or Flat()
         self.noise = noise
         self.grads = grads
-        self.physical_batch_size = min(physical_batch_size, MOST.get(grads, physical_batch_size))
+        self.memory_limit = memory_limit
+        self._finds_size = physical_batch_size == "auto"
+        first = PROBED[grads] if physical_batch_size == "auto" else physical_batch_size
+        self.physical_batch_size = min(first, MOST.get(grads, first))
         self.group = group
         self.groups = None if groups is None else declared(groups)
         self.unit = unit
@@ -132,6 +139,8 @@ class DPStrategy(SingleDeviceStrategy):
     def setup(self, trainer: pl.Trainer) -> None:
         """Refuse what would void the guarantee, then set up as usual."""
         if trainer.state.fn == "fit":
+            if self._finds_size:
+                self.physical_batch_size = MOST.get(self.grads, PROBED[self.grads])
             self._learn_groups(trainer)
             refusals.check_trainer(trainer, self.precision_plugin)
         super().setup(trainer)
@@ -290,6 +299,11 @@ class DPStrategy(SingleDeviceStrategy):
         for _ in range(2):
             chosen = np.random.default_rng().choice(size, min(PROBED[self.grads], size), replace=False).tolist()
             examine(module, lambda some: joined(parts(some)), records(single, chosen), ROUGH if rough else 0)
+        if self._finds_size:
+            limits = MOST.get(self.grads), self.memory_limit
+            found = physical.find(module, parts, self.policy, loader, self.root_device, *limits)
+            self.physical_batch_size = collate.most = found
+            self._evidence.said.add("physical batch size: chosen by the memory that long records take, printed")
         self._probed = True
         self._evidence.logged_by_training(self._trainer._results, keep=False)
 

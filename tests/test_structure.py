@@ -28,7 +28,12 @@ ALLOWED = {
     "plan": {"privacy", "clipping", "data", "noise", "step"},
     "evidence": {"privacy"},
     "refusals": {"privacy", "data"},
-    "strategy": {"privacy", "grads", "clipping", "data", "noise", "step", "plan", "evidence", "refusals", "checkpoint"},
+    "capacity": set(),
+    "physical": {"grads", "clipping", "data", "step", "capacity"},
+    "strategy": {
+        *("privacy", "grads", "clipping", "data", "noise", "step", "plan", "evidence", "refusals", "checkpoint"),
+        "physical",
+    },
     "diagnostics": {"clipping", "data", "fairness", "grads", "step", "refusals", "strategy"},
     "command": {"fairness", "evidence", "explain"},
     "fit": {"recipe", "command"},
@@ -71,7 +76,8 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["dplit", "dplit.privacy", "dplit.account", "dplit.advice", "dplit.fit", "dplit.recipe", "dplit.compare.__main__"]
+    "module",
+    ["dplit", "dplit.privacy", "dplit.account", "dplit.advice", "dplit.fit", "dplit.recipe", "dplit.compare.__main__"],
 )
 def test_no_torch_at_start_up(module: str) -> None:
     code = f"import sys, {module}; sys.exit(', '.join(n for n in {HEAVY!r} if n in sys.modules) or 0)"

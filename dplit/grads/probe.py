@@ -116,11 +116,21 @@ def _run(
     module: nn.Module, gradients: Gradients, samples: Sequence[Any], level: float | None
 ) -> tuple[PerExample, dict[str, Tensor]]:
     """Return the gradients and what buffers and frozen parameters held afterwards; both are put back."""
-    with _restoring(module) as state, _seeded():
-        still = Still(only=COUNTS_ITS_DRAWS) if level is None else Still(level)
-        with still, torch.compiler.set_stance("force_eager"):
+    with undisturbed(module) as state:
+        with Still(only=COUNTS_ITS_DRAWS) if level is None else Still(level):
             found = gradients(samples)
         return found, {name: t.detach().clone() for name, t in state.items()}
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Put back what trial computations change: buffers, frozen parameters and random generators.
+
+    Yields:
+        The buffers and frozen parameters by name.
+    """
+    with _restoring(module) as state, _seeded(), torch.compiler.set_stance("force_eager"):
+        yield state
 
 
 @contextmanager
