@@ -91,7 +91,11 @@ def plan(epochs: int, batch_size: int, steps: int, excess: float) -> Plan:
 @pytest.mark.parametrize(
     ("plans", "advised", "reason"),
     [
-        ([plan(1, 8, 250, 0.3), plan(1, 16, 200, 0.05)], 1, "smallest batch whose effective noise is within 10%"),
+        (
+            [plan(1, 8, 250, 0.3), plan(1, 16, 200, 0.05)],
+            1,
+            "smallest batch compared whose effective noise is within 10%",
+        ),
         ([plan(1, 8, 250, 0.3), plan(1, 16, 90, 0.05)], 0, "largest batch that leaves 150 steps in 1 epochs"),
         ([plan(1, 8, 250, 0.3), plan(1, 16, 200, 0.2)], 1, "largest batch compared"),
         ([plan(1, 8, 50, 0.3), plan(1, 16, 25, 0.05)], 0, "no batch leaves 150 steps"),
