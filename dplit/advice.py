@@ -163,7 +163,8 @@ def _reason(plan: Plan, plans: Sequence[Plan], least_steps: int) -> str:
             f"no batch leaves {least_steps} steps in {plan.epochs} epochs, this one leaves the most; take more epochs"
         )
     if plan.excess <= CLOSE:
-        return f"the smallest batch compared whose effective noise is within {CLOSE:.0%} of the least possible in {plan.steps} steps"
+        near = f"within {CLOSE:.0%} of the least possible in {plan.steps} steps"
+        return f"the smallest batch compared whose effective noise is {near}"
     over = f"effective noise {plan.excess:.0%} above the least possible in {plan.steps} steps"
     if plan == [one for one in plans if one.epochs == plan.epochs][-1]:
         return f"the largest batch compared; {over}: a larger one, or more epochs, would lower it"
