@@ -93,7 +93,7 @@ def find(
         device: where the module is.
         most: examples that can be computed at one time, if there is a limit.
         memory_limit: GiB for training as a whole: of tensors on CUDA, of the process on the CPU. None for what is free,
-            or half of it on the CPU.
+            or half of it on the CPU. The probe, which compares eight examples at a time before this, is not held to it.
 
     Raises:
         ConfigurationError: one example does not fit.
