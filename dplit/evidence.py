@@ -38,6 +38,8 @@ class Evidence:
     def __init__(self, ledger: Ledger | None = None) -> None:
         self.ledger = ledger or Ledger()
         self.facts: Facts | None = None
+        self.said: set[str] = set()
+        """What was shown that depends on the training records, but is no figure; a line each."""
         self._from_training: set[str] = set()
         self._logged: set[str] = set()
 
@@ -93,7 +95,7 @@ class Evidence:
         if self.facts is None:
             return
         self._logged |= set(trainer.callback_metrics)
-        exact = {f"{name}: exact, logged by training_step" for name in self._from_training}
+        exact = self.said | {f"{name}: exact, logged by training_step" for name in self._from_training}
         others = {name for name in self._logged if not self._is_training(name)}
         for callback in trainer.callbacks:
             others -= getattr(callback, "logged_keys", set())

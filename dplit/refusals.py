@@ -19,13 +19,11 @@ from dplit.errors import ConfigurationError, JournalError, PrivacyError
 from dplit.privacy import Ledger, Target
 
 
-def check_arguments(noise: Any, physical_batch_size: Any, loss_reduction: Any, delta: Any, grads: Any) -> None:
+def check_arguments(noise: Any, loss_reduction: Any, delta: Any, grads: Any) -> None:
     """Refuse arguments of DPStrategy that are out of range."""
     number = isinstance(noise, int | float) and not isinstance(noise, bool)
     if not isinstance(noise, Target) and not (number and 0 < noise < float("inf")):
         raise ConfigurationError(f"noise={noise!r} must be a Target(epsilon, delta) or a noise multiplier above 0")
-    if not isinstance(physical_batch_size, int) or physical_batch_size < 1:
-        raise ConfigurationError(f"physical_batch_size={physical_batch_size!r} must be a whole number of at least 1")
     if loss_reduction not in (None, "mean", "sum"):
         raise ConfigurationError(f"loss_reduction={loss_reduction!r} must be None, 'mean' or 'sum'")
     if grads not in ("tape", "vmap", "loop"):

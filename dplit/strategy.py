@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from dplit import refusals
+from dplit import physical, refusals
 from dplit.checkpoint import AtomicCheckpointIO
 from dplit.clipping import ClippingPolicy, Flat
 from dplit.data.sampling import (
@@ -32,11 +32,11 @@ from dplit.data.sampling import (
 from dplit.data.units import called, of_units, plain, records, unit_ids
 from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.evidence import Evidence, Spent
-from dplit.grads.engines import ENGINES, MOST, PROBED, averaged, joined
+from dplit.grads.engines import ENGINES, MOST, PROBED, joined
 from dplit.grads.per_example import PerExample
 from dplit.grads.probe import ROUGH, examine
-from dplit.grads.units import Units
 from dplit.groups import GroupKey, declared, group_ids
+from dplit.intake import Intake
 from dplit.noise import Noise, gaussian
 from dplit.plan import describe, private_step, solve, stratified
 from dplit.privacy import Gaussian, Ledger, Target
@@ -55,6 +55,7 @@ class DPStrategy(SingleDeviceStrategy):
         noise: a `Target(epsilon, delta)`, from which the noise is solved for the planned number of steps and before
             which training stops; or the noise multiplier σ (standard deviation over `policy.bound`).
         physical_batch_size: most examples that go through the model at one time. It changes memory, not the result.
+            "auto" finds it by trial before the first release (`dplit.physical.find`).
         group: where a batch keeps its group ids: key, index, or callable `batch -> (n,)` ids.
         unit: where a batch says whose each record is: key, index, or callable. Persons are drawn, with all their records,
             `batch_size` counts persons, and all that is said of a record's privacy holds for a person: the gradients of
@@ -66,6 +67,7 @@ class DPStrategy(SingleDeviceStrategy):
         training_logs: False drops what `training_step` logs, which is un-noised and released without charge.
         grads: "tape"; "vmap" (torch.func) for models with operations the tape refuses; or "loop", one example at a time,
             whatever `physical_batch_size` is, for every other. All are exact; the last two build every gradient.
+        memory_limit: GiB that training may take, for "auto"; None for what is free, or half of it on the CPU.
         ledger: another strategy's, to go on charging where a model is trained further without a checkpoint.
         device, accelerator, checkpoint_io, precision_plugin: as Lightning passes them.
 
@@ -81,7 +83,7 @@ class DPStrategy(SingleDeviceStrategy):
         self,
         policy: ClippingPolicy | None = None,
         noise: Target | float = 1.0,
-        physical_batch_size: int = 64,
+        physical_batch_size: int | Literal["auto"] = 64,
         group: GroupKey | None = None,
         groups: Sequence[str] | None = None,
         unit: GroupKey | None = None,
@@ -90,6 +92,7 @@ class DPStrategy(SingleDeviceStrategy):
         delta: float | None = None,
         training_logs: bool = True,
         grads: Literal["tape", "vmap", "loop"] = "tape",
+        memory_limit: float | None = None,
         ledger: Ledger | None = None,
         device: Any = "cpu",
         accelerator: Any = None,
@@ -97,11 +100,15 @@ class DPStrategy(SingleDeviceStrategy):
         precision_plugin: Any = None,
     ) -> None:
         super().__init__(device, accelerator, checkpoint_io or AtomicCheckpointIO(), precision_plugin)
-        refusals.check_arguments(noise, physical_batch_size, loss_reduction, delta, grads)
+        refusals.check_arguments(noise, loss_reduction, delta, grads)
+        physical.check(physical_batch_size, memory_limit)
         self.policy = policy or Flat()
         self.noise = noise
         self.grads = grads
-        self.physical_batch_size = min(physical_batch_size, MOST.get(grads, physical_batch_size))
+        self.memory_limit = memory_limit
+        self._finds_size = physical_batch_size == "auto"
+        first = PROBED[grads] if physical_batch_size == "auto" else physical_batch_size
+        self.physical_batch_size = min(first, MOST.get(grads, first))
         self.group = group
         self.groups = None if groups is None else declared(groups)
         self.unit = unit
@@ -142,6 +149,8 @@ class DPStrategy(SingleDeviceStrategy):
         """Refuse what would void the guarantee, then set up as usual."""
         refusals.check_counts(trainer.callbacks, self.unit)  # type: ignore[attr-defined]
         if trainer.state.fn == "fit":
+            if self._finds_size:
+                self.physical_batch_size = MOST.get(self.grads, PROBED[self.grads])
             self._learn_groups(trainer)
             refusals.check_trainer(trainer, self.precision_plugin)
         super().setup(trainer)
@@ -232,7 +241,10 @@ class DPStrategy(SingleDeviceStrategy):
         self._step.begin()
         if not self._probed:
             self._probe(rest)
-        losses = [self._accumulate(part, rest, kwargs) for part in draw.parts]
+        intake = Intake(
+            self._step, self._placed, lambda *some: self._gradients(*some, rest, kwargs), self._ids, self.root_device
+        )
+        losses = [intake.add(part) for part in draw.parts]
         self._evidence.logged_by_training(self._trainer._results, keep=self.training_logs)
         if not losses or not self.training_logs:
             return torch.zeros((), device=self.root_device)
@@ -251,38 +263,10 @@ class DPStrategy(SingleDeviceStrategy):
             trainer.should_stop = True
         return closure_loss
 
-    def _accumulate(self, part: PhysicalBatch, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-        assert self._step is not None
-        batch, rows = self._placed(part), part.rows
-        key = self.group if self.policy.needs_groups else None
-        ids = None if key is None else of_units(group_ids(batch, key, self.groups or ()), part.owner)
-        if part.owner is not None:
-            return self._together(batch, part, ids, rest, kwargs)
-        total, start = torch.zeros((), device=self.root_device), 0
-        for losses, found in self._gradients(batch, rows, rest, kwargs):
-            self._step.accumulate(found, None if ids is None else ids[start : start + found.examples])
-            total, start = total + losses.sum(), start + found.examples
-        return total
-
-    def _together(self, batch: Any, part: PhysicalBatch, ids: Tensor | None, *given: Any) -> Tensor:
-        """Add units, each the mean of its rows; returns the sum over units of their mean losses."""
-        assert self._step is not None and part.owner is not None  # noqa: PT018
-        if part.more:
-            return self._in_pieces(part, ids, *given)
-        units = Units(part.owner.to(self.root_device), part.units)
-        parts = list(self._gradients(batch, part.rows, *given))
-        self._step.accumulate(joined(parts).together(units), ids)
-        losses = torch.cat([one.expand(1) if one.dim() == 0 else one for one, _ in parts])
-        return units.meant(losses).sum() if len(losses) == part.rows else losses.sum() * part.units / part.rows
-
-    def _in_pieces(self, part: PhysicalBatch, ids: Tensor | None, *given: Any) -> Tensor:
-        """Add one unit of more rows than go through the model at one time; returns the mean of its losses."""
-        assert self._step is not None
-        pieces = (part, *part.more)
-        runs = (run for piece in pieces for run in self._gradients(self._placed(piece), piece.rows, *given))
-        loss, found = averaged(runs, sum(piece.rows for piece in pieces))
-        self._step.accumulate(found, ids)
-        return loss
+    def _ids(self, batch: Any, part: PhysicalBatch) -> Tensor | None:
+        if self.group is None or not self.policy.needs_groups:
+            return None
+        return of_units(group_ids(batch, self.group, self.groups or ()), part.owner)
 
     def _placed(self, part: PhysicalBatch) -> Any:
         check_whose(part, self.unit)
@@ -315,6 +299,11 @@ class DPStrategy(SingleDeviceStrategy):
         for _ in range(2):
             chosen = np.random.default_rng().choice(size, min(PROBED[self.grads], size), replace=False).tolist()
             examine(module, lambda some: joined(parts(some)), records(single, chosen), ROUGH if rough else 0)
+        if self._finds_size:
+            limits = MOST.get(self.grads), self.memory_limit
+            found = physical.find(module, parts, self.policy, loader, self.root_device, *limits)
+            self.physical_batch_size = collate.most = found
+            self._evidence.said.add("physical batch size: chosen by the memory that long records take, printed")
         self._probed = True
         self._evidence.logged_by_training(self._trainer._results, keep=False)
 

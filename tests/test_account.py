@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from dplit import account
+from dplit.advice import advise
 from dplit.privacy import Gaussian, Journal, Ledger, Sampled, Target, calibrate, epsilon
 
 TYPICAL = ["--rate", "0.01", "--steps", "1000", "--delta", "1e-5"]
@@ -54,6 +55,30 @@ def test_a_finished_run(capsys, tmp_path):
     assert "note: fixed noise seed" in out
 
 
+ADVICE = ["--records", "2000", "--epsilon", "3", "--delta", "1e-5", "--epochs", "3"]
+
+
+def test_advice_on_the_batch_size(capsys):
+    sizes = ["--batch-size", "64", "--batch-size", "250"]
+    found = answered(capsys, *ADVICE, *sizes, "--least-steps", "20", "--query-noise", "20")
+    advised = advise(2000, Target(3, 1e-5), epochs=[3], batch_sizes=[64, 250], least_steps=20, queries=[20.0]).advised
+    assert found["advised"] == {**advised._asdict(), "effective_noise": advised.effective_noise}
+    (best,) = [plan for plan in found["plans"] if plan.pop("best")]
+    assert best == found["advised"]
+    assert account.main([*ADVICE, "--batch-size", "64", "--batch-size", "2000"]) == 0
+    out = capsys.readouterr().out
+    assert "2000 records, epsilon 3 at delta 1e-05" in out
+    assert "start with: batch size 64, 3 epochs = 96 steps" in out
+    assert "learning rate" in out
+
+
+def test_slow_advice_says_how_far_it_is(capsys, monkeypatch):
+    monkeypatch.setattr(account, "PATIENCE", -1.0)
+    answered(capsys, *ADVICE, "--batch-size", "2000")
+    account.main([*ADVICE, "--batch-size", "2000"])
+    assert capsys.readouterr().err == "dplit: 0 of 1 plans calibrated\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -71,6 +96,15 @@ def test_a_finished_run(capsys, tmp_path):
         (["--journal", "missing.jsonl", "--delta", "1e-5"], "missing.jsonl does not exist"),
         (["--journal", "missing.jsonl", *TYPICAL], "--rate has no meaning beside --journal"),
         ([*TYPICAL, "--noise", "1"], "--noise"),
+        (["--records", "100", "--delta", "1e-3"], "--epsilon is missing"),
+        (["--records", "0", "--epsilon", "3", "--delta", "1e-3"], "records=0"),
+        (["--records", "100", "--epsilon", "0", "--delta", "1e-3"], "epsilon=0"),
+        (["--records", "100", "--epsilon", "3", "--delta", "1e-3", "--epochs", "0"], "epochs=0"),
+        (["--records", "100", "--epsilon", "3", "--delta", "1e-3", "--batch-size", "101"], "batch_size=101"),
+        (["--records", "100", "--epsilon", "3", "--delta", "1e-3", "--least-steps", "0"], "least_steps=0"),
+        (["--records", "100", "--epsilon", "3", *TYPICAL], "--rate has no meaning beside --records"),
+        ([*TYPICAL, "--epsilon", "3", "--epochs", "3"], "--epochs has no meaning without --records"),
+        ([*TYPICAL, "--epsilon", "3", "--group", "a"], "--group has no meaning without --journal"),
     ],
 )
 def test_bad_input_is_one_line(capsys, arguments, message):

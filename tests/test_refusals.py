@@ -99,6 +99,22 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "noise": (lambda: dplit.DPStrategy(noise=0.0), ConfigurationError, "noise=0.0"),
     "noise_null": (lambda: dplit.DPStrategy(noise=None), ConfigurationError, "noise=None"),
     "physical": (lambda: dplit.DPStrategy(physical_batch_size=0), ConfigurationError, "physical_batch_size=0"),
+    "physical_words": (lambda: dplit.DPStrategy(physical_batch_size="all"), ConfigurationError, "or 'auto'"),
+    "limit": (
+        lambda: dplit.DPStrategy(physical_batch_size="auto", memory_limit=0),
+        ConfigurationError,
+        "memory_limit=0 must be",
+    ),
+    "limit_of_a_number": (
+        lambda: dplit.DPStrategy(physical_batch_size=8, memory_limit=2),
+        ConfigurationError,
+        "memory_limit=2 has no meaning beside physical_batch_size=8",
+    ),
+    "limit_too_small": (
+        lambda: fit(strategy=dplit.DPStrategy(physical_batch_size="auto", memory_limit=1e-3)),
+        ConfigurationError,
+        "memory_limit=0.001 GiB does not hold the model and one example",
+    ),
     "epsilon": (lambda: dplit.Target(epsilon=0.0, delta=1e-5), ConfigurationError, "epsilon"),
     "delta": (lambda: dplit.Target(epsilon=1.0, delta=1.0), ConfigurationError, "delta"),
     "no_plan": (

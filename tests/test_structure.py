@@ -22,12 +22,18 @@ ALLOWED = {
     "recipe": set(),
     "explain": set(),
     "models": {"pretrained"},
-    "account": {"privacy"},
+    "account": {"privacy", "advice"},
+    "advice": {"privacy"},
     "step": {"privacy", "grads", "clipping", "noise", "memory"},
     "plan": {"privacy", "clipping", "data", "noise", "step"},
     "evidence": {"privacy"},
     "refusals": {"privacy", "data"},
-    "strategy": {"privacy", "grads", "clipping", "data", "noise", "step", "plan", "evidence", "refusals", "checkpoint"},
+    "capacity": set(),
+    "physical": {"grads", "clipping", "data", "step", "capacity"},
+    "strategy": {
+        *("privacy", "grads", "clipping", "data", "noise", "step", "plan", "evidence", "refusals", "checkpoint"),
+        "physical",
+    },
     "diagnostics": {"clipping", "data", "fairness", "grads", "step", "refusals", "strategy"},
     "command": {"fairness", "evidence", "explain"},
     "fit": {"recipe", "command"},
@@ -70,7 +76,8 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["dplit", "dplit.privacy", "dplit.account", "dplit.fit", "dplit.recipe", "dplit.compare.__main__"]
+    "module",
+    ["dplit", "dplit.privacy", "dplit.account", "dplit.advice", "dplit.fit", "dplit.recipe", "dplit.compare.__main__"],
 )
 def test_no_torch_at_start_up(module: str) -> None:
     code = f"import sys, {module}; sys.exit(', '.join(n for n in {HEAVY!r} if n in sys.modules) or 0)"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import (
@@ -130,13 +131,27 @@ class PhysicalCollate:
     """Cuts a draw into physical batches and collates each by the person's own function.
 
     What belongs together stays together: a unit of more rows than `most` is one physical batch, and `more` of its own.
+    `most` may be set while a loader is in use; its workers follow if it is shared.
     """
 
-    def __init__(self, collate: Callable[[list[Any]], Any], most: int, rate: float, records: int) -> None:
+    def __init__(
+        self, collate: Callable[[list[Any]], Any], most: int, rate: float, records: int, shared: bool = False
+    ) -> None:
         self.collate = collate
-        self.most = most
         self.rate = rate
         self.records = records
+        self._most = torch.tensor(most)
+        if shared:
+            self._most.share_memory_()
+
+    @property
+    def most(self) -> int:
+        """Most rows of a physical batch, except for a unit that holds more."""
+        return int(self._most)
+
+    @most.setter
+    def most(self, most: int) -> None:
+        self._most.fill_(most)
 
     def __call__(self, samples: Sequence[Any]) -> Draw:
         """Return the draw of these samples, which may be none."""
@@ -276,7 +291,7 @@ def _drawing(loader: Any, dataset: Any, most: int, strata: Strata | None = None)
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=PhysicalCollate(loader.collate_fn, most, rate, size),
+        collate_fn=PhysicalCollate(loader.collate_fn, most, rate, size, shared=loader.num_workers > 0),
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
         timeout=loader.timeout,

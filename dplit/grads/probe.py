@@ -23,6 +23,8 @@ Losses = Callable[[Any, int], Tensor]
 """From a batch and the number of its samples to `(n,)` losses, or their sum."""
 Gradients = Callable[[Sequence[Any]], PerExample]
 """From samples to their gradients: collate, forward, loss, backward."""
+Run = Callable[[Sequence[Any], float | None], tuple[PerExample, dict[str, Tensor]]]
+"""From samples and where randomness is held to their gradients, and to what was written meanwhile, by name."""
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
 """Difference allowed, relative to the example's whole gradient: rounding only."""
@@ -72,20 +74,33 @@ def examine(module: nn.Module, gradients: Gradients, samples: Sequence[Any], tol
         CoupledExamples: naming the first example and the parameter that differs most.
         PrivacyError: naming the buffer.
     """
+    kept = _Kept(module)
+
+    def run(chosen: Sequence[Any], level: float | None) -> tuple[PerExample, dict[str, Tensor]]:
+        still = Still(only=COUNTS_ITS_DRAWS) if level is None else Still(level)
+        with _trial(kept) as written, still:
+            found = gradients(chosen)
+        return found, written
+
     for level in LEVELS:
-        _alone_as_in_company(module, gradients, samples, level, tolerance)
+        _alone_as_in_company(run, samples, level, tolerance)
     for parity in (0, 1):
-        _unmoved_by_trades(module, gradients, samples, parity, tolerance)
+        _unmoved_by_trades(run, samples, parity, tolerance)
 
 
-def _alone_as_in_company(
-    module: nn.Module, gradients: Gradients, samples: Sequence[Any], level: float, tolerance: float
-) -> None:
-    together, _ = _run(module, gradients, samples, level)
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Put back what trial computations change: buffers, frozen parameters and random generators."""
+    with _trial(_Kept(module)):
+        yield
+
+
+def _alone_as_in_company(run: Run, samples: Sequence[Any], level: float, tolerance: float) -> None:
+    together, _ = run(samples, level)
     written: list[dict[str, Tensor]] = []
     for i in range(len(samples)):
         try:
-            alone, state = _run(module, gradients, samples[i : i + 1], level)
+            alone, state = run(samples[i : i + 1], level)
         except DplitError:
             raise
         except Exception as error:
@@ -96,44 +111,56 @@ def _alone_as_in_company(
     _check_written(written)
 
 
-def _unmoved_by_trades(
-    module: nn.Module, gradients: Gradients, samples: Sequence[Any], parity: int, tolerance: float
-) -> None:
+def _unmoved_by_trades(run: Run, samples: Sequence[Any], parity: int, tolerance: float) -> None:
     moving = list(range(parity, len(samples), 2))
     if len(moving) < 2:
         return
     traded = list(samples)
     for here, there in zip(moving, [*moving[1:], moving[0]], strict=True):
         traded[here] = samples[there]
-    before, _ = _run(module, gradients, samples, None)
-    after, _ = _run(module, gradients, traded, None)
+    before, _ = run(samples, None)
+    after, _ = run(traded, None)
     allowed = max(tolerance, _tolerance(before))
     for i in set(range(len(samples))) - set(moving):
         _compare(i, _one(before, i), _one(after, i), allowed, "when other examples of its batch trade places")
 
 
-def _run(
-    module: nn.Module, gradients: Gradients, samples: Sequence[Any], level: float | None
-) -> tuple[PerExample, dict[str, Tensor]]:
-    """Return the gradients and what buffers and frozen parameters held afterwards; both are put back."""
-    with _restoring(module) as state, _seeded():
-        still = Still(only=COUNTS_ITS_DRAWS) if level is None else Still(level)
-        with still, torch.compiler.set_stance("force_eager"):
-            found = gradients(samples)
-        return found, {name: t.detach().clone() for name, t in state.items()}
+class _Kept:
+    """One copy of the buffers and frozen parameters as they were, which for a large frozen model is all there is room for."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._copies: dict[str, tuple[Tensor, Tensor]] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Copy what was put in the place of another since."""
+        frozen = ((name, p) for name, p in self.module.named_parameters() if not p.requires_grad)
+        for name, t in (*self.module.named_buffers(), *frozen):
+            if name not in self._copies or self._copies[name][0] is not t:
+                self._copies[name] = t, t.detach().clone()
+
+    def put_back(self) -> dict[str, Tensor]:
+        """Return what those that changed held, and let them hold again what they held before."""
+        written: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for name, (t, copy) in self._copies.items():
+                if not _same(t, copy):
+                    written[name] = t.detach().clone()
+                    t.copy_(copy)
+        return written
 
 
 @contextmanager
-def _restoring(module: nn.Module) -> Iterator[dict[str, Tensor]]:
-    state = {**dict(module.named_buffers()), **{k: p for k, p in module.named_parameters() if not p.requires_grad}}
-    kept = {name: t.detach().clone() for name, t in state.items()}
+def _trial(kept: _Kept) -> Iterator[dict[str, Tensor]]:
+    """Yield what will hold, at the end, the buffers and frozen parameters that were written to; all is put back."""
+    written: dict[str, Tensor] = {}
+    kept.begin()
     try:
-        yield state
+        with _seeded(), torch.compiler.set_stance("force_eager"):
+            yield written
     finally:
-        with torch.no_grad():
-            for name, t in state.items():
-                if not _same(t, kept[name]):
-                    t.copy_(kept[name])
+        written.update(kept.put_back())
 
 
 @contextmanager
@@ -153,8 +180,9 @@ def _seeded() -> Iterator[None]:
 
 
 def _check_written(states: Sequence[dict[str, Tensor]]) -> None:
-    for name, first in states[0].items():
-        if not all(_same(first, state[name]) for state in states[1:]):
+    first = states[0]
+    for name in {name for state in states for name in state}:
+        if not all(name in first and name in state and _same(first[name], state[name]) for state in states):
             raise PrivacyError(
                 f"{name} takes values from the examples it sees, which a checkpoint would carry out without noise; "
                 "leave running statistics and codebooks of the data out of the model"
@@ -162,7 +190,7 @@ def _check_written(states: Sequence[dict[str, Tensor]]) -> None:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.nan_to_num()))
+    return a.shape == b.shape and (torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num()))
 
 
 def _one(gradients: PerExample, i: int) -> dict[str, Tensor]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dplit.capacity import Allocations
 from dplit.errors import CoupledExamples, UnsupportedOperation
 from dplit.grads import probe as probe_module
 from dplit.grads.probe import probe
@@ -120,6 +122,45 @@ def norm_in(module: nn.Module, norm: nn.Module) -> nn.Module:
     module.group[1].weight, module.group[1].bias = norm.weight, norm.bias
     norm.weight, norm.bias = module.group[1].weight, module.group[1].bias
     return norm
+
+
+def law_the_frozen_part_is_copied_once() -> None:
+    """Under LoRA the frozen part is the model; two copies of it may be more than there is room for."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 50_000), nn.Linear(50_000, 6), nn.Linear(6, 3)).requires_grad_(False)
+    net[2].requires_grad_(True)
+    allocations = Allocations()
+    with allocations:
+        probe(net, torch.stack, lambda x, n: cross_entropy(net(x), x), list(torch.randn(6, 6)))
+    assert allocations.most < 2 * sum(4 * p.numel() for p in net.parameters())
+
+
+def test_the_frozen_part_is_copied_once() -> None:
+    law_the_frozen_part_is_copied_once()
+
+
+def test_mutant_that_keeps_a_copy_for_each_example_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Tensor] = []
+    put_back = probe_module._Kept.put_back
+
+    def hoarding(self: Any) -> Any:
+        kept.extend(copy.clone() for _, copy in self._copies.values())
+        return put_back(self)
+
+    monkeypatch.setattr(probe_module._Kept, "put_back", hoarding)
+    with pytest.raises(AssertionError):
+        law_the_frozen_part_is_copied_once()
+
+
+def test_a_frozen_part_that_was_replaced_is_put_back_as_it_came() -> None:
+    module = nn.Module()
+    module.register_buffer("held", torch.zeros(2))
+    kept = probe_module._Kept(module)
+    module.held = torch.ones(2)
+    with probe_module._trial(kept) as written:
+        module.held += 1
+    assert module.held.tolist() == [1, 1]
+    assert written["held"].tolist() == [2, 2]
 
 
 def test_not_a_number_raises_nothing() -> None:
