@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import sub
 
 import numpy as np
 from scipy.stats import t
@@ -32,18 +33,23 @@ class Interval:
 
 
 def interval(values: Iterable[float]) -> Interval:
-    """Return the mean with Student's interval, t(0.975, n - 1)·s/√n; NaN values are left out."""
+    """Return the mean with Student's interval, t(0.975, n - 1)·s/√n; NaN values are left out.
+
+    Where a value is infinite, as the loss of a run that diverged, the mean is too, and there is no interval.
+    """
     known = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
     n = len(known)
-    if n < 2:
-        return Interval(float(known[0]) if n else math.nan, math.nan, n)
+    if n < 2 or np.isinf(known).any():
+        return Interval(sum(known.tolist()) / n if n else math.nan, math.nan, n)
     half = float(t.ppf((1 + LEVEL) / 2, n - 1) * known.std(ddof=1) / math.sqrt(n))
     return Interval(float(known.mean()), half, n)
 
 
-def paired(reference: Mapping[int, float], other: Mapping[int, float]) -> dict[int, float]:
-    """Return reference minus other for each seed that both have."""
-    return {seed: reference[seed] - other[seed] for seed in reference if seed in other}
+def paired(
+    reference: Mapping[int, float], other: Mapping[int, float], cost: Callable[[float, float], float] = sub
+) -> dict[int, float]:
+    """Return reference minus other, or another cost of the two, for each seed that both have."""
+    return {seed: cost(reference[seed], other[seed]) for seed in reference if seed in other}
 
 
 def spread(costs: Mapping[str, Mapping[int, float]]) -> dict[int, float]:

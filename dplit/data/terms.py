@@ -11,7 +11,6 @@ from torch import Tensor
 from dplit.errors import ConfigurationError
 from dplit.groups import declared
 
-
 Terms = Sequence[str]
 
 
