@@ -49,10 +49,10 @@ def outcome(outputs: Any, step: str, classes: int | None = None) -> Outcome:
     _check_keys(outputs, step)
     loss = _losses(outputs.get("loss"), step)
     tokens = _tokens(outputs.get("tokens"), step)
-    if "target" not in outputs:
+    if outputs.get("target") is None:
         return Outcome(None, None, loss, tokens, 2)
     label = _ids(outputs["target"], "target", step)
-    if "logits" in outputs:
+    if outputs.get("logits") is not None:
         pred, found = _decided(outputs["logits"], step, classes)
     else:
         pred = _ids(outputs["preds"], "preds", step)
@@ -61,14 +61,15 @@ def outcome(outputs: Any, step: str, classes: int | None = None) -> Outcome:
 
 
 def _check_keys(outputs: Any, step: str) -> None:
-    keys = set(outputs) if isinstance(outputs, Mapping) else set()
-    decided, alone = keys & {"logits", "preds"}, "loss" in keys and not keys & {"logits", "preds", "target"}
+    keys = {key for key, value in outputs.items() if value is not None} if isinstance(outputs, Mapping) else set()
+    decided = keys & {"logits", "preds"}
+    alone = "loss" in keys and not decided and "target" not in keys
     if not alone and not ("target" in keys and decided):
         raise ConfigurationError(
             f'{step} returned {_describe(outputs)}; figures by group need "target" with "logits" or "preds" and, '
             f'optionally, per-example "loss", or that "loss" alone: {EXAMPLE}'
         )
-    if "tokens" in keys and outputs.get("loss") is None:
+    if "tokens" in keys and "loss" not in keys:
         raise ConfigurationError(f'{step} returned tokens without a loss over them; return "loss" too, one per text')
 
 

@@ -97,7 +97,7 @@ def _gaps(axes: Axes, history: Sequence[Snapshot], gaps: Mapping[str, str]) -> N
         _curve(axes, history, values, color=grey, linestyle=DASHES[k], marker=MARKERS[k])
     known = any(not math.isnan(value) for values in curves.values() for value in values)
     _dress(axes, "difference between groups", known)
-    axes.set_ylim(bottom=0.0)
+    axes.set_ylim(0.0, 1.05 * axes.get_ylim()[1])
     if known:
         axes.legend(axes.get_lines(), list(curves), frameon=False, fontsize="small")
 
