@@ -98,7 +98,7 @@ def group_budgets(results: Results) -> Picture:
     headline = Line2D([], [], color=style.GREY, marker="|", markersize=10, linestyle="", mew=2)
     style.legend_below(figure, [*group_handles(results), headline], [*results.groups, "only the headline holds"])
     sides = (
-        "further right on both sides" if results.quality.share else "further right on the left and left on the right"
+        "further right on both sides" if results.quality.share else "far right on the left and far left on the right"
     )
     caption = (
         f"Look for groups whose mark is {sides}: their {name} is paid for with weaker privacy; "
@@ -116,7 +116,7 @@ def _budget_row(left: Axes, right: Axes, results: Results, cell: Cell, k: int) -
         look: dict[str, Any] = {"color": style.of_group(g), "marker": "o", "mec": "white"}
         if spent is not None:
             left.plot([spent[group]], [y], markersize=6, linestyle="", **look)
-        found = results.mean(cell, results.quality.name, group)
+        found = results.mean(cell, results.quality.name, group).drawn
         half = None if math.isnan(found.half) else found.half
         right.errorbar([found.mean], [y], xerr=half, markersize=6, linestyle="", elinewidth=1, **look)
 
@@ -130,7 +130,7 @@ def _bar_panels(results: Results, sharey: bool) -> tuple[Figure, list[Axes]]:
 def _group_bars(one: Axes, results: Results, cells: Sequence[Cell], value: Callable[[Cell, str], Interval]) -> None:
     width = 0.76 / max(len(results.groups), 1)
     for g, group in enumerate(results.groups):
-        found = [value(cell, group) for cell in cells]
+        found = [value(cell, group).drawn for cell in cells]
         x = [k - 0.38 + width * (g + 0.5) for k in range(len(cells))]
         halves = [each.half for each in found]
         one.bar(x, [each.mean for each in found], 0.94 * width, color=style.of_group(g))

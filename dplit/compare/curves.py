@@ -45,7 +45,7 @@ def _panel(one: Axes, results: Results, cell: Cell) -> None:
     curves = _curves(results, cell)
     for g, group in enumerate(results.groups):
         by_epoch = curves.get(group, {})
-        found = {epoch: interval(values.values()) for epoch, values in sorted(by_epoch.items())}
+        found = {epoch: interval(values.values()).drawn for epoch, values in sorted(by_epoch.items())}
         means = [each.mean for each in found.values()]
         halves = [0.0 if each.half != each.half else each.half for each in found.values()]
         low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))

@@ -57,7 +57,7 @@ def _pareto_panel(one: Axes, results: Results, epsilon: float, metric: str) -> N
     cells = [cell for cell in results.cells if cell[1] == epsilon]
     points = []
     for cell in [*cells, *([results.reference] if results.reference else [])]:
-        x, y = results.mean(cell, metric), results.mean(cell, f"overall_{results.quality.name}")
+        x, y = results.mean(cell, metric).drawn, results.mean(cell, f"overall_{results.quality.name}").drawn
         mark(one, x.mean, y, look_of(results, cell), x.half)
         points.append((x.mean, y.mean))
     points, up = points[: len(cells)], 1 if results.quality.share else -1
@@ -79,7 +79,9 @@ def disparity_by_epsilon(results: Results) -> Picture:
                 one, results, [(name, e) for e in epsilons], metric, 0.7 * (k + 0.5) / len(variants) - 0.35
             )
         if results.reference:
-            one.axhline(results.mean(results.reference, metric).mean, color=style.GREY, linestyle=":", linewidth=1.2)
+            one.axhline(
+                results.mean(results.reference, metric).drawn.mean, color=style.GREY, linestyle=":", linewidth=1.2
+            )
         one.set_ylim(bottom=max(one.get_ylim()[0], 0.0))
         one.set_xticks(range(len(epsilons)), [exact(e) for e in epsilons])
         one.set_xlim(-0.5, len(epsilons) - 0.5)
@@ -97,7 +99,7 @@ def disparity_by_epsilon(results: Results) -> Picture:
 
 def _line_over_epsilon(one: Axes, results: Results, cells: Sequence[Cell], metric: str, shift: float) -> None:
     look = look_of(results, cells[0])
-    found = [(k + shift, results.mean(cell, metric)) for k, cell in enumerate(cells) if cell in results.cells]
+    found = [(k + shift, results.mean(cell, metric).drawn) for k, cell in enumerate(cells) if cell in results.cells]
     one.plot([x for x, _ in found], [y.mean for _, y in found], color=look["color"], linewidth=0.9, alpha=0.6)
     for x, y in found:
         mark(one, x, y, look)

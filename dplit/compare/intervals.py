@@ -24,6 +24,11 @@ class Interval:
     half: float
     n: int
 
+    @property
+    def drawn(self) -> Interval:
+        """Itself, or an interval of no value where the mean is infinite and has no place on an axis."""
+        return Interval(math.nan, math.nan, self.n) if math.isinf(self.mean) else self
+
     def text(self, digits: int = 3, scale: float = 1.0) -> str:
         """Write `mean ± half`, the mean alone where there is no interval, and a dash for no value."""
         if math.isnan(self.mean):
