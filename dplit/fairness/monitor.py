@@ -76,7 +76,8 @@ class FairnessMonitor(Illustrated):
         classes: number of classes; None: the width of the logits. With "preds", the largest id seen, plus one,
             which "noisy" refuses, as it is read from private records.
         allow_monitoring: let "flagged" figures be watched all the same.
-        terms: the identity terms, as the columns of "mentions"; None: the data module's `identity_terms`, if any.
+        terms: the identity terms, as the columns of "mentions"; None: the data module's `identity_terms`, if any; an
+            empty list: none.
 
     Raises:
         ConfigurationError: no groups are declared anywhere, a step returned something else, or not the same for every
@@ -152,7 +153,8 @@ class FairnessMonitor(Illustrated):
         keys = (self.group, getattr(trainer.strategy, "group", None), "group")
         self._key = next(key for key in keys if key is not None)
         self._check_alone(trainer)
-        self._terms = self.terms or tuple(getattr(getattr(trainer, "datamodule", None), "identity_terms", None) or ())
+        of_data = getattr(getattr(trainer, "datamodule", None), "identity_terms", None) or ()
+        self._terms = tuple(of_data) if self.terms is None else self.terms
         if self.release == "noisy":
             check_noisy(trainer, self.noise_multiplier)
             self._check_no_terms()
@@ -173,7 +175,7 @@ class FairnessMonitor(Illustrated):
         if self._terms:
             raise ConfigurationError(
                 f"a text may mention several of {len(self._terms)} identity terms and move as many counts, which noisy "
-                'counts do not charge; declare no identity_terms, or set release="flagged"'
+                'counts do not charge; set terms=[] to leave them out, or release="flagged"'
             )
 
     def _declared_groups(self, trainer: Trainer) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def count_terms(terms: Sequence[str], mentions: Tensor, seen: Outcome) -> Counts
     if seen.label is None or seen.pred is None or seen.classes != 2:
         what = "a loss alone" if seen.label is None else f"{seen.classes} classes"
         raise ConfigurationError(
-            f"false positives of identity terms are of two classes, but the step returned {what}; declare no identity_terms"
+            f"false positives of identity terms are of two classes, but the step returned {what}; set FairnessMonitor(terms=[])"
         )
     if len(mentions) != len(seen.label):
         raise ConfigurationError(

@@ -103,7 +103,7 @@ def test_private_steps_carry_mentions_along(tmp_path, monkeypatch, grads):
     monkeypatch.chdir(tmp_path)
     data = texts(tmp_path, TOLD, identity_terms=["the", "cat"], batch_size=16, tokenizer=tiny.folder("bert"))
     strategy = dplit.DPStrategy(noise=0.5, physical_batch_size=8, noise_seed=1, grads=grads)
-    run = trainer(strategy, max_steps=2, callbacks=[FairnessMonitor(table=False, picture=False)])
+    run = trainer(strategy, callbacks=[FairnessMonitor(table=False, picture=False)])
     run.fit(SequenceClassifier(tiny.folder("bert"), 2, save_to=None), datamodule=data)
-    assert strategy.ledger.steps == 2
+    assert strategy.ledger.steps == run.global_step > 1
     assert "fairness/false_positive_equality_difference" in run.callback_metrics

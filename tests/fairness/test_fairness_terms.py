@@ -166,6 +166,7 @@ def refused(trainer, model=None, project=None, **options):
 def test_two_classes_and_predictions_are_needed(trainer):
     assert "returned 3 classes" in refused(trainer, Model(3), Texts(classes=3))
     assert "returned a loss alone" in refused(trainer, Writer())
+    fitted(trainer, Writer(), Texts(), terms=[])
 
 
 def test_the_batch_must_say_what_is_mentioned(trainer):
