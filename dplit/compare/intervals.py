@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from operator import sub
 
 import numpy as np
 from scipy.stats import t
@@ -50,11 +49,9 @@ def interval(values: Iterable[float]) -> Interval:
     return Interval(float(known.mean()), half, n)
 
 
-def paired(
-    reference: Mapping[int, float], other: Mapping[int, float], cost: Callable[[float, float], float] = sub
-) -> dict[int, float]:
-    """Return reference minus other, or another cost of the two, for each seed that both have."""
-    return {seed: cost(reference[seed], other[seed]) for seed in reference if seed in other}
+def paired(reference: Mapping[int, float], other: Mapping[int, float]) -> dict[int, float]:
+    """Return reference minus other for each seed that both have."""
+    return {seed: reference[seed] - other[seed] for seed in reference if seed in other}
 
 
 def spread(costs: Mapping[str, Mapping[int, float]]) -> dict[int, float]:

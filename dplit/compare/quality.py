@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from dplit.fairness.metrics import QUALITIES
 
 FALLBACK = {"overall_accuracy": "overall_loss"}
 """What chooses among grid points in place of a figure that runs do not have: of language models, what they minimise."""
 
+T = TypeVar("T")
 TERMS = "false_positive_equality_difference"
 
 
@@ -90,9 +91,9 @@ class Quality:
         """What stands behind the name of a disparity on its axis."""
         return " (difference of shares)" if self.share else ""
 
-    def paid(self, without: float, private: float) -> float:
-        """Return what privacy cost: how much worse the private figure is than the one without privacy."""
-        return without - private if self.share else private - without
+    def cost_of(self, without: T, private: T) -> tuple[T, T]:
+        """Return the two in the order in which the first minus the second is what privacy cost: how much worse it is."""
+        return (without, private) if self.share else (private, without)
 
 
 def of(metrics: Container[str]) -> Quality:

@@ -176,7 +176,7 @@ class Results:
         if reference is None:
             return {}
         pairs = {
-            g: paired(self.by_seed(reference, name, g), self.by_seed(cell, name, g), self.quality.paid)
+            g: paired(*self.quality.cost_of(self.by_seed(reference, name, g), self.by_seed(cell, name, g)))
             for g in self.groups
         }
         return {group: by_seed for group, by_seed in pairs.items() if by_seed}

@@ -81,7 +81,7 @@ def test_a_cost_is_what_was_lost(tmp_path: Path) -> None:
 
 
 def test_mutant_a_cost_of_the_other_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Quality, "paid", lambda self, without, private: without - private)
+    monkeypatch.setattr(Quality, "cost_of", lambda self, without, private: (without, private))
     with pytest.raises(AssertionError):
         law_a_cost_is_what_was_lost(tmp_path)
 
