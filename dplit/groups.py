@@ -14,15 +14,15 @@ GroupKey = str | int | Callable[[Any], Tensor]
 """Where a batch keeps its group ids: a key, an index, or a function `batch -> (n,)` integer ids."""
 
 
-def declared(groups: Sequence[str]) -> tuple[str, ...]:
-    """Return the declared list as a tuple.
+def declared(groups: Sequence[str], name: str = "groups") -> tuple[str, ...]:
+    """Return the declared list as a tuple; `name` is that of the argument, for messages.
 
     Raises:
         ConfigurationError: if a name is empty or stands twice.
     """
     names = tuple(str(name) for name in groups)
     if not all(names) or len(set(names)) != len(names):
-        raise ConfigurationError(f"groups={list(names)} must be distinct, non-empty names")
+        raise ConfigurationError(f"{name}={list(names)} must be distinct, non-empty names")
     return names
 
 

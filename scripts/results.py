@@ -12,7 +12,7 @@ from dplit.compare.plan import exact
 from dplit.compare.recipe import load
 from dplit.compare.results import Results
 from dplit.compare.runner import chosen
-from dplit.compare.table import FIGURES, lines
+from dplit.compare.table import lines, shown
 from dplit.errors import DplitError
 
 
@@ -20,14 +20,15 @@ def rows(results: Results) -> Iterator[list[str]]:
     """Yield the head, the rule and a line for each target and variant."""
     costs = [f"cost, {group}" for group in results.groups]
     own = [f"ε, {group}" for group in results.groups]
-    head = ["ε", "variant", "grid point", *FIGURES.values(), *costs, "cost gap", *own, "seeds"]
+    head = ["ε", "variant", "grid point", *shown(results).values(), *costs, "cost gap", *own, "seeds"]
     yield head
     yield ["---", "---", "---", *["---:"] * (len(head) - 3)]
     for epsilon in (*results.comparison.epsilons, None):
         for line in lines(results, epsilon):
             cell = (line.variant, epsilon)
-            taken = [results.cost(cell, group).text(2, 100) for group in results.groups]
-            gap = results.cost_gap(cell).text(2, 100)
+            scale = results.quality.scale
+            taken = [results.cost(cell, group).text(2, scale) for group in results.groups]
+            gap = results.cost_gap(cell).text(2, scale)
             point = ", ".join(line.point)
             plain = [line.epsilon, line.variant, point, *line.figures]
             yield [

@@ -391,6 +391,31 @@ def test_the_gap_is_that_of_the_sample_and_the_validation_split() -> None:
     assert math.isnan(found["train minus validation", "absent", "loss"])
 
 
+class Writer(Net):
+    """Says what a language model says."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        return {"loss": self.losses(batch), "tokens": 1 + batch["y"]}
+
+
+def test_the_gap_of_a_language_model_is_of_losses_and_perplexities(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callback, "save", save)
+    module = Writer()
+    fit(public(), module=module)
+    module.eval()
+    found, expected = rows(), {}
+    for split, data, chosen in (("train", Data(SIZE), indices_of()), ("validation", Data(30), range(30))):
+        at = [i for i in chosen if data.group[i] == 0]
+        losses = F.cross_entropy(module.net(data.x[at]), data.y[at], reduction="none").detach()
+        expected[split] = float(((losses * (1 + data.y[at])).sum() / (1 + data.y[at]).sum()).exp())
+        assert found[split, "a", "perplexity"] == pytest.approx(expected[split], rel=1e-5)
+        assert found[split, "a", "loss"] == pytest.approx(float(losses.mean()), rel=1e-5)
+    gap = expected["train"] - expected["validation"]
+    assert found["train minus validation", "a", "perplexity"] == pytest.approx(gap, abs=1e-4)
+    assert not any(metric == "accuracy" for _, _, metric in found)
+    assert Path("diagnostics.png").is_file()
+
+
 @pytest.mark.parametrize("options", [{"limit_val_batches": 0}, {"check_val_every_n_epoch": 2}])
 def test_without_a_validation_at_the_epochs_end_there_is_no_gap(options: dict[str, Any]) -> None:
     fit(public(), max_epochs=2 if options.get("check_val_every_n_epoch") else 1, **options)

@@ -1,4 +1,4 @@
-"""Figures with a place for each group: accuracy, privacy cost, and ε beside accuracy."""
+"""Figures with a place for each group: accuracy (or perplexity, or loss), privacy cost, and ε beside accuracy."""
 
 from __future__ import annotations
 
@@ -18,9 +18,30 @@ from dplit.compare.plan import Cell, exact
 from dplit.compare.results import Results
 
 
-def accuracy_bars(results: Results) -> Picture:
-    """Draw each group's accuracy as bars, a panel for each ε."""
+def quality_bars(results: Results) -> Picture:
+    """Draw what each group's model is judged by as bars, a panel for each ε."""
     figure, axes = _bar_panels(results, sharey=True)
+    quality = results.quality
+    floor = _floor(results)
+    for one, epsilon in zip(axes, epsilons_of(results), strict=True):
+        cells = [*cells_at(results, epsilon), *([results.reference] if results.reference else [])]
+        _group_bars(one, results, cells, lambda cell, group: results.mean(cell, quality.name, group))
+        one.set_ylim(floor, min(1.0, one.get_ylim()[1]) if quality.share else None)
+        one.set_ylabel(f"ε = {exact(epsilon)}\n{quality.axis}", fontsize=9)
+    style.legend_below(figure, group_handles(results), results.groups)
+    how = "fall short of" if quality.share else "stand above"
+    start = f"note that the axis starts at {floor:g}, not at 0, and " if quality.share else ""
+    caption = (
+        f"Look for bars of one group that {how} the same group's bar without privacy, at the right; "
+        f"{start}bars end in 95 % intervals."
+    )
+    return Picture(f"{quality.name.capitalize()} of each group", caption, style.as_data(figure))
+
+
+def _floor(results: Results) -> float:
+    """Return where the bars begin: shares a little under the lowest, so that they can be told apart, all else at 0."""
+    if not results.quality.share:
+        return 0.0
     lowest = [
         interval.mean - (0 if math.isnan(interval.half) else interval.half)
         for cell in results.cells
@@ -28,18 +49,7 @@ def accuracy_bars(results: Results) -> Picture:
         for interval in [results.mean(cell, "accuracy", group)]
         if not math.isnan(interval.mean)
     ]
-    floor = max(math.floor(20 * (min(lowest, default=0.0) - 0.02)) / 20, 0.0)
-    for one, epsilon in zip(axes, epsilons_of(results), strict=True):
-        cells = [*cells_at(results, epsilon), *([results.reference] if results.reference else [])]
-        _group_bars(one, results, cells, lambda cell, group: results.mean(cell, "accuracy", group))
-        one.set_ylim(floor, min(1.0, one.get_ylim()[1]))
-        one.set_ylabel(f"ε = {exact(epsilon)}\naccuracy (share)", fontsize=9)
-    style.legend_below(figure, group_handles(results), results.groups)
-    caption = (
-        "Look for bars of one group that fall short of the same group's bar without privacy, at the right; note that "
-        f"the axis starts at {floor:g}, not at 0, and bars end in 95 % intervals."
-    )
-    return Picture("Accuracy of each group", caption, style.as_data(figure))
+    return max(math.floor(20 * (min(lowest, default=0.0) - 0.02)) / 20, 0.0)
 
 
 def cost_bars(results: Results) -> Picture:
@@ -52,21 +62,27 @@ def cost_bars(results: Results) -> Picture:
             look: dict[str, Any] = {"color": "black", "marker": "D", "mfc": "white", "mec": "black"}
             mark(one, k + 0.46, results.cost_gap(cell), look)
         one.axhline(0, color=style.GREY, linewidth=0.8)
-        one.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1, symbol=""))
-        one.set_ylabel(f"ε = {exact(epsilon)}\ncost (points)", fontsize=9)
+        if results.quality.share:
+            one.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1, symbol=""))
+        one.set_ylabel(f"ε = {exact(epsilon)}\n{results.quality.cost}", fontsize=9)
     gap = Line2D([], [], color="black", marker="D", mfc="white", linestyle="")
     style.legend_below(figure, [*group_handles(results), gap], [*results.groups, "gap: largest minus smallest"])
+    name = results.quality.name
+    cost = (
+        f"{name} without privacy minus {name} with it, of the same seed, in percentage points,"
+        if results.quality.share
+        else f"{name} with privacy minus {name} without it, of the same seed,"
+    )
     caption = (
         "Look for variants whose bars are both low and of equal height, so that the diamond, the gap between the groups' "
-        "costs, is near 0; the cost is accuracy without privacy minus accuracy with it, of the same seed, in "
-        "percentage points, and each panel has a scale of its own."
+        f"costs, is near 0; the cost is {cost} and each panel has a scale of its own."
     )
     return Picture("Privacy cost of each group", caption, style.as_data(figure))
 
 
 def group_budgets(results: Results) -> Picture:
-    """Draw each group's ε beside its accuracy, a row of two panels for each target."""
-    epsilons = epsilons_of(results)
+    """Draw each group's ε beside what its model is judged by, a row of two panels for each target."""
+    epsilons, name = epsilons_of(results), results.quality.name
     most = max(len(cells_at(results, epsilon)) for epsilon in epsilons)
     height = 1.0 + len(epsilons) * (0.9 + max(0.27, 0.1 * len(results.groups)) * most)
     figure, axes = style.blank(len(epsilons), 2, 11, height, sharey="row")
@@ -78,14 +94,17 @@ def group_budgets(results: Results) -> Picture:
         left.set_ylim(len(cells) - 0.5, -0.5)
         left.set_xlim(0, 1.05 * max(epsilon, left.get_xlim()[1] / 1.05))
         left.set_xlabel(f"ε of the group, at a target of {exact(epsilon)}", fontsize=9)
-        right.set_xlabel("accuracy of the group (share)", fontsize=9)
+        right.set_xlabel(results.quality.axis.replace(name, f"{name} of the group"), fontsize=9)
     headline = Line2D([], [], color=style.GREY, marker="|", markersize=10, linestyle="", mew=2)
     style.legend_below(figure, [*group_handles(results), headline], [*results.groups, "only the headline holds"])
+    sides = (
+        "further right on both sides" if results.quality.share else "far right on the left and far left on the right"
+    )
     caption = (
-        "Look for groups whose mark is further right on both sides: their accuracy is paid for with weaker privacy; "
+        f"Look for groups whose mark is {sides}: their {name} is paid for with weaker privacy; "
         "a grey stroke means that the policy states no ε for single groups."
     )
-    return Picture("ε of each group beside its accuracy", caption, style.as_data(figure))
+    return Picture(f"ε of each group beside its {name}", caption, style.as_data(figure))
 
 
 def _budget_row(left: Axes, right: Axes, results: Results, cell: Cell, k: int) -> None:
@@ -97,9 +116,9 @@ def _budget_row(left: Axes, right: Axes, results: Results, cell: Cell, k: int) -
         look: dict[str, Any] = {"color": style.of_group(g), "marker": "o", "mec": "white"}
         if spent is not None:
             left.plot([spent[group]], [y], markersize=6, linestyle="", **look)
-        accuracy = results.mean(cell, "accuracy", group)
-        half = None if math.isnan(accuracy.half) else accuracy.half
-        right.errorbar([accuracy.mean], [y], xerr=half, markersize=6, linestyle="", elinewidth=1, **look)
+        found = results.mean(cell, results.quality.name, group).drawn
+        half = None if math.isnan(found.half) else found.half
+        right.errorbar([found.mean], [y], xerr=half, markersize=6, linestyle="", elinewidth=1, **look)
 
 
 def _bar_panels(results: Results, sharey: bool) -> tuple[Figure, list[Axes]]:
@@ -111,7 +130,7 @@ def _bar_panels(results: Results, sharey: bool) -> tuple[Figure, list[Axes]]:
 def _group_bars(one: Axes, results: Results, cells: Sequence[Cell], value: Callable[[Cell, str], Interval]) -> None:
     width = 0.76 / max(len(results.groups), 1)
     for g, group in enumerate(results.groups):
-        found = [value(cell, group) for cell in cells]
+        found = [value(cell, group).drawn for cell in cells]
         x = [k - 0.38 + width * (g + 0.5) for k in range(len(cells))]
         halves = [each.half for each in found]
         one.bar(x, [each.mean for each in found], 0.94 * width, color=style.of_group(g))

@@ -7,6 +7,7 @@ from typing import Any
 
 from dplit.compare.intervals import Interval
 from dplit.compare.plan import Cell, exact
+from dplit.compare.quality import TERMS
 from dplit.compare.results import Results
 
 Ask = Callable[[Results, Cell], Interval]
@@ -16,26 +17,29 @@ def _figure(metric: str) -> Ask:
     return lambda results, cell: results.mean(cell, metric, None)
 
 
-QUESTIONS: Mapping[str, tuple[Ask, Any, float]] = {
-    "highest accuracy (share)": (_figure("overall_accuracy"), max, 1.0),
-    "highest accuracy of the worst group (share)": (_figure("worst_group_accuracy"), max, 1.0),
-    "smallest accuracy gap": (_figure("accuracy_gap"), min, 1.0),
-    "smallest demographic parity difference": (_figure("demographic_parity_difference"), min, 1.0),
-    "smallest equalized odds difference": (_figure("equalized_odds_difference"), min, 1.0),
-    "smallest gap of privacy costs (points)": (lambda results, cell: results.cost_gap(cell), min, 100.0),
-}
-"""What is asked, how it is figured, which end is best, and the scale it is written in."""
+def questions(results: Results) -> Mapping[str, tuple[Ask, Any, float]]:
+    """Return what is asked, how it is figured, which end is best, and the scale it is written in."""
+    one = results.quality
+    end, unit, points = ("highest", " (share)", " (points)") if one.share else ("lowest", "", f" ({one.name})")
+    small = {**one.disparities, **({TERMS: TERMS.replace("_", " ")} if TERMS in results.metrics else {})}
+    return {
+        f"{end} {one.name}{unit}": (_figure(f"overall_{one.name}"), one.best, 1.0),
+        f"{end} {one.name} of the worst group{unit}": (_figure(f"worst_group_{one.name}"), one.best, 1.0),
+        **{f"smallest {title}": (_figure(metric), min, 1.0) for metric, title in small.items()},
+        f"smallest gap of privacy costs{points}": (lambda results, cell: results.cost_gap(cell), min, one.scale),
+    }
 
 
 def answers(results: Results) -> list[tuple[str, list[dict[str, str]]]]:
     """Return each question with an answer for each target: who, the figure, and how many others overlap with it."""
     asked = {
         what: (figure, best, scale)
-        for what, (figure, best, scale) in QUESTIONS.items()
+        for what, (figure, best, scale) in questions(results).items()
         if results.reference or "privacy costs" not in what
     }
     told = [(what, [_answer(results, e, *how) for e in results.comparison.epsilons]) for what, how in asked.items()]
-    return [*told, *([("costliest for any group (points)", _costliest(results))] if results.reference else [])]
+    last = f"costliest for any group ({'points' if results.quality.share else results.quality.name})"
+    return [*told, *([(last, _costliest(results))] if results.reference else [])]
 
 
 def _answer(results: Results, epsilon: float, figure: Ask, best: Any, scale: float) -> dict[str, str]:
@@ -74,15 +78,15 @@ def _costliest(results: Results) -> list[dict[str, str]]:
             for group in results.groups
             if (cost := results.cost((name, at), group)).mean == cost.mean
         }
-        found.append(_named(costs))
+        found.append(_named(costs, results.quality.scale))
     return found
 
 
-def _named(costs: Mapping[tuple[str, str], Interval]) -> dict[str, str]:
+def _named(costs: Mapping[tuple[str, str], Interval], scale: float) -> dict[str, str]:
     if not costs:
         return {"who": "–", "figure": "", "sure": ""}
     name, group = max(costs, key=lambda pair: costs[pair].mean)
-    return {"who": f"{name}, for {group}", "figure": costs[name, group].text(2, 100), "sure": ""}
+    return {"who": f"{name}, for {group}", "figure": costs[name, group].text(2, scale), "sure": ""}
 
 
 def heads(results: Results) -> list[str]:

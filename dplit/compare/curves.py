@@ -18,7 +18,10 @@ ACROSS = 4
 
 
 def learning_curves(results: Results, epsilon: float) -> Picture:
-    """Draw validation accuracy by epoch at one target, a panel for each variant and one for the runs without privacy."""
+    """Draw a validation figure by epoch at one target, a panel for each variant and one for the runs without privacy.
+
+    The figure is what the models are judged by.
+    """
     cells = [*cells_at(results, epsilon), *([results.reference] if results.reference else [])]
     deep = -(-len(cells) // ACROSS)
     figure, axes = style.blank(deep, ACROSS, 11, 0.9 + 2.1 * deep, sharey=True)
@@ -28,10 +31,11 @@ def learning_curves(results: Results, epsilon: float) -> Picture:
     for one in panels[len(cells) :]:
         one.set_visible(False)
     for row in axes:
-        row[0].set_ylabel("accuracy (share)", fontsize=9)
+        row[0].set_ylabel(results.quality.axis, fontsize=9)
     style.legend_below(figure, group_handles(results), results.groups)
+    moves = "rises" if results.quality.share else "falls"
     caption = (
-        "Look for a group whose line rises later, or swings more, than it does without privacy in the last panel; lines are "
+        f"Look for a group whose line {moves} later, or swings more, than it does without privacy in the last panel; lines are "
         f"means over seeds on the {CHOICE_SPLIT} split, bands their 95 % intervals."
     )
     return Picture(f"Learning curves at ε = {exact(epsilon)}", caption, style.as_data(figure))
@@ -41,7 +45,7 @@ def _panel(one: Axes, results: Results, cell: Cell) -> None:
     curves = _curves(results, cell)
     for g, group in enumerate(results.groups):
         by_epoch = curves.get(group, {})
-        found = {epoch: interval(values.values()) for epoch, values in sorted(by_epoch.items())}
+        found = {epoch: interval(values.values()).drawn for epoch, values in sorted(by_epoch.items())}
         means = [each.mean for each in found.values()]
         halves = [0.0 if each.half != each.half else each.half for each in found.values()]
         low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))
@@ -54,10 +58,10 @@ def _panel(one: Axes, results: Results, cell: Cell) -> None:
 
 
 def _curves(results: Results, cell: Cell) -> Mapping[str, Mapping[int, dict[int, float]]]:
-    """Return accuracy by group, epoch and seed."""
+    """Return what the models are judged by, by group, epoch and seed."""
     found: dict[str, dict[int, dict[int, float]]] = {}
     for run in results.of(cell):
         for row in rows(results.out / run.path):
-            if row["metric"] == "accuracy" and row["split"] in (CHOICE_SPLIT, f"{CHOICE_SPLIT}/0"):
+            if row["metric"] == results.quality.name and row["split"] in (CHOICE_SPLIT, f"{CHOICE_SPLIT}/0"):
                 found.setdefault(row["group"], {}).setdefault(int(row["epoch"]), {})[run.seed] = float(row["value"])
     return found

@@ -23,6 +23,11 @@ class Interval:
     half: float
     n: int
 
+    @property
+    def drawn(self) -> Interval:
+        """Itself, or an interval of no value where the mean is infinite and has no place on an axis."""
+        return Interval(math.nan, math.nan, self.n) if math.isinf(self.mean) else self
+
     def text(self, digits: int = 3, scale: float = 1.0) -> str:
         """Write `mean ± half`, the mean alone where there is no interval, and a dash for no value."""
         if math.isnan(self.mean):
@@ -32,11 +37,14 @@ class Interval:
 
 
 def interval(values: Iterable[float]) -> Interval:
-    """Return the mean with Student's interval, t(0.975, n - 1)·s/√n; NaN values are left out."""
+    """Return the mean with Student's interval, t(0.975, n - 1)·s/√n; NaN values are left out.
+
+    Where a value is infinite, as the loss of a run that diverged, the mean is too, and there is no interval.
+    """
     known = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
     n = len(known)
-    if n < 2:
-        return Interval(float(known[0]) if n else math.nan, math.nan, n)
+    if n < 2 or np.isinf(known).any():
+        return Interval(sum(known.tolist()) / n if n else math.nan, math.nan, n)
     half = float(t.ppf((1 + LEVEL) / 2, n - 1) * known.std(ddof=1) / math.sqrt(n))
     return Interval(float(known.mean()), half, n)
 

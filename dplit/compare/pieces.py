@@ -63,6 +63,7 @@ def group_handles(results: Results) -> list[Patch]:
 
 def mark(one: Axes, x: float, y: Interval, look: dict[str, Any], x_half: float = math.nan) -> None:
     """Draw one mark with its intervals, where there are any."""
+    y = y.drawn
     bars: dict[str, Any] = {
         "yerr": None if math.isnan(y.half) else y.half,
         "xerr": None if math.isnan(x_half) else x_half,

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dplit.compare import bars, brief, charge, curves, figures, folder, pieces, table
 from dplit.compare.plan import Cell, exact
+from dplit.compare.quality import TERMS
 from dplit.compare.results import Results, columns, statement
 from dplit.compare.variant import Variant
 from dplit.privacy.report import rounded_up, versions
@@ -43,7 +44,11 @@ def content(results: Results) -> dict[str, Any]:
         "seconds": _seconds(results),
         "split": results.split,
         "groups": results.groups,
-        "heads": [*columns(comparison).values(), *table.FIGURES.values()],
+        "heads": [*columns(comparison).values(), *table.shown(results).values()],
+        "quality": results.quality,
+        "chosen_by": results.chosen_by,
+        "terms": results.terms,
+        "by_term": [_by_term(results, cell) for cell in results.cells] if results.terms else [],
         "tables": _tables(results),
         "short": brief.answers(results) if private else [],
         "short_heads": brief.heads(results),
@@ -65,7 +70,7 @@ def _private(results: Results) -> list[Cell]:
 
 def _pictures(results: Results) -> Iterator[pieces.Picture]:
     yield figures.pareto(results)
-    yield bars.accuracy_bars(results)
+    yield bars.quality_bars(results)
     if results.reference:
         yield bars.cost_bars(results)
     yield figures.disparity_by_epsilon(results)
@@ -131,23 +136,33 @@ def _costs(results: Results) -> list[dict[str, Any]]:
         {
             "epsilon": exact(cell[1] or 0.0),
             "variant": cell[0],
-            "groups": [results.cost(cell, group).text(2, 100) for group in results.groups],
-            "gap": results.cost_gap(cell).text(2, 100),
+            "groups": [results.cost(cell, group).text(2, results.quality.scale) for group in results.groups],
+            "gap": results.cost_gap(cell).text(2, results.quality.scale),
             "pairs": results.cost_gap(cell).n,
         }
         for cell in _private(results)
     ]
 
 
+def _by_term(results: Results, cell: Cell) -> dict[str, Any]:
+    return {
+        "epsilon": "none" if cell[1] is None else exact(cell[1]),
+        "variant": cell[0],
+        "all": results.mean(cell, "overall_fpr").text(),
+        "terms": [results.mean(cell, "term_fpr", term).text() for term in results.terms],
+        "sum": results.mean(cell, TERMS).text(),
+    }
+
+
 def _budget(results: Results, cell: Cell) -> dict[str, Any]:
     by_group = results.spent_by_group(cell)
     stated = [rounded_up(by_group[g], 4) if by_group else "headline" for g in results.groups]
-    accuracies = [results.mean(cell, "accuracy", group).text() for group in results.groups]
+    figures = [results.mean(cell, results.quality.name, group).text() for group in results.groups]
     return {
         "epsilon": exact(cell[1] or 0.0),
         "variant": cell[0],
         "spent": rounded_up(results.spent(cell), 4),
-        "pairs": list(zip(stated, accuracies, strict=True)),
+        "pairs": list(zip(stated, figures, strict=True)),
     }
 
 

@@ -10,16 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dplit.compare import folder
+from dplit.compare import folder, quality
 from dplit.compare.intervals import Interval, interval, paired, spread
 from dplit.compare.plan import Cell, Run, rest, search
+from dplit.compare.quality import Quality
 from dplit.compare.recipe import Comparison
 from dplit.compare.variant import Point
 from dplit.errors import ConfigurationError
 
 CHOICE_SPLIT = "validation"
 """The split whose figures choose among grid points; never the one that is reported."""
-SMALLER_IS_BETTER = ("_gap", "_difference", "_loss")
+SMALLER_IS_BETTER = ("_gap", "_difference", "_loss", "_perplexity", "_fpr")
 
 Figures = dict[tuple[str, str], float]
 """Values by metric and group; the group is empty where a figure is about all of them."""
@@ -28,10 +29,13 @@ Figures = dict[tuple[str, str], float]
 def score(place: Path, metric: str) -> float:
     """Return a run's figure on the validation split, signed so that larger is better.
 
+    A run without accuracy, as of a language model, is scored by its loss where accuracy was asked for.
+
     Raises:
         ConfigurationError: the run has no validation figures.
     """
     figures = last(place).get(CHOICE_SPLIT, {})
+    metric = quality.chooser(metric, {name for name, _ in figures})
     found = [value for (name, _), value in figures.items() if name == metric]
     if not found:
         raise ConfigurationError(
@@ -120,6 +124,27 @@ class Results:
         return "test" if any("test" in splits for splits in self.figures.values()) else CHOICE_SPLIT
 
     @cached_property
+    def metrics(self) -> frozenset[str]:
+        """The names of all figures that some finished run has."""
+        return frozenset(name for splits in self.figures.values() for figures in splits.values() for name, _ in figures)
+
+    @cached_property
+    def quality(self) -> Quality:
+        """What the models are judged by."""
+        return quality.of(self.metrics)
+
+    @property
+    def chosen_by(self) -> str:
+        """The figure that grid points were chosen by."""
+        return quality.chooser(self.comparison.choose_by, self.metrics)
+
+    @cached_property
+    def terms(self) -> tuple[str, ...]:
+        """The identity terms whose false positives were counted, in their order."""
+        runs = (figures for splits in self.figures.values() for figures in splits.values())
+        return tuple(dict.fromkeys(who for figures in runs for name, who in figures if name == "term_fpr"))
+
+    @cached_property
     def groups(self) -> tuple[str, ...]:
         """The declared groups, in their order."""
         found = (
@@ -146,17 +171,18 @@ class Results:
         return interval(self.by_seed(cell, metric, group).values())
 
     def costs(self, cell: Cell) -> dict[str, dict[int, float]]:
-        """Return the privacy cost of each group and seed: accuracy without privacy minus with it, paired by seed."""
-        reference = self.reference
+        """Return the privacy cost of each group and seed, paired by seed: how much worse it fares than without privacy."""
+        reference, name = self.reference, self.quality.name
         if reference is None:
             return {}
         pairs = {
-            g: paired(self.by_seed(reference, "accuracy", g), self.by_seed(cell, "accuracy", g)) for g in self.groups
+            g: paired(*self.quality.cost_of(self.by_seed(reference, name, g), self.by_seed(cell, name, g)))
+            for g in self.groups
         }
         return {group: by_seed for group, by_seed in pairs.items() if by_seed}
 
     def cost(self, cell: Cell, group: str) -> Interval:
-        """Return the mean privacy cost of one group, in accuracy."""
+        """Return the mean privacy cost of one group, in what the models are judged by."""
         return interval(self.costs(cell).get(group, {}).values())
 
     def cost_gap(self, cell: Cell) -> Interval:

@@ -11,16 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from dplit.compare.plan import Cell, exact
+from dplit.compare.quality import TERMS
 from dplit.compare.results import Results, columns
-
-FIGURES = {
-    "overall_accuracy": "accuracy",
-    "worst_group_accuracy": "worst group",
-    "accuracy_gap": "accuracy gap",
-    "demographic_parity_difference": "dem. parity diff.",
-    "equalized_odds_difference": "eq. odds diff.",
-}
-"""What the table shows, and what it is called there."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +24,11 @@ class Line:
     point: tuple[str, ...]
     figures: tuple[str, ...]
     seeds: int
+
+
+def shown(results: Results) -> dict[str, str]:
+    """Return what the table shows, and what it is called there."""
+    return results.quality.columns | ({TERMS: "term FPR diff."} if TERMS in results.metrics else {})
 
 
 def lines(results: Results, epsilon: float | None) -> Iterator[Line]:
@@ -47,7 +44,7 @@ def _line(results: Results, cell: Cell) -> Line:
         "none" if cell[1] is None else exact(cell[1]),
         cell[0],
         tuple(str(point.get(key, "–")) for key in columns(results.comparison)),
-        tuple(results.mean(cell, metric, None).text() for metric in FIGURES),
+        tuple(results.mean(cell, metric, None).text() for metric in shown(results)),
         len(results.of(cell)),
     )
 
@@ -69,7 +66,7 @@ def _table(results: Results) -> Table:
     table.add_column("variant", min_width=8)
     for head in columns(results.comparison).values():
         table.add_column(head.replace("_", " "), justify="right")
-    for head in FIGURES.values():
+    for head in shown(results).values():
         table.add_column(head, justify="right", min_width=13)
     table.add_column("seeds", justify="right")
     for epsilon in (*results.comparison.epsilons, None):
@@ -80,7 +77,7 @@ def _table(results: Results) -> Table:
 
 
 def _note(results: Results) -> str:
-    told = f"δ = {results.comparison.delta:g}; grid points were chosen by {CHOSEN.format(results.comparison.choose_by)}"
+    told = f"δ = {results.comparison.delta:g}; grid points were chosen by {CHOSEN.format(results.chosen_by)}"
     few = min(len(results.of(cell)) for cell in results.cells) < 2
     return f"{told}; one seed gives no interval" if few else told
 

@@ -23,6 +23,7 @@ from dplit.data.counterfactual import Counterfactuals, Swaps
 from dplit.data.encoding import Encoder, Template, plain
 from dplit.data.module import Batch, Examples, GroupedData, Splits, check_choice, check_sizes, split
 from dplit.data.table import TEST_FRACTION
+from dplit.data.terms import Terms, declared_terms, mentions
 from dplit.errors import ConfigurationError
 from dplit.fetch import Artefact, PyPI
 
@@ -97,16 +98,20 @@ class TokenRows(Examples):
         pad: the id that fills up.
         side: where it is put.
         multiple_of: a batch's length is rounded up to a multiple of this.
+        terms: the identity terms; with any, `self.mentions` is `(n, k)` bool, which of them each text mentions.
 
     """
 
-    def __init__(self, ids: Sequence[Sequence[int]], records: Records, pad: int, side: Side, multiple_of: int) -> None:
+    def __init__(
+        self, ids: Sequence[Sequence[int]], records: Records, pad: int, side: Side, multiple_of: int, terms: Terms = ()
+    ) -> None:
         lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
         self.ends = lengths.cumsum(0)
         self.starts = self.ends - lengths
         self.flat = torch.tensor([token for row in ids for token in row], dtype=torch.int32)
         self.y, self.group = torch.from_numpy(records.y), torch.from_numpy(records.group)
         self.unit = None if records.unit is None else torch.from_numpy(records.unit)
+        self.mentions = mentions(records.text, terms) if terms else None
         self.pad, self.side, self.multiple_of = pad, side, multiple_of
 
     def __len__(self) -> int:
@@ -127,6 +132,7 @@ class TokenRows(Examples):
     def collate(self, samples: Sequence[int]) -> Batch:
         """Samples to `input_ids (b, T)`, `attention_mask (b, T)`, `y (b,)`, `group (b,)`, and `unit (b,)`; all int64.
 
+        And to `mentions (b, k)`, bool, where terms are declared.
         `T` is the longest of these texts, rounded up to `multiple_of`; without samples the shapes are (0, 1) and (0,).
         """
         chosen = torch.as_tensor(samples, dtype=torch.int64)
@@ -137,15 +143,16 @@ class TokenRows(Examples):
             place = slice(width - len(row), width) if self.side == "left" else slice(len(row))
             ids[i, place], mask[i, place] = row, 1
         batch = {"input_ids": ids, "attention_mask": mask, "y": self.y[chosen], "group": self.group[chosen]}
-        return batch if self.unit is None else {**batch, "unit": self.unit[chosen]}
+        more = {"unit": self.unit, "mentions": self.mentions}
+        return batch | {key: values[chosen] for key, values in more.items() if values is not None}
 
 
 class TextData(GroupedData):
     """Texts in memory as token ids; a subclass declares its classes and groups and reads its records.
 
     Batches are `{"input_ids": (b, T), "attention_mask": (b, T), "y": (b,), "group": (b,)}` and, where the data say whose
-    a record is, `"unit": (b,)`; all int64. `T` is the longest text of the batch. For language modelling `y` is the
-    group's id, so that monitors have a target.
+    a record is, `"unit": (b,)`; all int64; and `"mentions": (b, k)`, bool, with k `identity_terms`. `T` is the longest
+    text of the batch. For language modelling `y` is the group's id.
 
     Attributes:
         classes: the names of the classes; id `k` means the `k`-th.
@@ -164,6 +171,8 @@ class TextData(GroupedData):
         swaps: identity terms that are swapped in copies of the training texts, as in `Swaps`; None for no copies. A copy
             has the label, group and unit of its record and is clipped together with it, so it is charged once.
         max_copies: of one text.
+        identity_terms: words to be found in the texts as they are read, before template and truncation
+            (`dplit.data.terms.mentions`); FairnessMonitor then tells the false positive rate among those that mention each.
         **loading: batch_size, validation_fraction and num_workers of `GroupedData`.
 
     Raises:
@@ -184,6 +193,7 @@ class TextData(GroupedData):
         eval_batch_size: int = 256,
         swaps: str | list[Any] | dict[str, Any] | None = None,
         max_copies: int = 3,
+        identity_terms: list[str] | None = None,
         **loading: Any,
     ) -> None:
         super().__init__(eval_batch_size=eval_batch_size, **loading)
@@ -195,6 +205,7 @@ class TextData(GroupedData):
         self.swaps = None if swaps is None else Swaps(swaps, max_copies)
         self.tokenizer_name, self.template, self.max_length = tokenizer, template, max_length
         self.padding_side, self.pad_to_multiple_of = padding_side, pad_to_multiple_of
+        self.identity_terms = declared_terms(identity_terms)
         self.tokenizer: Any = None
 
     @abstractmethod
@@ -229,7 +240,7 @@ class TextData(GroupedData):
     def _encoded(self, encoder: Encoder, records: Records) -> TokenRows:
         ids = encoder(self.prepared(records.text))
         side: Side = self.padding_side or self.tokenizer.padding_side
-        return TokenRows(ids, records, encoder.filler, side, self.pad_to_multiple_of)
+        return TokenRows(ids, records, encoder.filler, side, self.pad_to_multiple_of, self.identity_terms)
 
 
 class FetchedTexts(TextData):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from dplit.diagnostics.plots import draw
 from dplit.diagnostics.sample import Sample, counted, group_of
 from dplit.errors import ConfigurationError
-from dplit.fairness.metrics import Counts, Rates, Row, accuracies, by_group, losses, overall, sizes
+from dplit.fairness.counts import Counts
+from dplit.fairness.illustrated import Illustrated
+from dplit.fairness.losses import losses, perplexities
+from dplit.fairness.metrics import Rates, Row, accuracies, by_group, overall, sizes, told
 from dplit.fairness.plots import save
 from dplit.fairness.records import Snapshot, append, claim
 from dplit.fairness.release import spent
@@ -18,7 +21,7 @@ from dplit.strategy import DPStrategy
 
 GAP = "train minus validation"
 """The split of the generalisation gap's rows."""
-MEASURED: dict[str, Rates] = {"accuracy": accuracies, "loss": losses}
+MEASURED: dict[str, Rates] = {"accuracy": accuracies, "loss": losses, "perplexity": perplexities}
 
 
 class Outcomes(NamedTuple):
@@ -29,7 +32,7 @@ class Outcomes(NamedTuple):
     validation: Counts
 
 
-class SubgroupDiagnostics(Callback):
+class SubgroupDiagnostics(Illustrated):
     """Write per group: gradient norms, fraction clipped, direction error, and the generalisation gap.
 
     For public and benchmark data under DPStrategy. The figures are exact, come from the gradients of train records and are
@@ -40,10 +43,11 @@ class SubgroupDiagnostics(Callback):
     the figures of `dplit.diagnostics.figures.Tally.rows`, in rows of split "train".
 
     Gradients are those of `training_step` in eval mode, without dropout, so that no randomness moves them. Accuracy and
-    loss of the sample are measured as the epoch's last validation begins, by `validation_step`, in its mode and under
-    its weights (averaged ones, too), and compared with its first loader: rows of split "train", "validation" and
-    "train minus validation". They are NaN where no validation ends the epoch. Measuring is done on a copy that shares
-    the parameters: weights, `.grad`, generators, buffers, metrics, ledger and policy stay as they are.
+    loss of the sample (of a language model loss and perplexity) are measured as the epoch's last validation begins, by
+    `validation_step`, in its mode and under its weights (averaged ones, too), and compared with its first loader: rows of
+    split "train", "validation" and "train minus validation". They are NaN where no validation ends the epoch. Measuring
+    is done on a copy that shares the parameters: weights, `.grad`, generators, buffers, metrics, ledger and policy stay
+    as they are.
 
     Written to the run directory: `diagnostics.csv`, with the columns of `fairness.csv`, and the picture
     `diagnostics.png` when fit ends or fails; a number is added where they exist.
@@ -76,7 +80,7 @@ class SubgroupDiagnostics(Callback):
         """Name the files that left the run so far, exact and uncharged."""
         if self._path is None:
             return []
-        held = "gradient norms, clipping, directions, accuracy and loss by group; records declared public"
+        held = "gradient norms, clipping, directions, accuracy, loss and perplexity by group; records declared public"
         return [f"{file} ({held})" for file in (self._path.name, self._path.with_suffix(".png").name)]
 
     # ---- before anything is measured
@@ -132,10 +136,11 @@ class SubgroupDiagnostics(Callback):
         if not self._due(trainer) or self._sample is None:
             return
         train, validation = self._counts(trainer)
+        rates = {metric: rates for metric, rates in MEASURED.items() if told(rates, train + validation)}
         rows = {
-            "train": [*self._sample.gradient_rows(), *_figures(train)],
-            "validation": _figures(validation, {"n": sizes, **MEASURED}),
-            GAP: _gaps(train, validation),
+            "train": [*self._sample.gradient_rows(), *_figures(train, rates)],
+            "validation": _figures(validation, {"n": sizes, **rates}),
+            GAP: _gaps(_figures(train, rates), _figures(validation, rates)),
         }
         self._keep(trainer, _snapshots(trainer, rows))
 
@@ -161,29 +166,21 @@ class SubgroupDiagnostics(Callback):
             append(self._path, snapshot)
         self._history.append(look)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def draw(self) -> None:
         """Draw the curves."""
-        self._draw()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Draw what was measured before fit failed or was stopped."""
-        if trainer.state.fn == "fit":
-            self._draw()
-
-    def _draw(self) -> None:
         if self._path is not None:
             figure = draw([look["train"] for look in self._history], [look[GAP] for look in self._history])
             save(figure, self._path.with_suffix(".png"))
 
 
-def _figures(counts: Counts, rates: dict[str, Rates] = MEASURED) -> list[Row]:
+def _figures(counts: Counts, rates: dict[str, Rates]) -> list[Row]:
     """Return each rate of each group, and under the group "" of all records together."""
     found = {metric: {**by_group(rate, counts), **overall(rate, counts)} for metric, rate in rates.items()}
     return [Row(metric, name, value) for metric, values in found.items() for name, value in values.items()]
 
 
-def _gaps(train: Counts, validation: Counts) -> list[Row]:
-    pairs = zip(_figures(train), _figures(validation), strict=True)
+def _gaps(train: list[Row], validation: list[Row]) -> list[Row]:
+    pairs = zip(train, validation, strict=True)
     return [Row(here.metric, here.group, here.value - there.value) for here, there in pairs]
 
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from dplit.fairness.plots import COLOURS, DASHES, MARKERS
+from dplit.fairness.metrics import QUALITIES
+from dplit.fairness.plots import COLOURS, DASHES, MARKERS, figure_of
 from dplit.fairness.records import Snapshot
 
 PANELS = {
@@ -28,6 +29,8 @@ SPANS = {"clipped": (-0.02, 1.02), "direction_error": (-0.02, 1.02), "steering_c
 def draw(gradients: Sequence[Snapshot], gaps: Sequence[Snapshot]) -> Figure:
     """Draw a panel for each of `PANELS` and one for the accuracy on train records over that on validation.
 
+    Of models that decide nothing it is the perplexity, or the loss.
+
     Args:
         gradients: snapshots of split "train" in the order they were taken, at least one.
         gaps: the generalisation gap at the same steps.
@@ -38,7 +41,8 @@ def draw(gradients: Sequence[Snapshot], gaps: Sequence[Snapshot]) -> Figure:
     for axes, (metric, title) in zip(panels, PANELS.items(), strict=False):
         _panel(axes, gradients, metric, title)
     _quartiles(panels[0], gradients)
-    _panel(panels[5], gaps, "accuracy", "accuracy, train minus validation")
+    quality = next((look.quality for look in reversed(gaps) if look.quality in look.per_group), "accuracy")
+    _panel(panels[5], gaps, quality, f"{quality}, train minus validation")
     _epochs(figure, gradients)
     names = [name.replace("$", r"\$") for name in gradients[0].groups]
     handles = panels[0].get_lines()
@@ -49,11 +53,13 @@ def draw(gradients: Sequence[Snapshot], gaps: Sequence[Snapshot]) -> Figure:
 def _panel(axes: Axes, history: Sequence[Snapshot], metric: str, title: str) -> None:
     for k, group in enumerate(history[0].groups):
         style = {"color": COLOURS[k % 7], "marker": MARKERS[k % 7], "linestyle": DASHES[k // 7 % 4]}
-        _curve(axes, history, [look.of(metric, group) for look in history], **style)
-    _dress(axes, title, any(not math.isnan(look.of(metric, group)) for look in history for group in look.groups))
+        _curve(axes, history, [figure_of(look, metric, group) for look in history], **style)
+    _dress(
+        axes, title, any(not math.isnan(figure_of(look, metric, group)) for look in history for group in look.groups)
+    )
     if metric in SPANS:
         axes.set_ylim(*SPANS[metric])
-    if metric in ("accuracy", "steering_cosine"):
+    if metric in (*QUALITIES, "steering_cosine"):
         axes.axhline(0.0, color="#555555", linewidth=0.8, zorder=0)
 
 

@@ -21,7 +21,8 @@ from dplit.data.sampling import PhysicalCollate
 from dplit.data.units import plain, records
 from dplit.diagnostics.figures import Tally
 from dplit.errors import ConfigurationError
-from dplit.fairness.metrics import Counts, Row, count
+from dplit.fairness.counts import Counts, count
+from dplit.fairness.metrics import Row
 from dplit.fairness.outputs import outcome
 from dplit.grads.engines import ENGINES
 from dplit.grads.tape import tensors
@@ -108,7 +109,7 @@ class Sample:
 def counted(output: Any, group: Tensor, groups: tuple[str, ...]) -> Counts:
     """Count one batch's output of `validation_step`."""
     seen = outcome(output, "validation_step")
-    return count(groups, seen.classes, group, seen.label, seen.pred, seen.loss)
+    return count(groups, seen.classes, group, seen.label, seen.pred, seen.loss, seen.tokens)
 
 
 def group_of(batch: Any, strategy: DPStrategy) -> Tensor:

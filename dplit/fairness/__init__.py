@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dplit.fairness.counts import Counts, count
 from dplit.fairness.metrics import (
-    Counts,
     accuracy_gap,
-    count,
     demographic_parity_difference,
     equal_opportunity_difference,
     equalized_odds_difference,

@@ -13,16 +13,16 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from dplit.fairness.metrics import PER_GROUP
 from dplit.fairness.records import Snapshot
+from dplit.fairness.terms import PER_TERM
 
 ABBREVIATED = {"selection_rate": "selected", "tpr": "TPR", "fpr": "FPR"}
 SUMMARISED = {
-    "overall_accuracy": "accuracy",
-    "accuracy_gap": "accuracy gap",
     "demographic_parity_difference": "parity diff.",
     "equalized_odds_difference": "odds diff.",
+    "false_positive_equality_difference": "FPR of terms, diff.",
 }
+"""What the line below the table adds, where there is such a figure, to what the model is judged by."""
 
 
 def shown(value: float, digits: int = 3) -> str:
@@ -34,8 +34,9 @@ def rendered(snapshot: Snapshot, note: str) -> Group:
     """Lay out one row per group and a summary line.
 
     Columns without a single figure, as the loss of noisy counts, are left out. Source of each column: `metrics.TABLE`.
+    Identity terms, where there are any, have a table of their own below.
     """
-    columns = [metric for metric in PER_GROUP if _any(snapshot, metric)]
+    columns = [metric for metric in snapshot.per_group if _any(snapshot, metric)]
     heading = f"epoch {snapshot.epoch}, step {snapshot.step}, {snapshot.split} ({note})"
     table = Table(title=Text(heading), title_justify="left", box=box.SIMPLE_HEAD)
     for head in ("group", *(ABBREVIATED.get(metric, metric.replace("_", " ")) for metric in columns)):
@@ -44,7 +45,19 @@ def rendered(snapshot: Snapshot, note: str) -> Group:
         table.add_column("ε", justify="right")
     for group in snapshot.groups:
         table.add_row(Text(group), *_cells(snapshot, group, columns))
-    return Group(table, Text(summary_line(snapshot)))
+    return Group(table, *_terms(snapshot), Text(summary_line(snapshot)))
+
+
+def _terms(snapshot: Snapshot) -> list[Table]:
+    values = {(row.metric, row.group): row.value for row in snapshot.rows if row.metric in PER_TERM}
+    names = dict.fromkeys(term for _, term in values)
+    table = Table(box=box.SIMPLE_HEAD)
+    for head in ("texts that mention", "negatives", "FPR", "minus FPR of all"):
+        table.add_column(head, justify="left" if head == "texts that mention" else "right", overflow="fold")
+    for term in names:
+        negatives, rate, away = (values[metric, term] for metric in PER_TERM)
+        table.add_row(Text(term), shown(negatives, 0), shown(rate), shown(away))
+    return [table] if names else []
 
 
 def _any(snapshot: Snapshot, metric: str) -> bool:
@@ -60,9 +73,15 @@ def _cells(snapshot: Snapshot, group: str, columns: list[str]) -> list[str]:
 
 def summary_line(snapshot: Snapshot) -> str:
     """Say what was spent, who fares worst and how far the groups are apart."""
-    worst = snapshot.summary("worst_group_accuracy")
-    figures = [f"{title} {shown(snapshot.summary(metric).value)}" for metric, title in SUMMARISED.items()]
-    figures.insert(1, f"worst group {worst.group or shown(math.nan)} ({shown(worst.value)})")
+    quality = snapshot.quality
+    worst = snapshot.summary(f"worst_group_{quality}")
+    there = {row.metric: row.value for row in snapshot.rows}
+    figures = [
+        f"{quality} {shown(there[f'overall_{quality}'])}",
+        f"worst group {worst.group or shown(math.nan)} ({shown(worst.value)})",
+        f"{quality} gap {shown(there[f'{quality}_gap'])}",
+        *(f"{name} {shown(there[metric])}" for metric, name in SUMMARISED.items() if metric in there),
+    ]
     return " · ".join([_budget(snapshot), *figures])
 
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from dplit.errors import ConfigurationError, PrivacyError
+from dplit.fairness.counts import Counts, count
 from dplit.fairness.display import rendered, say
-from dplit.fairness.metrics import PER_GROUP, Counts, count, table
-from dplit.fairness.outputs import outcome
+from dplit.fairness.illustrated import Illustrated
+from dplit.fairness.metrics import PER_GROUP, Row, table
+from dplit.fairness.outputs import Outcome, outcome
 from dplit.fairness.plots import draw, save
 from dplit.fairness.records import Snapshot, append, claim
 from dplit.fairness.release import (
@@ -22,6 +24,7 @@ from dplit.fairness.release import (
     noised,
     spent,
 )
+from dplit.fairness.terms import PER_TERM, count_terms, mentioned, term_rows
 from dplit.groups import GroupKey, declared, group_ids
 
 RELEASES = {
@@ -31,18 +34,25 @@ RELEASES = {
 }
 
 
-class FairnessMonitor(Callback):
-    """Count predictions by declared group; print, log and keep the figures of `dplit.fairness.metrics`.
+class FairnessMonitor(Illustrated):
+    """Count predictions and losses by declared group; print, log and keep the figures of `dplit.fairness.metrics`.
 
     `validation_step` (and `test_step`) returns a mapping: "logits" `(n, C)`, or `(n,)` for two classes, or "preds"
-    `(n,)`; "target" `(n,)`; and optionally "loss" `(n,)`. Group ids come from the batch. Sanity checking is not
-    counted. Several loaders give a table each.
+    `(n,)`; "target" `(n,)`; and optionally "loss" `(n,)`. A language model returns "loss" alone: then n, loss and their
+    summaries are all there is. With "tokens" `(n,)`, the number of tokens that each loss is a mean over, come
+    perplexities: `perplexity` of each group, exp of its mean loss over all its tokens (`losses.perplexities`), and
+    `perplexity_gap`, the largest minus the smallest. Group ids come from the batch. Sanity checking is not counted.
+    Several loaders give a table each.
+
+    With identity terms declared, for two classes, a batch's "mentions" `(n, T)` says which of them each text mentions:
+    the file gets `term_negatives`, `term_fpr` and `term_fpr_difference` (in the column `group` stands the term) and
+    the false positive equality difference, Σₜ |FPR − FPRₜ| (`dplit.fairness.terms`; Dixon et al. 2018).
 
     Written to the run directory (`trainer.log_dir`): `filename`, tidy with the columns of `records.HEADER`, and a
     picture of the curves beside it when fit ends or fails. Logged: `fairness/<summary metric>` and
-    `fairness/<group>/accuracy`, with `test_fairness/` in front when testing and `/dataloader_idx_<i>` behind where
-    there are several loaders. A second monitor, for another attribute, needs another `filename`: its stem takes the
-    place of `fairness` in what is logged.
+    `fairness/<group>/accuracy` (without labels perplexity, or loss), with `test_fairness/` in front when testing and
+    `/dataloader_idx_<i>` behind where there are several loaders. A second monitor, for another attribute, needs another
+    `filename`: its stem takes the place of `fairness` in what is logged.
 
     What leaves the run, and what it costs:
 
@@ -52,7 +62,8 @@ class FairnessMonitor(Callback):
     * "noisy": only group × label × prediction counts leave, once an epoch, with noise of standard deviation
       `noise_multiplier` in each, through `strategy.release_statistic`, which charges them (sensitivity 1). The
       figures follow by post-processing; a rate whose denominator, a sum of m noisy cells, is under three of its
-      standard deviations, 3·noise_multiplier·√m, is NaN, and so is every loss.
+      standard deviations, 3·noise_multiplier·√m, is NaN, and so is every loss. Perplexities are left out: a loss has
+      no bound. A step that returns a loss alone, and identity terms, of which a text may mention many, are refused.
 
     Args:
         group: where a batch keeps its group ids; None: the strategy's `group`, else the key "group".
@@ -65,10 +76,12 @@ class FairnessMonitor(Callback):
         classes: number of classes; None: the width of the logits. With "preds", the largest id seen, plus one,
             which "noisy" refuses, as it is read from private records.
         allow_monitoring: let "flagged" figures be watched all the same.
+        terms: the identity terms, as the columns of "mentions"; None: the data module's `identity_terms`, if any; an
+            empty list: none.
 
     Raises:
-        ConfigurationError: no groups are declared anywhere, a step returned something else, the strategy cannot
-            release noisy counts, or an argument is out of range.
+        ConfigurationError: no groups are declared anywhere, a step returned something else, or not the same for every
+            batch, a batch lacks "mentions", the strategy cannot release noisy counts, or an argument is out of range.
         PrivacyError: flagged figures are watched, or noisy counts might have a sensitivity over 1.
 
     """
@@ -84,6 +97,7 @@ class FairnessMonitor(Callback):
         classes: int | None = None,
         allow_monitoring: bool = False,
         picture: bool = True,
+        terms: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if release not in RELEASES:
@@ -93,12 +107,15 @@ class FairnessMonitor(Callback):
                 f"filename={filename!r} must be a bare name like fairness.csv, kept in the run directory"
             )
         self.group, self.groups = group, None if groups is None else declared(groups)
+        self.terms = None if terms is None else declared(terms, "terms")
         self.release, self.noise_multiplier = release, noise_multiplier
         self.filename, self.table, self.classes = filename, table, classes
         self.allow_monitoring, self.picture = allow_monitoring, picture
         self._key: GroupKey = "group"
         self._names: tuple[str, ...] = ()
+        self._terms: tuple[str, ...] = ()
         self._counts: dict[int, Counts] = {}
+        self._by_term: dict[int, Counts] = {}
         self._history: dict[str, list[Snapshot]] = {}
         self._path: Path | None = None
         self._logged: set[str] = set()
@@ -119,8 +136,12 @@ class FairnessMonitor(Callback):
             return []
         files = [] if self._path is None else [self._path.name]
         files += [self._path.with_suffix(".png").name] if self._path is not None and self.picture else []
-        kept = [f"{file} ({', '.join(PER_GROUP)} by group and their summaries)" for file in files]
-        return [*sorted(self._logged), *kept, *self._watched]
+        return [*sorted(self._logged), *(f"{file} ({self._kept()})" for file in files), *self._watched]
+
+    def _kept(self) -> str:
+        seen = [metric for looks in self._history.values() for metric in looks[-1].per_group]
+        terms = f", {', '.join(PER_TERM)} by identity term" if self._terms else ""
+        return f"{', '.join(dict.fromkeys(seen))} by group{terms} and their summaries"
 
     # ---- before anything is counted
 
@@ -132,8 +153,11 @@ class FairnessMonitor(Callback):
         keys = (self.group, getattr(trainer.strategy, "group", None), "group")
         self._key = next(key for key in keys if key is not None)
         self._check_alone(trainer)
+        of_data = getattr(getattr(trainer, "datamodule", None), "identity_terms", None) or ()
+        self._terms = tuple(of_data) if self.terms is None else self.terms
         if self.release == "noisy":
             check_noisy(trainer, self.noise_multiplier)
+            self._check_no_terms()
 
     @property
     def _prefix(self) -> str:
@@ -145,6 +169,13 @@ class FairnessMonitor(Callback):
             raise ConfigurationError(
                 f"two monitors with filename={self.filename!r} would log under the same names, and be averaged; "
                 'give one a name of its own, as filename="fairness_race.csv"'
+            )
+
+    def _check_no_terms(self) -> None:
+        if self._terms:
+            raise ConfigurationError(
+                f"a text may mention several of {len(self._terms)} identity terms and move as many counts, which noisy "
+                'counts do not charge; set terms=[] to leave them out, or release="flagged"'
             )
 
     def _declared_groups(self, trainer: Trainer) -> tuple[str, ...]:
@@ -175,7 +206,7 @@ class FairnessMonitor(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last epoch's counts."""
-        self._counts = {}
+        self._counts, self._by_term = {}, {}
         if self.release == "noisy":
             check_once_each(trainer)
 
@@ -219,14 +250,26 @@ class FairnessMonitor(Callback):
 
     def _count(self, outputs: Any, batch: Any, loader: int, step: str) -> None:
         seen = outcome(outputs, step, self.classes)
-        if self.release == "noisy" and self.classes is None and "logits" not in outputs:
+        if self.release == "noisy":
+            self._check_countable(seen, outputs, step)
+        ids = group_ids(batch, self._key, self._names)
+        fresh = count(self._names, seen.classes, ids, seen.label, seen.pred, seen.loss, seen.tokens)
+        self._counts[loader] = self._counts[loader] + fresh if loader in self._counts else fresh
+        if self._terms:
+            named = count_terms(self._terms, mentioned(batch, self._terms), seen)
+            self._by_term[loader] = self._by_term[loader] + named if loader in self._by_term else named
+
+    def _check_countable(self, seen: Outcome, outputs: Any, step: str) -> None:
+        if seen.label is None:
+            raise ConfigurationError(
+                f"{step} returned a loss alone, and noisy counts are of labels and predictions: a loss has no bound that "
+                'noise could cover; set release="flagged" or "public"'
+            )
+        if self.classes is None and "logits" not in outputs:
             raise ConfigurationError(
                 f"{step} returned preds, and the number of classes would be read from private records; "
                 "set classes=... for noisy counts"
             )
-        ids = group_ids(batch, self._key, self._names)
-        fresh = count(self._names, seen.classes, ids, seen.label, seen.pred, seen.loss)
-        self._counts[loader] = self._counts[loader] + fresh if loader in self._counts else fresh
 
     # ---- releasing
 
@@ -236,7 +279,13 @@ class FairnessMonitor(Callback):
             counts = self._counts.get(loader, Counts.none(self._names, self.classes or 2))
             name = split if loaders == 1 else f"{split}/{loader}"
             released = self._released(trainer, counts, loader, name)
-            self._publish(trainer, pl_module, _snapshot(trainer, released, name), directory)
+            rows = (*table(released), *self._term_rows(trainer, released, loader))
+            self._publish(trainer, pl_module, _snapshot(trainer, name, self._names, rows), directory)
+
+    def _term_rows(self, trainer: Trainer, released: Counts, loader: int) -> list[Row]:
+        if not self._terms:
+            return []
+        return term_rows(across_ranks(trainer, self._by_term.get(loader, Counts.none(self._terms))), released)
 
     def _released(self, trainer: Trainer, counts: Counts, loader: int, split: str) -> Counts:
         total = across_ranks(trainer, counts)
@@ -268,16 +317,8 @@ class FairnessMonitor(Callback):
 
     # ---- the picture
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the curves."""
-        self._draw()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Draw the epochs seen before fit failed or was stopped."""
-        if trainer.state.fn == "fit":
-            self._draw()
-
-    def _draw(self) -> None:
+    def draw(self) -> None:
+        """Draw the curves of each validation loader."""
         curves = {split: seen for split, seen in self._history.items() if split.startswith("validation")}
         for i, history in enumerate(curves.values()):
             if self._path is not None and self.picture:
@@ -290,9 +331,9 @@ def _watchers(trainer: Trainer, prefix: str) -> list[str]:
     return [f"{who} watches {key}" for who, key in watching if str(key).startswith(prefix)]
 
 
-def _snapshot(trainer: Trainer, counts: Counts, split: str) -> Snapshot:
-    figures, paid = tuple(table(counts)), spent(trainer)
-    place = (trainer.current_epoch, trainer.global_step, split, counts.groups, figures)
+def _snapshot(trainer: Trainer, split: str, groups: tuple[str, ...], rows: tuple[Row, ...]) -> Snapshot:
+    paid = spent(trainer)
+    place = (trainer.current_epoch, trainer.global_step, split, groups, rows)
     if paid is None:
         return Snapshot(*place)
     return Snapshot(*place, epsilon=paid.epsilon, delta=paid.delta, epsilon_by_group=dict(paid.by_group or {}))
@@ -302,6 +343,6 @@ def _scalars(snapshot: Snapshot, prefix: str) -> dict[str, float]:
     split, _, loader = snapshot.split.partition("/")
     before = prefix if split == "validation" else f"{split}_{prefix}"
     after = f"/dataloader_idx_{loader}" if loader else ""
-    summaries = {row.metric: row.value for row in snapshot.rows if row.metric not in PER_GROUP}
-    accuracies = {f"{group}/accuracy": snapshot.of("accuracy", group) for group in snapshot.groups}
-    return {f"{before}/{name}{after}": value for name, value in (summaries | accuracies).items()}
+    summaries = {row.metric: row.value for row in snapshot.rows if row.metric not in (*PER_GROUP, *PER_TERM)}
+    by_group = {f"{group}/{snapshot.quality}": snapshot.of(snapshot.quality, group) for group in snapshot.groups}
+    return {f"{before}/{name}{after}": value for name, value in (summaries | by_group).items()}

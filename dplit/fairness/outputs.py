@@ -14,11 +14,21 @@ EXAMPLE = 'return {"logits": logits, "target": y, "loss": F.cross_entropy(logits
 
 
 class Outcome(NamedTuple):
-    """Labels and predictions `(n,)` int64, losses `(n,)` or None, and the number of classes C they are over."""
+    """What one batch of n examples came to.
 
-    label: Tensor
-    pred: Tensor
+    Attributes:
+        label: `(n,)` int64; None where the step returned a loss alone.
+        pred: `(n,)` int64, or None likewise.
+        loss: `(n,)`, or None.
+        tokens: `(n,)` int64, how many tokens each loss is a mean over, or None.
+        classes: C, the number of classes that labels and predictions are over; 2 for a loss alone.
+
+    """
+
+    label: Tensor | None
+    pred: Tensor | None
     loss: Tensor | None
+    tokens: Tensor | None
     classes: int
 
 
@@ -27,7 +37,8 @@ def outcome(outputs: Any, step: str, classes: int | None = None) -> Outcome:
 
     Args:
         outputs: a mapping with "target" `(n,)` and either "logits", `(n, C)` or, binary with threshold 0, `(n,)` or
-            `(n, 1)`; or "preds" `(n,)` class ids. "loss" `(n,)` is optional.
+            `(n, 1)`; or "preds" `(n,)` class ids. "loss" `(n,)` is optional. Or a mapping with "loss" and nothing of
+            the others, as of a language model. Beside a loss that is a mean over tokens, "tokens" `(n,)` says how many.
         step: the method's name, for messages.
         classes: C, if declared. Otherwise C is the width of the logits; with "preds", the largest id seen, plus one.
 
@@ -35,18 +46,31 @@ def outcome(outputs: Any, step: str, classes: int | None = None) -> Outcome:
         ConfigurationError: anything else was returned, or the logits do not have the declared width.
 
     """
-    if not isinstance(outputs, Mapping) or "target" not in outputs or not ({"logits", "preds"} & outputs.keys()):
-        raise ConfigurationError(
-            f'{step} returned {_describe(outputs)}; FairnessMonitor reads "logits" or "preds", "target" and, '
-            f'optionally, per-example "loss": {EXAMPLE}'
-        )
+    _check_keys(outputs, step)
+    loss = _losses(outputs.get("loss"), step)
+    tokens = _tokens(outputs.get("tokens"), step)
+    if outputs.get("target") is None:
+        return Outcome(None, None, loss, tokens, 2)
     label = _ids(outputs["target"], "target", step)
-    if "logits" in outputs:
+    if outputs.get("logits") is not None:
         pred, found = _decided(outputs["logits"], step, classes)
     else:
         pred = _ids(outputs["preds"], "preds", step)
         found = classes or _smallest(label, pred)
-    return Outcome(label, pred, _losses(outputs.get("loss"), step), found)
+    return Outcome(label, pred, loss, tokens, found)
+
+
+def _check_keys(outputs: Any, step: str) -> None:
+    keys = {key for key, value in outputs.items() if value is not None} if isinstance(outputs, Mapping) else set()
+    decided = keys & {"logits", "preds"}
+    alone = "loss" in keys and not decided and "target" not in keys
+    if not alone and not ("target" in keys and decided):
+        raise ConfigurationError(
+            f'{step} returned {_describe(outputs)}; figures by group need "target" with "logits" or "preds" and, '
+            f'optionally, per-example "loss", or that "loss" alone: {EXAMPLE}'
+        )
+    if "tokens" in keys and "loss" not in keys:
+        raise ConfigurationError(f'{step} returned tokens without a loss over them; return "loss" too, one per text')
 
 
 def _decided(logits: Any, step: str, classes: int | None) -> tuple[Tensor, int]:
@@ -78,6 +102,21 @@ def _losses(loss: Any, step: str) -> Tensor | None:
         f'{step} returned loss as {_describe(loss)}; a group\'s loss needs one per example, so use reduction="none" '
         f"or leave it out: {EXAMPLE}"
     )
+
+
+def _tokens(tokens: Any, step: str) -> Tensor | None:
+    if tokens is None:
+        return None
+    if not isinstance(tokens, Tensor) or not _whole(tokens) or tokens.dim() != 1 or bool((tokens < 0).any()):
+        raise ConfigurationError(
+            f"{step} returned tokens as {_describe(tokens)}; they are whole numbers of at least 0, of shape (n,): how many "
+            "tokens each text's loss is a mean over"
+        )
+    return tokens.long()
+
+
+def _whole(values: Tensor) -> bool:
+    return not values.is_floating_point() and not values.is_complex()
 
 
 def _smallest(*ids: Tensor) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,12 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from dplit.fairness.metrics import QUALITIES
 from dplit.fairness.records import Snapshot
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, told apart with every common colour vision; yellow is left out, it is faint on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
+Panel = Callable[[Axes, Sequence[Snapshot]], None]
+TITLES = {"tpr": "true positive rate", "selection_rate": "selection rate"}
 GAPS = {
     "accuracy_gap": "accuracy gap",
     "demographic_parity_difference": "demographic parity",
@@ -29,6 +33,8 @@ GAPS = {
 def draw(history: Sequence[Snapshot]) -> Figure:
     """Draw accuracy, loss (or selection rate), TPR by group, and the gaps between groups.
 
+    Without labels: perplexity and loss by group, as far as they are known, and under them the gap of each.
+
     The lower axis is the epoch, or the step where an epoch holds several validations; the upper axis of a private run
     is the ε spent by then. What is not defined leaves a hole in its curve.
 
@@ -36,18 +42,31 @@ def draw(history: Sequence[Snapshot]) -> Figure:
         history: snapshots of one split in the order they were taken, at least one.
 
     """
-    figure = Figure(figsize=(10.5, 7.2), dpi=150, layout=ConstrainedLayoutEngine(hspace=0.05, wspace=0.05))
+    panels = _panels(history)
+    figure = Figure(figsize=(10.5, 3.6 * len(panels) / 2), dpi=150, layout=_layout())
     FigureCanvasAgg(figure)
-    accuracy, middle, tpr, gaps = figure.subplots(2, 2, sharex=True).flat
-    other = "loss" if _any(history, "loss") else "selection_rate"
-    for axes, metric in ((accuracy, "accuracy"), (middle, other), (tpr, "tpr")):
-        _groups(axes, history, metric)
-    _gaps(gaps, history)
+    for axes, panel in zip(figure.subplots(len(panels) // 2, 2, sharex=True).flat, panels, strict=True):
+        panel(axes, history)
     _axes(figure, history)
-    handles = accuracy.get_lines()
+    handles = figure.axes[0].get_lines()
     names = [_literal(group) for group in history[0].groups]
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 6), title="group", frameon=False)
     return figure
+
+
+def _layout() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(hspace=0.05, wspace=0.05)
+
+
+def _panels(history: Sequence[Snapshot]) -> list[Panel]:
+    """Return what is drawn, an even number of panels; the first is by group."""
+    there = dict.fromkeys(metric for look in history for metric in look.per_group)
+    if "accuracy" in there:
+        other = "loss" if _any(history, "loss") else "selection_rate"
+        return [*(partial(_groups, metric=metric) for metric in ("accuracy", other, "tpr")), partial(_gaps, gaps=GAPS)]
+    known = [metric for metric in QUALITIES if metric in there]
+    gaps = [{f"{metric}_gap": f"{metric} gap"} for metric in known]
+    return [*(partial(_groups, metric=metric) for metric in known), *(partial(_gaps, gaps=gap) for gap in gaps)]
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -55,26 +74,30 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, format="png")
 
 
+def figure_of(look: Snapshot, metric: str, group: str = "") -> float:
+    """Return a figure, NaN where an epoch has none."""
+    return next((row.value for row in look.rows if (row.metric, row.group) == (metric, group)), math.nan)
+
+
 def _any(history: Sequence[Snapshot], metric: str) -> bool:
-    return any(not math.isnan(look.of(metric, group)) for look in history for group in look.groups)
+    return any(not math.isnan(figure_of(look, metric, group)) for look in history for group in look.groups)
 
 
 def _groups(axes: Axes, history: Sequence[Snapshot], metric: str) -> None:
-    titles = {"tpr": "true positive rate", "selection_rate": "selection rate"}
     for k, group in enumerate(history[0].groups):
         style = {"color": COLOURS[k % 7], "marker": MARKERS[k % 7], "linestyle": DASHES[k // 7 % 4]}
-        _curve(axes, history, [look.of(metric, group) for look in history], **style)
-    _dress(axes, titles.get(metric, metric), _any(history, metric))
+        _curve(axes, history, [figure_of(look, metric, group) for look in history], **style)
+    _dress(axes, TITLES.get(metric, metric), _any(history, metric))
 
 
-def _gaps(axes: Axes, history: Sequence[Snapshot]) -> None:
-    curves = {title: [look.summary(metric).value for look in history] for metric, title in GAPS.items()}
+def _gaps(axes: Axes, history: Sequence[Snapshot], gaps: Mapping[str, str]) -> None:
+    curves = {title: [figure_of(look, metric) for look in history] for metric, title in gaps.items()}
     greys = ("#000000", "#555555", "#888888", "#AAAAAA")
-    for k, (values, grey) in enumerate(zip(curves.values(), greys, strict=True)):
+    for k, (values, grey) in enumerate(zip(curves.values(), greys, strict=False)):
         _curve(axes, history, values, color=grey, linestyle=DASHES[k], marker=MARKERS[k])
     known = any(not math.isnan(value) for values in curves.values() for value in values)
     _dress(axes, "difference between groups", known)
-    axes.set_ylim(bottom=0.0)
+    axes.set_ylim(0.0, 1.05 * axes.get_ylim()[1])
     if known:
         axes.legend(axes.get_lines(), list(curves), frameon=False, fontsize="small")
 
@@ -102,7 +125,7 @@ def _positions(history: Sequence[Snapshot]) -> list[int]:
 
 
 def _axes(figure: Figure, history: Sequence[Snapshot]) -> None:
-    for axes in figure.axes[2:4]:
+    for axes in figure.axes[-2:]:
         axes.set_xlabel("step" if _by_step(history) else "epoch")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         if len(history) == 1:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
 
-from dplit.fairness.metrics import Row
+from dplit.fairness.metrics import PER_GROUP, QUALITIES, Row
 
 HEADER = ("epoch", "step", "epsilon", "delta", "split", "group", "metric", "value")
 """Columns of the file. `group` is empty in rows about all groups; `epsilon` is empty for a run that is not private."""
@@ -49,6 +49,17 @@ class Snapshot:
             if row.metric == metric:
                 return row
         raise KeyError(metric)
+
+    @property
+    def per_group(self) -> tuple[str, ...]:
+        """The metrics that have a value for each declared group, in the order of the table."""
+        there = {row.metric for row in self.rows}
+        return tuple(metric for metric in PER_GROUP if metric in there)
+
+    @property
+    def quality(self) -> str:
+        """What the model is judged by here: the first of `metrics.QUALITIES` that the groups have, else "accuracy"."""
+        return next((name for name in QUALITIES if name in self.per_group), QUALITIES[0])
 
     @property
     def _figures(self) -> dict[tuple[str, str], float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
 from dplit.errors import ConfigurationError, PrivacyError
-from dplit.fairness.metrics import Counts
+from dplit.fairness.counts import Counts
 
 
 class Spent(Protocol):
@@ -39,12 +38,7 @@ def across_ranks(trainer: Trainer, counts: Counts) -> Counts:
     if trainer.world_size == 1:
         return counts
     wide = counts.widened(int(_reduced(trainer, torch.tensor(counts.classes), "max")))
-    return replace(
-        wide,
-        cells=_reduced(trainer, wide.cells, "sum"),
-        loss_sum=_reduced(trainer, wide.loss_sum, "sum"),
-        loss_count=_reduced(trainer, wide.loss_count, "sum"),
-    )
+    return wide.mapped(lambda sums: _reduced(trainer, sums, "sum"))
 
 
 def _reduced(trainer: Trainer, value: Tensor, how: str) -> Tensor:
@@ -57,7 +51,7 @@ def noised(trainer: Trainer, counts: Counts, noise_multiplier: float, split: str
     """Release the counts through the strategy, which charges them and adds noise of std `noise_multiplier` a cell.
 
     One record moves one cell by one, so the sensitivity is 1. Every rank must call, with the same counts, and
-    every rank gets rank 0's answer. Losses have no bound and are left out.
+    every rank gets rank 0's answer. Losses have no bound and are left out, and perplexities with them.
     """
     release = trainer.strategy.release_statistic  # type: ignore[attr-defined]
     exact = counts.cells.to(torch.float64)

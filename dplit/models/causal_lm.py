@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -49,7 +48,7 @@ class CausalLM(FineTuned):
         return self._reduced(self.losses(batch)[0])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return `{"loss": (b,), "target": (b,), "preds": (b,)}`; a language model decides nothing, so the two agree."""
+        """Return `{"loss": (b,), "tokens": (b,)}`, what `losses` does: all that a model which decides nothing can say."""
         return self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -72,8 +71,7 @@ class CausalLM(FineTuned):
         losses, tokens = self.losses(batch)
         self.by_token.update(losses.detach(), tokens)
         self.log(f"{split}/loss", losses.mean(), batch_size=len(losses), prog_bar=True, sync_dist=True)
-        target = batch.get("y", torch.zeros_like(tokens))
-        return {"loss": losses, "target": target, "preds": target}
+        return {"loss": losses, "tokens": tokens}
 
     def _log_perplexity(self, split: str) -> None:
         self.log(f"{split}/perplexity", self.by_token.compute().exp(), prog_bar=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -58,12 +59,39 @@ def figures(values: Mapping[str, float]) -> list[tuple[str, str, float]]:
     return [*(("n", g, 100.0) for g in values), *(("accuracy", g, v) for g, v in values.items()), *summary]
 
 
-def write(place: Path, run: Run, accuracy: Accuracies, groups: tuple[str, ...] = GROUPS) -> None:
+def language(values: Mapping[str, float]) -> list[tuple[str, str, float]]:
+    """Return the figures of a language model whose losses are 4 minus these values."""
+    losses = {group: 4.0 - value for group, value in values.items()}
+    perplexities = {group: math.exp(loss) for group, loss in losses.items()}
+    found = [("n", group, 100.0) for group in values]
+    for name, by_group in (("loss", losses), ("perplexity", perplexities)):
+        worst = max(by_group, key=lambda group: by_group[group])
+        found += [(name, group, value) for group, value in by_group.items()]
+        found += [(f"overall_{name}", "", sum(by_group.values()) / len(by_group))]
+        found += [(f"worst_group_{name}", worst, by_group[worst])]
+        found += [(f"{name}_gap", "", by_group[worst] - min(by_group.values()))]
+    return found
+
+
+def mentioning(values: Mapping[str, float]) -> list[tuple[str, str, float]]:
+    """Return the figures of a classifier with two identity terms."""
+    terms = [("term_negatives", "gay", 10.0), ("term_fpr", "gay", 0.5), ("term_fpr_difference", "gay", 0.25)]
+    terms += [("term_negatives", "old", 20.0), ("term_fpr", "old", 0.125), ("term_fpr_difference", "old", -0.125)]
+    return [*figures(values), *terms, ("overall_fpr", "", 0.25), ("false_positive_equality_difference", "", 0.375)]
+
+
+Told = Callable[[Mapping[str, float]], list[tuple[str, str, float]]]
+"""From values by group to the figures in the file."""
+
+
+def write(
+    place: Path, run: Run, accuracy: Accuracies, groups: tuple[str, ...] = GROUPS, told: Told | None = None
+) -> None:
     with (place / "fairness.csv").open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow(HEADER)
         for epoch, split, less in ((0, "validation", 0.1), (1, "validation", 0.0), (2, "test", 0.0)):
-            for metric, group, value in figures({g: accuracy(run, split, g) - less for g in groups}):
+            for metric, group, value in (told or figures)({g: accuracy(run, split, g) - less for g in groups}):
                 lines.writerow((epoch, 10 * epoch + 10, run.epsilon, 1e-5, split, group, metric, value))
     if run.epsilon is not None:
         stated = dict.fromkeys(groups, run.epsilon if run.variant == "Flat" else "not stated separately")

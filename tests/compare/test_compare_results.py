@@ -21,16 +21,18 @@ from dplit.compare.recipe import Comparison
 from dplit.compare.results import Results, last, score, write_csv
 from dplit.errors import ConfigurationError
 from dplit.privacy import Gaussian, Sampled, epsilon
-from tests.compare.fabricated import Accuracies, comparison, plain, rate, write
+from tests.compare.fabricated import Accuracies, Told, comparison, plain, rate, write
 
 
-def fabricate(out: Path, made: Comparison, accuracy: Accuracies = plain, skip: Iterable[str] = ()) -> Results:
+def fabricate(
+    out: Path, made: Comparison, accuracy: Accuracies = plain, skip: Iterable[str] = (), told: Told | None = None
+) -> Results:
     runs = plan.search(made)
     runs += plan.rest(made, plan.choose(made, rate))
     for run in runs:
         if str(run) not in skip:
             place = folder.prepare(out, run)
-            write(place, run, accuracy)
+            write(place, run, accuracy, told=told)
             folder.finish(place, run, 1.0)
     return Results(made, out, runner.chosen(made, out))
 

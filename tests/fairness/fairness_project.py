@@ -79,3 +79,40 @@ class Model(LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.5)
+
+
+TERMS = ("gay", "muslim", "never")
+
+
+class Writer(Model):
+    """Says what a language model says: a loss for each text, and how many tokens it is a mean over, 0 to 6."""
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        losses = F.cross_entropy(self.layer(batch["x"]), batch["y"], reduction="none")
+        return {"loss": losses, "tokens": lengths(batch["x"])}
+
+    test_step = validation_step
+
+
+def lengths(x):
+    return (x[:, 1].abs() * 3).long().clamp(max=6)
+
+
+class Mentioning(Records):
+    def __getitem__(self, i):
+        return {**super().__getitem__(i), "mentions": self.mentions[i]}
+
+    @property
+    def mentions(self):
+        return torch.stack([self.x[:, 0] > 0.3, self.x[:, 2] > 0, self.x[:, 0] > 99], 1)
+
+
+class Texts(Project):
+    """Texts mention the first two terms, some both, and never the third."""
+
+    identity_terms = TERMS
+
+    def val_dataloader(self):
+        return DataLoader(Mentioning(self.n, self.classes, 1), batch_size=self.batch_size, **self.options)
+
+    test_dataloader = val_dataloader

@@ -20,8 +20,10 @@ from sklearn.metrics import accuracy_score
 
 from dplit.errors import ConfigurationError
 from dplit.fairness import FairnessMonitor, metrics
+from dplit.fairness import counts as counting
+from dplit.fairness.counts import Counts, count
 from dplit.fairness.display import rendered, say, shown, summary_line
-from dplit.fairness.metrics import PER_GROUP, SUMMARY, Counts, table
+from dplit.fairness.metrics import table
 from dplit.fairness.plots import draw
 from dplit.fairness.records import HEADER, Snapshot
 from tests.fairness.fairness_project import NAMES, Model, Paid, Project, refusal
@@ -30,6 +32,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
 ]
+PER_GROUP = tuple(metric for metric in metrics.PER_GROUP if "perplexity" not in metric)
+SUMMARY = tuple(metric for metric in metrics.SUMMARY if "perplexity" not in metric)
 
 
 def read(tmp_path, name="fairness.csv"):
@@ -78,7 +82,7 @@ def test_mutant_groups_renumbered_by_presence(trainer, tmp_path, monkeypatch):
     def packed(group, label, pred, classes):
         return (torch.unique(group, return_inverse=True)[1] * classes + label) * classes + pred
 
-    monkeypatch.setattr(metrics, "_cell", packed)
+    monkeypatch.setattr(counting, "_cell", packed)
     with pytest.raises(AssertionError):
         law_file_equals_fairlearn(trainer, tmp_path, 7)
 
@@ -263,7 +267,7 @@ def test_no_groups_anywhere(trainer):
 
 def snapshot(**options):
     group, ids = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 1])
-    rows = table(metrics.count(NAMES, 2, group, ids, torch.tensor([0, 1, 0]), torch.tensor([0.1, 0.2, 0.3])))
+    rows = table(count(NAMES, 2, group, ids, torch.tensor([0, 1, 0]), torch.tensor([0.1, 0.2, 0.3])))
     return Snapshot(3, 120, "validation", NAMES, tuple(rows), **options)
 
 
@@ -394,6 +398,8 @@ def returning(make):
         (lambda logits, y: logits.mean(), "returned a torch.float32 tensor of shape ()"),
         (lambda logits, y: {"logits": logits}, "a mapping with keys logits"),
         (lambda logits, y: {"target": y, "loss": logits[:, 0]}, "a mapping with keys target, loss"),
+        (lambda logits, y: {"preds": y, "loss": logits[:, 0]}, "a mapping with keys preds, loss"),
+        (lambda logits, y: {"loss": logits.mean()}, "loss as a torch.float32 tensor of shape ()"),
         (
             lambda logits, y: {"logits": logits[None], "target": y},
             "logits as a torch.float32 tensor of shape (1,",

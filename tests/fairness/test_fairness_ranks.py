@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from dplit.fairness import FairnessMonitor
-from tests.fairness.fairness_project import Model, Project
+from tests.fairness.fairness_project import Model, Project, Texts, Writer
 
 SCRIPT = """
 import sys
 from lightning.pytorch import Trainer
-from tests.fairness.fairness_project import Model, Project
+from tests.fairness import fairness_project
 from dplit.fairness import FairnessMonitor, monitor
 
 if sys.argv[2] == "alone":
@@ -26,12 +26,14 @@ if __name__ == "__main__":
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )
     run.callbacks.append(FairnessMonitor())
-    run.validate(Model(), datamodule=Project(batch_size=8), verbose=False)
+    model, data = (getattr(fairness_project, name) for name in sys.argv[3:])
+    run.validate(model(), datamodule=data(batch_size=8), verbose=False)
 """
+CASES = [(Model, Project), (Writer, Project), (Model, Texts)]
 
 
-def on_two_ranks(directory, how="together"):
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(directory), how]
+def on_two_ranks(directory, how, *names):
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(directory), how, *names]
     places = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, env=places, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
     assert done.stdout.count("not private") == 1
@@ -39,11 +41,12 @@ def on_two_ranks(directory, how="together"):
     return pd.read_csv(directory / "fairness.csv")
 
 
-def law_two_ranks_see_what_one_sees(trainer, tmp_path, how="together"):
+def law_two_ranks_see_what_one_sees(trainer, tmp_path, model, data, how="together"):
     one, two = tmp_path / "one", tmp_path / "two"
     run = trainer(FairnessMonitor(table=False), default_root_dir=one)
-    run.validate(Model(), datamodule=Project(batch_size=8), verbose=False)
-    pd.testing.assert_frame_equal(pd.read_csv(one / "fairness.csv"), on_two_ranks(two, how), rtol=1e-5)
+    run.validate(model(), datamodule=data(batch_size=8), verbose=False)
+    found = on_two_ranks(two, how, model.__name__, data.__name__)
+    pd.testing.assert_frame_equal(pd.read_csv(one / "fairness.csv"), found, rtol=1e-5)
 
 
 pytestmark = [
@@ -53,10 +56,12 @@ pytestmark = [
 ]
 
 
-def test_two_ranks_see_what_one_sees(trainer, tmp_path):
-    law_two_ranks_see_what_one_sees(trainer, tmp_path)
+@pytest.mark.parametrize(("model", "data"), CASES)
+def test_two_ranks_see_what_one_sees(trainer, tmp_path, model, data):
+    law_two_ranks_see_what_one_sees(trainer, tmp_path, model, data)
 
 
-def test_mutant_each_rank_alone(trainer, tmp_path):
+@pytest.mark.parametrize(("model", "data"), CASES)
+def test_mutant_each_rank_alone(trainer, tmp_path, model, data):
     with pytest.raises(AssertionError):
-        law_two_ranks_see_what_one_sees(trainer, tmp_path, "alone")
+        law_two_ranks_see_what_one_sees(trainer, tmp_path, model, data, "alone")

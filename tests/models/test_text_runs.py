@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from types import ModuleType
 
@@ -84,6 +85,45 @@ def test_perplexity_is_over_all_tokens():
     expected = ((losses * tokens).sum() / tokens.sum()).exp()
     torch.testing.assert_close(trainer.callback_metrics["val/perplexity"], expected, rtol=1e-4, atol=0)
     torch.testing.assert_close(trainer.callback_metrics["val/loss"], losses.mean(), rtol=1e-4, atol=0)
+
+
+def law_each_groups_perplexity_is_over_its_tokens(path):
+    """The monitor's file has them, and nothing on predictions; the overall one is what the model logs."""
+    model = CausalLM(folder("gpt2"), save_to=None)
+    monitor = FairnessMonitor(table=False, picture=False)
+    trainer = L.Trainer(**QUIET, callbacks=[monitor], default_root_dir=path)
+    trainer.validate(model, datamodule=Texts("gpt2"), verbose=False)
+    given = Texts("gpt2").all
+    losses, tokens = (part.detach() for part in model.losses(given))
+    with (path / "fairness.csv").open() as file:
+        found = {(row["metric"], row["group"]): float(row["value"]) for row in csv.DictReader(file)}
+    expected = {}
+    for k, name in enumerate(("a", "b")):
+        mine = given["group"] == k
+        expected[name] = float(((losses * tokens)[mine].sum() / tokens[mine].sum()).exp())
+    assert {name: found["perplexity", name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert found["perplexity_gap", ""] == pytest.approx(abs(expected["a"] - expected["b"]), rel=1e-2)
+    assert found["overall_perplexity", ""] == pytest.approx(float(trainer.callback_metrics["val/perplexity"]), rel=1e-4)
+    assert {metric for metric, _ in found} == {
+        *("n", "loss", "perplexity", "overall_loss", "overall_perplexity"),
+        *("worst_group_loss", "worst_group_perplexity", "loss_gap", "perplexity_gap"),
+    }
+
+
+def test_each_groups_perplexity_is_over_its_tokens(tmp_path):
+    law_each_groups_perplexity_is_over_its_tokens(tmp_path)
+
+
+def test_mutant_padding_counts_as_tokens(tmp_path, monkeypatch):
+    real = CausalLM._evaluate
+
+    def padded(self, batch, split):
+        said = real(self, batch, split)
+        return {**said, "tokens": torch.full_like(said["tokens"], batch["input_ids"].shape[1] - 1)}
+
+    monkeypatch.setattr(CausalLM, "_evaluate", padded)
+    with pytest.raises(AssertionError):
+        law_each_groups_perplexity_is_over_its_tokens(tmp_path)
 
 
 def test_the_average_is_of_noised_weights_alone(tmp_path):

@@ -1,0 +1,214 @@
+"""What is counted of a split, batch by batch and rank by rank: sums over examples alone, so that counts add up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dplit.errors import ConfigurationError
+from dplit.groups import declared
+
+MOST_CELLS = 2**24
+"""Largest table K·C·C that is counted (128 MiB of int64)."""
+
+SUMS = ("cells", "alone", "loss_sum", "loss_count", "token_loss", "tokens", "token_count")
+"""Fields of `Counts` that add up over examples."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many examples of each group had which label and which prediction, and their losses.
+
+    Examples either all have a label and a prediction, or all have a loss alone; and all have a number of tokens, or
+    none has. Adding or removing one example with a label moves one cell by one: `cells` has L1, L2 and L∞ sensitivity 1.
+
+    Attributes:
+        groups: the declared list, K names.
+        cells: `(K, C, C)` int64 on the CPU, group × label × prediction; float64 once noise was added.
+        alone: `(K,)` int64, examples that came with a loss and nothing to label, as those of a language model.
+        loss_sum: `(K,)` float64, the summed losses.
+        loss_count: `(K,)` int64, how many examples came with a loss.
+        token_loss: `(K,)` float64, the sum of loss times tokens.
+        tokens: `(K,)` int64, the summed tokens.
+        token_count: `(K,)` int64, how many examples came with a number of tokens.
+        noise_std: standard deviation of the noise in each cell; 0 for exact counts.
+
+    Raises:
+        ConfigurationError: some examples have labels or tokens, and others do not.
+
+    """
+
+    groups: tuple[str, ...]
+    cells: Tensor
+    alone: Tensor
+    loss_sum: Tensor
+    loss_count: Tensor
+    token_loss: Tensor
+    tokens: Tensor
+    token_count: Tensor
+    noise_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse figures of some examples that would be read as figures of all."""
+        if self.has_tokens and int(self.token_count.sum()) < int(self.cells.sum() + self.alone.sum()):
+            raise ConfigurationError(_MIXED.format('"tokens"', 'no "tokens"'))
+        if not self.has_labels and bool(self.cells.any()):
+            raise ConfigurationError(_MIXED.format("labels and predictions", "a loss alone"))
+
+    @classmethod
+    def none(cls, groups: Sequence[str], classes: int = 2) -> Counts:
+        """Return the counts of no examples."""
+        names, size = declared(groups), len(groups)
+        _check_size(size, classes)
+        cells = torch.zeros(size, classes, classes, dtype=torch.int64)
+        whole, real = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.float64)
+        return cls(
+            names, cells, alone=whole, loss_sum=real, loss_count=whole, token_loss=real, tokens=whole, token_count=whole
+        )
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return self.cells.shape[-1]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether examples have labels and predictions; so it is taken to be where there are no examples."""
+        return not bool(self.alone.any())
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether examples have numbers of tokens."""
+        return bool(self.token_count.any())
+
+    def widened(self, classes: int) -> Counts:
+        """Return the same counts over at least `classes` classes."""
+        more = max(classes - self.classes, 0)
+        _check_size(len(self.groups), self.classes + more)
+        return replace(self, cells=pad(self.cells, (0, more, 0, more)))
+
+    def __add__(self, other: Counts) -> Counts:
+        """Return the counts of both sets of examples, over the larger number of classes."""
+        left, right = self.widened(other.classes), other.widened(self.classes)
+        sums: dict[str, Any] = {name: getattr(left, name) + getattr(right, name) for name in SUMS}
+        return replace(left, noise_std=math.hypot(left.noise_std, right.noise_std), **sums)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Counts:
+        """Return counts whose sums are changed, one by one."""
+        sums: dict[str, Any] = {name: change(getattr(self, name)) for name in SUMS}
+        return replace(self, **sums)
+
+    def merged(self) -> Counts:
+        """Return the counts of all examples as those of one group, "all"."""
+        whole = replace(self, groups=("all",), noise_std=self.noise_std * math.sqrt(len(self.groups)))
+        return whole.mapped(lambda sums: sums.sum(0, keepdim=True))
+
+    def with_noisy_cells(self, cells: Tensor, noise_std: float) -> Counts:
+        """Return counts that tell no more than `cells`, an answer with noise of `noise_std` a cell: no losses, no tokens.
+
+        Args:
+            cells: `(K, C, C)`.
+            noise_std: standard deviation, in examples.
+
+        """
+        empty = Counts.none(self.groups, self.classes)
+        return replace(empty, cells=cells.detach().to("cpu", torch.float64), noise_std=noise_std)
+
+
+_MIXED = (
+    "some batches returned {} and some {}, so their figures would be of a part; return the same keys for every batch"
+)
+
+
+def count(
+    groups: Sequence[str],
+    classes: int,
+    group: Tensor,
+    label: Tensor | None,
+    pred: Tensor | None,
+    loss: Tensor | None = None,
+    tokens: Tensor | None = None,
+) -> Counts:
+    """Count a batch with one `torch.bincount` over the *declared* groups, so that an absent one keeps its own zeros.
+
+    Args:
+        groups: the declared list; id k means `groups[k]`.
+        classes: C, at least 2.
+        group: `(n,)` integer ids in [0, K).
+        label: `(n,)` integer ids in [0, C); None for a loss alone.
+        pred: `(n,)` integer ids in [0, C); None for a loss alone.
+        loss: `(n,)` losses per example, or None.
+        tokens: `(n,)` how many tokens each loss is a mean over, or None.
+
+    Raises:
+        ConfigurationError: shapes differ, an id lies outside its range, or K·C·C is beyond `MOST_CELLS`.
+
+    """
+    empty = Counts.none(groups, classes)
+    group = group.detach().cpu().to(torch.int64)
+    _check_ids("group", group, len(group), len(groups))
+    sizes = torch.bincount(group, minlength=len(groups))
+    if label is None or pred is None:
+        counted = replace(empty, alone=sizes)
+    else:
+        counted = replace(empty, cells=_cells(group, label, pred, len(groups), classes))
+    counted = counted if loss is None else _with_loss(counted, group, loss, sizes)
+    return counted if loss is None or tokens is None else _with_tokens(counted, group, loss, tokens, sizes)
+
+
+def _cells(group: Tensor, label: Tensor, pred: Tensor, groups: int, classes: int) -> Tensor:
+    label, pred = (ids.detach().cpu().to(torch.int64) for ids in (label, pred))
+    _check_ids("target", label, len(group), classes)
+    _check_ids("prediction", pred, len(group), classes)
+    cells = torch.bincount(_cell(group, label, pred, classes), minlength=groups * classes * classes)
+    return cells.view(groups, classes, classes)
+
+
+def _cell(group: Tensor, label: Tensor, pred: Tensor, classes: int) -> Tensor:
+    return (group * classes + label) * classes + pred
+
+
+def _with_loss(counts: Counts, group: Tensor, loss: Tensor, sizes: Tensor) -> Counts:
+    if loss.shape != group.shape:
+        raise ConfigurationError(
+            f"loss has shape {tuple(loss.shape)} for {len(group)} examples; give one loss per example, "
+            'as reduction="none" does, or leave it out'
+        )
+    return replace(counts, loss_sum=_summed(loss, group, counts.loss_sum), loss_count=sizes)
+
+
+def _with_tokens(counts: Counts, group: Tensor, loss: Tensor, tokens: Tensor, sizes: Tensor) -> Counts:
+    if tokens.shape != group.shape:
+        raise ConfigurationError(
+            f"tokens has shape {tuple(tokens.shape)} for {len(group)} examples; give each text's number of predicted "
+            "tokens, or leave it out"
+        )
+    weighed = _summed(loss.detach().to(torch.float64) * tokens.detach(), group, counts.token_loss)
+    return replace(counts, token_loss=weighed, tokens=_summed(tokens, group, counts.tokens), token_count=sizes)
+
+
+def _summed(values: Tensor, group: Tensor, start: Tensor) -> Tensor:
+    """Add the values of each group to `start`, in its dtype."""
+    return start.index_add(0, group, values.detach().cpu().to(start.dtype))
+
+
+def _check_ids(what: str, ids: Tensor, n: int, size: int) -> None:
+    if ids.shape != (n,):
+        raise ConfigurationError(f"{what} ids have shape {tuple(ids.shape)}, the batch has {n} examples; give ({n},)")
+    if n and not (int(ids.min()) >= 0 and int(ids.max()) < size):
+        outside = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+        raise ConfigurationError(f"{what} id {outside} lies outside 0..{size - 1}; filter it out or declare more ids")
+
+
+def _check_size(groups: int, classes: int) -> None:
+    if classes < 2 or groups < 1 or groups * classes * classes > MOST_CELLS:
+        raise ConfigurationError(
+            f"{groups} groups x {classes} classes x {classes} classes is not a table of 1 to {MOST_CELLS} counts over "
+            "two or more classes; count coarser classes"
+        )
