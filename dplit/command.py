@@ -92,8 +92,9 @@ class Command(LightningCLI):
     def _say(self) -> None:
         folder = Path(self.trainer.log_dir or ".")
         metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
-        if "test/accuracy" in metrics:
-            print(f"test accuracy {metrics['test/accuracy']:.4f}")
+        for name in ("accuracy", "perplexity"):
+            if f"test/{name}" in metrics:
+                print(f"test {name} {metrics[f'test/{name}']:.4f}")
         spent = getattr(self.trainer.strategy, "spent", lambda: None)()
         if spent is not None:
             print(f"epsilon {spent.epsilon:.4f} at delta {spent.delta:g}, stated in {folder / 'privacy.md'}")

@@ -176,7 +176,7 @@ def test_nothing_is_charged_where_one_example_does_not_fit(monkeypatch: pytest.M
 def test_with_persons_copies_and_groups(options: dict[str, Any]) -> None:
     strategy = auto(**options)
     fit(strategy=strategy, train=DataLoader(Copies(Persons(), swapped), batch_size=16))
-    assert strategy.ledger.steps == 4
+    assert strategy.ledger.steps == (2 if strategy.unit else 4)
 
 
 def test_resumed_with_another_size() -> None:

@@ -30,9 +30,10 @@ ALLOWED = {
     "refusals": {"privacy", "data"},
     "capacity": set(),
     "physical": {"grads", "clipping", "data", "step", "capacity"},
+    "intake": {"grads", "data", "step"},
     "strategy": {
         *("privacy", "grads", "clipping", "data", "noise", "step", "plan", "evidence", "refusals", "checkpoint"),
-        "physical",
+        *("physical", "intake"),
     },
     "diagnostics": {"clipping", "data", "fairness", "grads", "step", "refusals", "strategy"},
     "command": {"fairness", "evidence", "explain"},

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dplit import pretrained
 from dplit.errors import ConfigurationError
 
 Batch = dict[str, Tensor]
@@ -29,7 +30,7 @@ def load(auto_class: Any, name: str, headed: bool = False) -> nn.Module:
         ConfigurationError: it cannot be loaded, or has no head of that kind.
 
     """
-    net, report = _load(auto_class, name, dtype=torch.get_default_dtype(), output_loading_info=True)
+    net, report = pretrained.load(auto_class, name, dtype=torch.get_default_dtype(), output_loading_info=True)
     missing = sorted(report["missing_keys"])
     if headed and missing:
         raise ConfigurationError(
@@ -44,13 +45,7 @@ def tokenizer_of(name: str) -> Any:
     """Return the tokenizer that comes with a model."""
     from transformers import AutoTokenizer
 
-    return _load(AutoTokenizer, name)
-
-
-def _load(auto_class: Any, name: str, **given: Any) -> Any:
-    from dplit.pretrained import load as pretrained  # type: ignore[import-not-found, unused-ignore]
-
-    return pretrained(auto_class, name, **given)
+    return pretrained.load(AutoTokenizer, name)
 
 
 def inner(net: nn.Module) -> Any:

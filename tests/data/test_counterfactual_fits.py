@@ -76,12 +76,12 @@ BOUND = 2.5
 def law_a_text_and_its_copies_are_clipped_as_one(tmp_path, most, unit=None):
     made = data(tmp_path, batch_size=28, unit=unit, validation_fraction=0.2)
     n = len(made.train)
-    made.batch_size = n
     sets = [list(made.train[i]) for i in range(n)]
     assert {len(one) for one in sets} == {1, 3}
     if unit is not None:
         whose = made.train.rows.unit[:n]
         sets = [[j for i in range(n) if whose[i] == who for j in sets[i]] for who in whose.unique()]
+    made.batch_size = len(sets)
     strategy = dplit.DPStrategy(Flat(BOUND), 1e-9, most, unit=None if unit is None else "unit")
     found, (expected, norms) = stepped(strategy, made), clipped_means(made, sets, BOUND)
     assert min(norms) < BOUND < max(norms)

@@ -13,7 +13,6 @@ from dplit.models.text import SequenceClassifier
 from tests.models.tiny import CAUSAL, FAMILIES, MASKED, alone, batch, folder
 from tests.oracle import law_exact, loop_gradients
 
-pytestmark = pytest.mark.usefixtures("from_folders")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
-from types import ModuleType
 
 import lightning as L
 import peft
@@ -26,7 +24,6 @@ from tests.models.test_text_exact import token_mean
 from tests.models.tiny import FAMILIES, Texts, batch, folder, quietly, run_dir, tokenizer
 
 pytestmark = [
-    pytest.mark.usefixtures("from_folders"),
     pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback"),
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
 ]
@@ -307,13 +304,13 @@ def test_one_word_for_two_classes_is_refused():
 
 
 def test_names_go_through_pretrained(monkeypatch):
-    monkeypatch.undo()
     asked = []
-    fake = ModuleType("dplit.pretrained")
-    fake.load = lambda auto, name, **given: (
-        asked.append((auto.__name__, name)) or auto.from_pretrained(folder("bert"), **given)
-    )
-    monkeypatch.setitem(sys.modules, "dplit.pretrained", fake)
+
+    def load(auto, name, **given):
+        asked.append((auto.__name__, name))
+        return auto.from_pretrained(folder("bert"), **given)
+
+    monkeypatch.setattr("dplit.pretrained.load", load)
     SequenceClassifier("minilm-l6", 2).configure_model()
     assert asked == [("AutoModel", "minilm-l6")]
 
