@@ -307,7 +307,10 @@ def test_a_fetch_that_hangs_ends(monkeypatch):
     assert "took longer than 30 minutes" in refusal(artefact().read, "rows.csv")
 
 
-@pytest.mark.parametrize("archive", [b"no archive", b"", zipped(**{"pkg/other.csv": CONTENT}), WHEEL[:-30], SDIST[:40]])
+DAMAGED = [b"no archive", b"", zipped(**{"pkg/other.csv": CONTENT}), WHEEL[:-30], SDIST[:40]]
+
+
+@pytest.mark.parametrize("archive", DAMAGED, ids=["words", "nothing", "another file", "half a wheel", "half an sdist"])
 def test_an_archive_that_is_damaged_or_lacks_the_member_gets_one_line(fake, archive):
     fake(archive)
     assert "cannot be read" in refusal(artefact().read, "rows.csv")
