@@ -16,6 +16,7 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     SequentialSampler,
+    Subset,
 )
 
 from dplit.data.units import (
@@ -93,13 +94,21 @@ class PoissonBatches(Sampler[list[int]]):
         draws: how many draws one pass gives.
         seed: None for the operating system's randomness, which the amplification by sampling relies on.
         strata: parts with rates of their own in place of `rate`, every record in one of them.
+        lengths: of each record. A draw is given from the longest to the shortest, so that neighbours need little padding;
+            which records are in it is as before.
 
     Raises:
         ConfigurationError: a rate outside (0, 1], or strata that are no partition of the records.
     """
 
     def __init__(
-        self, size: int, rate: float, draws: int, seed: int | None = None, strata: Strata | None = None
+        self,
+        size: int,
+        rate: float,
+        draws: int,
+        seed: int | None = None,
+        strata: Strata | None = None,
+        lengths: NDArray[Any] | None = None,
     ) -> None:
         self.strata = [(np.arange(size), rate)] if strata is None else list(strata)
         for own in (rate, *(own for _, own in self.strata)):
@@ -111,6 +120,7 @@ class PoissonBatches(Sampler[list[int]]):
         self.rate = rate
         self.draws = draws
         self.seed = seed
+        self.lengths = lengths
 
     def __len__(self) -> int:
         return self.draws
@@ -119,7 +129,12 @@ class PoissonBatches(Sampler[list[int]]):
         generator = np.random.default_rng(self.seed)
         for _ in range(self.draws):
             drawn = [_subset(part, rate, generator) for part, rate in self.strata]
-            yield np.sort(np.concatenate(drawn)).tolist()
+            indices = np.sort(np.concatenate(drawn))
+            yield (indices if self.lengths is None else _longest_first(indices, self.lengths)).tolist()
+
+
+def _longest_first(indices: NDArray[np.int64], lengths: NDArray[Any]) -> NDArray[np.int64]:
+    return indices[np.argsort(-lengths[indices], kind="stable")]
 
 
 def _subset(part: NDArray[np.int64], rate: float, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -257,7 +272,8 @@ def poisson_loader(
     """Return a loader that gives Poisson draws where the given one gave batches.
 
     The rate is batch_size/N for N records, or N persons where persons are drawn, and a pass has as many draws as N has
-    batches. The loader's own collate function is called for each physical batch.
+    batches. The loader's own collate function is called for each physical batch. Where the data set has `lengths`, one
+    number for each record, such as its tokens, a draw is cut into physical batches by length, so that little is padded.
 
     Args:
         loader: the person's own.
@@ -287,7 +303,8 @@ def poisson_loader(
 def _drawing(loader: Any, dataset: Any, most: int, strata: Strata | None = None) -> DataLoader[Any]:
     size = len(dataset)
     rate = loader.batch_size / size
-    sampler = PoissonBatches(size, rate, size // loader.batch_size + _rest(loader, size), strata=strata)
+    draws = size // loader.batch_size + _rest(loader, size)
+    sampler = PoissonBatches(size, rate, draws, strata=strata, lengths=_lengths(dataset))
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -300,6 +317,21 @@ def _drawing(loader: Any, dataset: Any, most: int, strata: Strata | None = None)
         prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,
     )
+
+
+def _lengths(dataset: Any) -> NDArray[np.float64] | None:
+    """Return how long each sample of a data set is, a person's by the longest record; None where it does not say."""
+    if isinstance(dataset, Wrapped | Subset):
+        inner = _lengths(dataset.dataset)
+        if inner is None or not isinstance(dataset, People | Subset):
+            return inner
+        own = dataset.indices if isinstance(dataset, Subset) else dataset.members
+        return np.array([inner[part].max() for part in own])
+    try:
+        found = np.asarray(getattr(dataset, "lengths", None), dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    return found if found.shape == (len(dataset),) and np.isfinite(found).all() else None
 
 
 def _rest(loader: Any, size: int) -> bool:

@@ -100,14 +100,17 @@ class TokenRows(Examples):
         multiple_of: a batch's length is rounded up to a multiple of this.
         terms: the identity terms; with any, `self.mentions` is `(n, k)` bool, which of them each text mentions.
 
+    Attributes:
+        lengths: `(n,)` int64 tokens of each text; a DP strategy puts texts of like length into one physical batch.
+
     """
 
     def __init__(
         self, ids: Sequence[Sequence[int]], records: Records, pad: int, side: Side, multiple_of: int, terms: Terms = ()
     ) -> None:
-        lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
-        self.ends = lengths.cumsum(0)
-        self.starts = self.ends - lengths
+        self.lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
+        self.ends = self.lengths.cumsum(0)
+        self.starts = self.ends - self.lengths
         self.flat = torch.tensor([token for row in ids for token in row], dtype=torch.int32)
         self.y, self.group = torch.from_numpy(records.y), torch.from_numpy(records.group)
         self.unit = None if records.unit is None else torch.from_numpy(records.unit)

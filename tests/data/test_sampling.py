@@ -13,12 +13,14 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
 
 from dplit.data.sampling import Draw, PoissonBatches, poisson_loader
+from dplit.data.units import Copies
 from dplit.errors import ConfigurationError, DplitError, PrivacyError
 
 ALARM = 1e-7
@@ -182,3 +184,78 @@ def test_strata_that_are_no_partition_or_no_rates_are_refused(strata) -> None:
     with pytest.raises(ConfigurationError) as caught:
         PoissonBatches(10, 0.1, 1, strata=strata)
     assert "\n" not in str(caught.value)
+
+
+# -- physical batches of like length ------------------------------------------------------------------------------------
+
+
+class Sized(Dataset):
+    """Records that are their own index and say how long they are."""
+
+    def __init__(self, lengths: object) -> None:
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> int:
+        return range(20)[index]
+
+
+LENGTHS = np.random.default_rng(3).integers(1, 6, 20)
+
+
+def cuts(dataset: Dataset) -> list[list[int]]:
+    """The physical batches of a draw of everything."""
+    loader = DataLoader(dataset, batch_size=len(dataset), collate_fn=list, shuffle=True)
+    (draw,) = poisson_loader(loader, 4)
+    return [part.batch for part in draw.parts]
+
+
+def law_cut_by_length(batches: list[list[int]]) -> None:
+    found = [index for batch in batches for index in batch]
+    assert sorted(found) == sorted(set(found))
+    assert [LENGTHS[i] for i in found] == sorted(LENGTHS[found], reverse=True)
+
+
+def test_lengths_change_the_order_and_nothing_else() -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, SIZE)
+    law_poisson(PoissonBatches(SIZE, RATE, DRAWS, lengths=lengths))
+    assert sorted(i for batch in cuts(Sized(LENGTHS)) for i in batch) == list(range(20))
+
+
+def test_mutant_the_longest_are_left_out_is_caught() -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, SIZE)
+    with pytest.raises(AssertionError):
+        law_poisson([draw[1:] for draw in PoissonBatches(SIZE, RATE, DRAWS, lengths=lengths)])
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [Sized(LENGTHS), Sized(torch.tensor(LENGTHS)), Sized(LENGTHS.tolist()), Subset(Sized(LENGTHS), [1, 5, 9, 2, 19])],
+    ids=["array", "tensor", "list", "subset"],
+)
+def test_a_draw_is_cut_by_length(dataset: Dataset) -> None:
+    law_cut_by_length(cuts(dataset))
+
+
+@pytest.mark.parametrize(
+    "lengths", [None, "20 words", [1, 2], [[1] * 20], ["a"] * 20, [float("nan")] * 20, len], ids=str
+)
+def test_what_says_no_length_is_taken_in_order_and_would_be_caught(lengths: object) -> None:
+    batches = cuts(Sized(lengths))
+    assert [i for batch in batches for i in batch] == list(range(20))
+    with pytest.raises(AssertionError):
+        law_cut_by_length(batches)
+
+
+def test_a_person_is_as_long_as_the_longest_record() -> None:
+    loader = DataLoader(Sized(LENGTHS), batch_size=7, collate_fn=list, shuffle=True)
+    (draw,) = poisson_loader(loader, 4, unit=lambda batch: [index % 7 for index in batch])
+    longest = [max(LENGTHS[i] for i in range(20) if i % 7 == who) for part in draw.parts for who in part.who]
+    assert len(longest) == 7
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_a_record_with_copies_is_as_long_as_the_record() -> None:
+    law_cut_by_length([batch[::2] for batch in cuts(Copies(Sized(LENGTHS), lambda index: [index]))])

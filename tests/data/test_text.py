@@ -12,10 +12,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from dplit.data import encoding, text
 from dplit.data.encoding import Encoder, Template, plain
+from dplit.data.sampling import poisson_loader
 from dplit.data.text import Records, TokenRows
 from dplit.errors import ConfigurationError
 from tests.data.own import bert, gpt, sayings, texts
@@ -96,6 +98,16 @@ def test_mutant_the_other_side(monkeypatch):
     monkeypatch.setattr(TokenRows, "__init__", init)
     with pytest.raises(AssertionError):
         law_padding_changes_nothing_but_padding("left", 1, [0, 1])
+
+
+def test_a_draw_is_padded_little():
+    rng = np.random.default_rng(0)
+    rows = rows_of([[5] * n for n in rng.integers(1, 60, 512)])
+    (draw,) = poisson_loader(DataLoader(rows, batch_size=512, shuffle=True, collate_fn=rows.collate), 32)
+    sizes = [(part.batch["attention_mask"].numel(), int(part.batch["attention_mask"].sum())) for part in draw.parts]
+    taken, used = map(sum, zip(*sizes, strict=True))
+    assert used == int(rows.lengths.sum())
+    assert taken < 1.1 * used
 
 
 def test_no_samples_are_an_empty_batch():
