@@ -26,7 +26,7 @@ class AdamBC(Optimizer):
     Source: Tang et al. 2023, arXiv:2312.14334, algorithm 1.
 
     Args:
-        params: what to train.
+        params: what to train, or parameter groups.
         noise_std: gives s of the next gradient, from public figures only.
         lr: step size.
         betas: how much of the first and second moment stays each step.
@@ -37,7 +37,7 @@ class AdamBC(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter],
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         noise_std: Callable[[], float],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),

@@ -30,8 +30,9 @@ class FineTuned(Training):
     Args:
         model: `minilm-l6` or another short name of `dplit.pretrained`, any Hugging Face name, or a folder.
         tuning: `full`; `layers`, those named by `layers`; `bias`, every bias and no other weight (BitFit, Ben Zaken et
-            al. 2022); `lora`, low-rank additions to linear layers (Hu et al. 2022, by peft). New heads are always
-            trained, pretrained ones only with `full`, or where `layers` names them. Frozen parameters cost nothing.
+            al. 2022); `lora`, low-rank additions to linear layers (Hu et al. 2022, by peft); `head`, a new head alone.
+            New heads are always trained, pretrained ones only with `full`, or where `layers` names them. Frozen
+            parameters cost nothing.
         layers: for `layers`: how many last blocks, or a list of prefixes of parameter names.
         lora_rank: r of LoRA.
         lora_alpha: α of LoRA; additions are scaled by α/r.
@@ -54,11 +55,13 @@ class FineTuned(Training):
     """The class of transformers that loads the model."""
     headed: ClassVar[bool] = False
     """The head is a pretrained one, and must have been loaded."""
+    new_head: ClassVar[bool] = False
+    """There is a head that starts at random, which can be trained alone."""
 
     def __init__(
         self,
         model: str,
-        tuning: Literal["full", "layers", "bias", "lora"] = "full",
+        tuning: Literal["full", "layers", "bias", "lora", "head"] = "full",
         layers: int | Sequence[str] | None = None,
         lora_rank: int = 8,
         lora_alpha: int = 16,
@@ -73,7 +76,7 @@ class FineTuned(Training):
     ) -> None:
         super().__init__(learning_rate=learning_rate, optimizer=optimizer, schedule=schedule, **training)
         self.tuning = Tuning(tuning, layers, lora_rank, lora_alpha, lora_targets)
-        self.tuning.check()
+        self.tuning.check(self.new_head)
         self.model, self.save_to = model, save_to
         self.gradient_checkpointing, self.dropout = gradient_checkpointing, dropout
         self.net: nn.Module | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class SequenceClassifier(FineTuned, Classifier):
         model: see `FineTuned`.
         num_classes: number of classes; taken from the data module if it is not given.
         pooling: `mean` over the tokens that are no padding, or `first`.
+        head_learning_rate: step size of the head at its highest; None for `learning_rate`. The head starts at random, so
+            the few steps of a private run take it further where it is some tens of times larger.
         **settings: tuning, saving and training, as `FineTuned` has them.
 
     Raises:
@@ -33,11 +35,14 @@ class SequenceClassifier(FineTuned, Classifier):
 
     """
 
+    new_head: ClassVar[bool] = True
+
     def __init__(
         self,
         model: str = "minilm-l6",
         num_classes: int | None = None,
         pooling: Literal["mean", "first"] = "mean",
+        head_learning_rate: float | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(model, **settings)
@@ -45,6 +50,10 @@ class SequenceClassifier(FineTuned, Classifier):
             raise ConfigurationError(f"num_classes={num_classes} leaves nothing to learn; give at least 2")
         if pooling not in POOLINGS:
             raise ConfigurationError(f"pooling={pooling!r} is not known here; choose {' or '.join(POOLINGS)}")
+        if head_learning_rate is not None and not 0 < head_learning_rate < float("inf"):
+            raise ConfigurationError(
+                f"head_learning_rate={head_learning_rate} would not move the head; give a number above 0"
+            )
         self.save_hyperparameters()
         self.head: nn.Linear | None = None
 
@@ -64,6 +73,15 @@ class SequenceClassifier(FineTuned, Classifier):
         states = net(**inputs(net, batch)).last_hidden_state
         logits: Tensor = self.head(pooled(states, mask, self.hparams["pooling"]))
         return logits
+
+    def _trained(self) -> list[dict[str, Any]]:
+        rate = self.hparams["head_learning_rate"]
+        if rate is None:
+            return super()._trained()
+        assert self.head is not None
+        body = [parameter for parameter in self.loaded().parameters() if parameter.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": body}, {"params": list(self.head.parameters()), "lr": rate}]
+        return [group for group in groups if group["params"]]
 
     def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
         check_labels(batch, logits.shape[1])

@@ -109,13 +109,16 @@ class Training(L.LightningModule):
         return getattr(self._attached_trainer(), "datamodule", None)
 
     def _optimizer(self) -> Optimizer:
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        decay = self.weight_decay
+        trainable, decay = self._trained(), self.weight_decay
         if self.optimizer == "adamw":
             return AdamW(trainable, lr=self.learning_rate, weight_decay=decay)
         if self.optimizer == "adam_bc":
             return AdamBC(trainable, self.noise_std, lr=self.learning_rate, floor=self.floor, weight_decay=decay)
         return SGD(trainable, lr=self.learning_rate, momentum=self.momentum, weight_decay=decay)
+
+    def _trained(self) -> list[dict[str, Any]]:
+        """Return the optimizer's parameter groups; one without an `lr` has `learning_rate`."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def _planned_steps(self) -> int:
         steps = self.trainer.estimated_stepping_batches

@@ -11,7 +11,7 @@ from torch import nn
 
 from dplit.errors import ConfigurationError
 
-TUNINGS = ("full", "layers", "bias", "lora")
+TUNINGS = ("full", "layers", "bias", "lora", "head")
 UNUSED = "pooler"
 """A head on the first token that encoders carry and nothing here reads: trained, it would take in noise alone."""
 
@@ -25,8 +25,11 @@ class Tuning(NamedTuple):
     lora_alpha: int = 16
     lora_targets: str | Sequence[str] = "all-linear"
 
-    def check(self) -> None:
+    def check(self, new_head: bool) -> None:
         """Refuse arguments out of range.
+
+        Args:
+            new_head: the model gets a head that `head` could train.
 
         Raises:
             ConfigurationError: naming the argument.
@@ -34,6 +37,8 @@ class Tuning(NamedTuple):
         """
         if self.how not in TUNINGS:
             raise ConfigurationError(f"tuning={self.how!r} is not known here; choose {', '.join(TUNINGS)}")
+        if self.how == "head" and not new_head:
+            raise ConfigurationError("tuning='head' needs a new head, and this model keeps its own; choose another")
         if (self.how == "layers") != (self.layers is not None):
             raise ConfigurationError(
                 f"tuning={self.how!r} with layers={self.layers!r} does not say what is trained; "
@@ -57,6 +62,8 @@ def tuned(net: nn.Module, tuning: Tuning) -> nn.Module:
     """
     if tuning.how == "lora":
         return _adapted(net, tuning)
+    if tuning.how == "head":
+        return net.requires_grad_(False)
     chosen = _chooser(net, tuning)
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(UNUSED not in name.split(".") and chosen(name))

@@ -176,8 +176,36 @@ def test_low_rank_tuning_trains_additions_and_the_new_head():
     assert not any("pooler" in name for name in trained(SequenceClassifier(folder("bert"), 2, tuning="lora")))
 
 
-def test_frozen_weights_stay(tmp_path):
-    model = SequenceClassifier(folder("bert"), 2, tuning="layers", layers=1, save_to=None)
+def test_the_head_alone():
+    assert trained(SequenceClassifier(folder("bert"), 2, tuning="head")) == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "adam_bc"])
+@pytest.mark.parametrize("tuning", ["full", "head"])
+def test_the_head_moves_at_its_own_rate(tmp_path, optimizer, tuning):
+    """Twice the rate of the head moves it twice as far in the first step, and the rest as far as before."""
+
+    def moved(rate):
+        torch.manual_seed(0)
+        options = {"learning_rate": 1e-3, "head_learning_rate": rate, "optimizer": optimizer, "schedule": "constant"}
+        model = SequenceClassifier(folder("bert"), 2, tuning=tuning, save_to=None, **options)
+        model.configure_model()
+        before = weights(model)
+        fit(model, tmp_path, strategy="auto", max_steps=1)
+        return {name: (weight - before[name]).double() for name, weight in weights(model).items()}
+
+    once, twice = moved(1e-2), moved(2e-2)
+    for name, step in twice.items():
+        expected = once[name] * (2 if name.startswith("head") else 1)
+        torch.testing.assert_close(step, expected, rtol=1e-3, atol=1e-7)
+    assert twice["head.weight"].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("tuning", "options"), [("layers", {"layers": 1}), ("head", {"head_learning_rate": 0.1})], ids=["layers", "head"]
+)
+def test_frozen_weights_stay(tmp_path, tuning, options):
+    model = SequenceClassifier(folder("bert"), 2, tuning=tuning, save_to=None, **options)
     model.configure_model()
     before, moving = weights(model), trained(model)
     fit(model, tmp_path)
@@ -320,7 +348,9 @@ def test_names_go_through_pretrained(monkeypatch):
     [
         (lambda: SequenceClassifier(folder("bert"), 1), "num_classes=1"),
         (lambda: SequenceClassifier(folder("bert"), 2, pooling="last"), "mean or first"),
-        (lambda: SequenceClassifier(folder("bert"), 2, tuning="half"), "full, layers, bias, lora"),
+        (lambda: SequenceClassifier(folder("bert"), 2, tuning="half"), "full, layers, bias, lora, head"),
+        (lambda: Infilling(folder("bert"), ["good", "bad"], tuning="head"), "needs a new head"),
+        (lambda: SequenceClassifier(folder("bert"), 2, head_learning_rate=0), "head_learning_rate=0"),
         (lambda: SequenceClassifier(folder("bert"), 2, tuning="layers"), "layers=None"),
         (lambda: SequenceClassifier(folder("bert"), 2, layers=3), "tuning='full'"),
         (lambda: SequenceClassifier(folder("bert"), 2, tuning="layers", layers=0), "layers=0"),
