@@ -21,7 +21,16 @@ from typing_extensions import override
 from dplit import pretrained
 from dplit.data.counterfactual import Counterfactuals, Swaps
 from dplit.data.encoding import Encoder, Template, plain
-from dplit.data.module import Batch, Examples, GroupedData, Splits, check_choice, check_sizes, split
+from dplit.data.module import (
+    SPLIT_SEED,
+    Batch,
+    Examples,
+    GroupedData,
+    Splits,
+    check_choice,
+    check_sizes,
+    split,
+)
 from dplit.data.table import TEST_FRACTION
 from dplit.data.terms import Terms, declared_terms, mentions
 from dplit.errors import ConfigurationError
@@ -170,7 +179,7 @@ class TextData(GroupedData):
             allows fewer has its way.
         padding_side: `left` or `right`; None for the tokenizer's.
         pad_to_multiple_of: a batch's length is rounded up to a multiple of this.
-        eval_batch_size: texts in a validation or test batch.
+        eval_batch_size: texts in a validation or test batch; those of like length are in one.
         swaps: identity terms that are swapped in copies of the training texts, as in `Swaps`; None for no copies. A copy
             has the label, group and unit of its record and is clipped together with it, so it is charged once.
         max_copies: of one text.
@@ -225,7 +234,7 @@ class TextData(GroupedData):
         if test is None:
             rest, test = rest.split(TEST_FRACTION)
         train, val = rest.split(self.validation_fraction)
-        return Splits(self._trained_on(encoder, train), self._encoded(encoder, val), self._encoded(encoder, test))
+        return Splits(self._trained_on(encoder, train), self._evaluated(encoder, val), self._evaluated(encoder, test))
 
     def prepared(self, texts: Sequence[str]) -> list[str]:
         """Return the texts as they are put into the template; what looks like a special token is broken up."""
@@ -240,10 +249,29 @@ class TextData(GroupedData):
         copies = [self.swaps(text) for text in records.text]
         return Counterfactuals(self._encoded(encoder, records.with_copies(copies)), [len(each) for each in copies])
 
-    def _encoded(self, encoder: Encoder, records: Records) -> TokenRows:
+    def _evaluated(self, encoder: Encoder, records: Records) -> TokenRows:
+        """Return the records in batches of like length, so that little is padded; the batches are in no order."""
         ids = encoder(self.prepared(records.text))
+        order = _of_like_length(np.array([len(row) for row in ids], dtype=np.int64), self.eval_batch_size)
+        return self._rows(encoder, [ids[i] for i in order], records.part(order))
+
+    def _encoded(self, encoder: Encoder, records: Records) -> TokenRows:
+        return self._rows(encoder, encoder(self.prepared(records.text)), records)
+
+    def _rows(self, encoder: Encoder, ids: Sequence[Sequence[int]], records: Records) -> TokenRows:
         side: Side = self.padding_side or self.tokenizer.padding_side
         return TokenRows(ids, records, encoder.filler, side, self.pad_to_multiple_of, self.identity_terms)
+
+
+def _of_like_length(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return the record numbers such that each `size` in a row are of like length; what is over comes last.
+
+    The batches are shuffled, always alike, so that the first few of them stand for all.
+    """
+    order = np.argsort(lengths, kind="stable")
+    whole = len(order) // size * size
+    batches = np.random.RandomState(SPLIT_SEED).permutation(order[:whole].reshape(-1, size))
+    return np.concatenate([batches.ravel(), order[whole:]])
 
 
 class FetchedTexts(TextData):

@@ -110,6 +110,25 @@ def test_a_draw_is_padded_little():
     assert taken < 1.1 * used
 
 
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=40).map(lambda own: np.array(own, np.int64)), st.integers(1, 12)
+)
+def test_evaluation_batches_are_of_like_length(lengths, size):
+    order = text._of_like_length(lengths, size)
+    assert sorted(order) == list(range(len(lengths)))
+    batches = [lengths[order[i : i + size]] for i in range(0, len(order), size)]
+    for one in batches:
+        for other in batches:
+            assert one is other or one.min() >= other.max() or other.min() >= one.max()
+    assert np.array_equal(order, text._of_like_length(lengths, size))
+
+
+def test_the_first_evaluation_batches_stand_for_all():
+    lengths = np.arange(6400)
+    order = text._of_like_length(lengths, 64)
+    assert abs(lengths[order[: 20 * 64]].mean() - 3200) < 1200 < abs(np.sort(lengths)[: 20 * 64].mean() - 3200)
+
+
 def test_no_samples_are_an_empty_batch():
     batch = rows_of([[1], [2, 3]], multiple_of=8, unit=np.arange(2)).collate([])
     assert {key: tuple(value.shape) for key, value in batch.items()} == {
