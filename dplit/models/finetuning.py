@@ -36,7 +36,8 @@ class FineTuned(Training):
         layers: for `layers`: how many last blocks, or a list of prefixes of parameter names.
         lora_rank: r of LoRA.
         lora_alpha: α of LoRA; additions are scaled by α/r.
-        lora_targets: names of the layers that LoRA adapts, or `all-linear`.
+        lora_targets: names of the layers that LoRA adapts, `all-linear`, or one regular expression for whole names, such as
+            `.*layers.2[0-9].*q_proj`.
         gradient_checkpointing: compute activations again in the backward pass, for less memory.
         dropout: keep the dropout that the model comes with; off, noise is the only regulariser.
         save_to: folder to save to when fit ends, taken from the run directory if relative, with a number added where it

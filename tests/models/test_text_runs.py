@@ -201,6 +201,14 @@ def test_the_head_moves_at_its_own_rate(tmp_path, optimizer, tuning):
     assert twice["head.weight"].abs().max() > 0
 
 
+def test_low_rank_additions_to_some_layers():
+    expression = r"encoder\.layer\.1\..*(query|value)"
+    found = trained(SequenceClassifier(folder("bert"), 2, tuning="lora", lora_targets=expression))
+    layers = {name.partition("lora_")[0] for name in found if name.startswith("net")}
+    start = "net.base_model.model.encoder.layer.1.attention.self"
+    assert layers == {f"{start}.query.", f"{start}.value."}
+
+
 @pytest.mark.parametrize(
     ("tuning", "options"), [("layers", {"layers": 1}), ("head", {"head_learning_rate": 0.1})], ids=["layers", "head"]
 )
