@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -144,18 +146,29 @@ def test_only_what_is_lost_is_made_again(tmp_path: Path) -> None:
     assert {run for run in after if after[run] != before[run]} == {lost}
 
 
+@contextmanager
+def heard(number: int) -> Iterator[None]:
+    """Let what is started meanwhile hear a signal that the shell told this process to ignore, as it does behind an `&`."""
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_in_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
     recipe(tmp_path, seeds=[0, 1, 2, 3])
-    ran = subprocess.Popen(
-        command(tmp_path, "--jobs", "1"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(tmp_path),
-        start_new_session=True,
-    )
+    with heard(signal.SIGINT):
+        ran = subprocess.Popen(
+            command(tmp_path, "--jobs", "1"),
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(tmp_path),
+            start_new_session=True,
+        )
     until = time.monotonic() + 120
     while len(finished(tmp_path)) < 2 and time.monotonic() < until:
         time.sleep(0.1)
@@ -226,7 +239,9 @@ REHEARSE = "import json, sys; from dplit.compare.worker import rehearse; print(r
 KILLED = """
 import os
 import time
+from collections.abc import Iterator
 from dplit.compare.runner import _pool
+from contextlib import contextmanager
 from pathlib import Path
 
 if __name__ == "__main__":
