@@ -17,6 +17,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 class MLP(Classifier):
     """Linear layers with an activation between them; the features are under `x` in the batch, `(n, num_features)`.
 
+    Of images, `(n, channels, height, width)`, the features are the pixels.
+
     Args:
         hidden: widths of the hidden layers; an empty list makes it a logistic regression.
         num_features: width of `x`; taken from the data module if it is not given.
@@ -61,7 +63,7 @@ class MLP(Classifier):
         """Return `(n, num_classes)` logits."""
         if self.net is None:
             raise ConfigurationError("the model has no layers yet; give num_features and num_classes, or let it be fit")
-        logits: Tensor = self.net(batch["x"])
+        logits: Tensor = self.net(batch["x"].flatten(1))
         return logits
 
     def _block(self, fan_in: int, fan_out: int) -> list[nn.Module]:

@@ -118,7 +118,10 @@ class _Linear(Recorded):
     def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
         x, weight = saved
         record_linear(ctx.tape, ctx.weight, ctx.bias, x, back)
-        return (back @ weight.to(back.dtype) if ctx.needs_input_grad[0] else None), None, None, None
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        rows = back.reshape(-1, back.shape[-1]) @ weight.to(back.dtype)  # one product, where `@` might copy the weight
+        return rows.view(*back.shape[:-1], -1), None, None, None
 
 
 def record_linear(tape: Tape, weight: Source | None, bias: Source | None, x: Tensor | None, back: Tensor) -> None:
