@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
@@ -49,6 +50,13 @@ class Command(LightningCLI):
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="go on from this checkpoint")
+        parser.add_argument(
+            "--float32_matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="how the model's own products of float32 numbers may be rounded for speed, by torch's function of that "
+            "name; norms and sums of gradients are of full products always",
+        )
         parser.add_lightning_class_args(FairnessMonitor, "fairness")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -58,6 +66,10 @@ class Command(LightningCLI):
                 "checkpoint.auto_insert_metric_name": False,
             }
         )
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        torch.set_float32_matmul_precision(self.config["float32_matmul_precision"])
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 from dplit.grads.gram import sharing
 from dplit.grads.ops.embedding import EmbeddingUse
 from dplit.grads.ops.linear import added_up
+from dplit.grads.precision import full_precision
 from dplit.grads.units import Units
 from dplit.grads.use import Use, at_least, inner
 
@@ -27,11 +28,13 @@ class PerExample:
         self.examples = examples
         self._sq_norms: dict[str, Tensor] | None = None
 
+    @full_precision()
     def together(self, units: Units) -> PerExample:
         """Return the gradients of units instead: each the mean of its examples' gradients."""
         uses = {name: [use.together(units) for use in found] for name, found in self.uses.items()}
         return PerExample(self.parameters, uses, units.count)
 
+    @full_precision()
     def sq_norms(self) -> dict[str, Tensor]:
         """Return `{name: (n,)}` squared L2 norms, in float32 or wider. NaN and Inf mean what they say."""
         if self._sq_norms is None:
@@ -47,6 +50,7 @@ class PerExample:
         """Return `(p, n)` L2 norms, a row for each parameter in the order of `parameters`."""
         return torch.stack(list(self.sq_norms().values())).sqrt()
 
+    @full_precision()
     def weighted_sum(self, weights: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `{name: Σᵢ wᵢ gᵢ}`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Self
 
 import torch
@@ -16,6 +17,7 @@ from dplit.grads import motion, rules
 from dplit.grads.composite import opened
 from dplit.grads.layout import Layout, Layouts, Lost, Within
 from dplit.grads.per_example import PerExample
+from dplit.grads.precision import full_precision, narrow
 from dplit.grads.source import Derived, Parameter, Source
 from dplit.grads.use import AlignedUse, Use
 
@@ -61,6 +63,7 @@ class Tape(TorchFunctionMode):
         self._sources: dict[int, Source] = {id(p): Parameter(p, name) for name, p in self._parameters.items()}
         self._uses: list[tuple[Source, Use]] = []
         self._spent = self._recording = False
+        self._narrow = bool(narrow())
         self._eager: list[Any] = []
         self._copies: dict[int, tuple[Tensor, Source]] = {}
 
@@ -87,8 +90,12 @@ class Tape(TorchFunctionMode):
 
     def record(self, source: Source | None, use: Use) -> None:
         """Note one use of a source; called by rules in backward. A backward of the model's own is not ours to note."""
-        if source is not None and self._recording:
-            self._uses.append((source, use.compact() if isinstance(source, Parameter) else use))
+        if source is None or not self._recording:
+            return
+        if isinstance(source, Parameter):
+            with full_precision() if self._narrow else nullcontext():
+                use = use.compact()
+        self._uses.append((source, use))
 
     def is_constant(self, value: Tensor) -> bool:
         """Whether a tensor came from constants alone: buffers, frozen parameters, `arange` and the like."""
@@ -238,6 +245,10 @@ class Tape(TorchFunctionMode):
             self._uses.append((source, AlignedUse(torch.ones_like(losses), torch.arange(self.examples), self.examples)))
         elif losses.requires_grad:
             self._run_backward(losses)
+        return self._found()
+
+    @full_precision()
+    def _found(self) -> PerExample:
         traced: dict[str, list[Use]] = {}
         for source, use in self._uses:
             for name, led_back in source.trace(use):

@@ -39,6 +39,8 @@ class FineTuned(Training):
         lora_targets: names of the layers that LoRA adapts, `all-linear`, or one regular expression for whole names, such as
             `.*layers.2[0-9].*q_proj`.
         gradient_checkpointing: compute activations again in the backward pass, for less memory.
+        attention: how transformers computes attention, its `attn_implementation`: `eager`, `sdpa` or another; None leaves
+            the choice to it. On a CPU `eager` is the quickest at short texts where products are not of full float32.
         dropout: keep the dropout that the model comes with; off, noise is the only regulariser.
         save_to: folder to save to when fit ends, taken from the run directory if relative, with a number added where it
             exists; None saves nothing.
@@ -68,6 +70,7 @@ class FineTuned(Training):
         lora_alpha: int = 16,
         lora_targets: str | Sequence[str] = "all-linear",
         gradient_checkpointing: bool = False,
+        attention: str | None = None,
         dropout: bool = False,
         save_to: str | None = "model",
         learning_rate: float = 5e-4,
@@ -79,7 +82,7 @@ class FineTuned(Training):
         self.tuning = Tuning(tuning, layers, lora_rank, lora_alpha, lora_targets)
         self.tuning.check(self.new_head)
         self.model, self.save_to = model, save_to
-        self.gradient_checkpointing, self.dropout = gradient_checkpointing, dropout
+        self.gradient_checkpointing, self.attention, self.dropout = gradient_checkpointing, attention, dropout
         self.net: nn.Module | None = None
         self.tokenizer: Any = None
 
@@ -95,7 +98,7 @@ class FineTuned(Training):
             return
         import transformers
 
-        net = load(getattr(transformers, self.auto_class), self.model, self.headed)
+        net = load(getattr(transformers, self.auto_class), self.model, self.headed, self.attention)
         self.tokenizer = getattr(self._datamodule(), "tokenizer", None)
         check_vocabulary(net, self.tokenizer)
         if not self.dropout:

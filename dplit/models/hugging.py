@@ -18,19 +18,22 @@ POSITIONS = ("position_embeddings", "embed_positions", "wpe")
 """What transformers calls a learned table of positions."""
 
 
-def load(auto_class: Any, name: str, headed: bool = False) -> nn.Module:
+def load(auto_class: Any, name: str, headed: bool = False, attention: str | None = None) -> nn.Module:
     """Load a pretrained model in the default dtype, ready for training.
 
     Args:
         auto_class: a class of transformers, such as `AutoModel`.
         name: a short name that `dplit.pretrained` knows, a Hugging Face name, or a folder.
         headed: refuse a model whose head was not trained along, so that it would start at random.
+        attention: the `attn_implementation` of transformers; None for its own choice.
 
     Raises:
         ConfigurationError: it cannot be loaded, or has no head of that kind.
 
     """
-    net, report = pretrained.load(auto_class, name, dtype=torch.get_default_dtype(), output_loading_info=True)
+    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    options |= {"dtype": torch.get_default_dtype(), "output_loading_info": True}
+    net, report = pretrained.load(auto_class, name, **options)
     missing = sorted(report["missing_keys"])
     if headed and missing:
         raise ConfigurationError(

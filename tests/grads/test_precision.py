@@ -1,0 +1,88 @@
+"""Norms and sums are of full float32 products, whatever a process lets the model's own products be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dplit.grads import Tape, per_example, tape
+from dplit.grads.precision import full_precision, narrow
+
+BODIES = {
+    "few positions": (nn.Linear(96, 80), (16, 8, 96)),
+    "many positions": (nn.Linear(64, 48), (8, 256, 64)),
+    "a convolution": (nn.Conv2d(16, 24, 3), (8, 16, 20, 20)),
+}
+
+
+@contextmanager
+def set_to(precision: str) -> Iterator[None]:
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def rounds() -> bool:
+    """Whether this machine has narrow products at all."""
+    x = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    with set_to("medium"):
+        narrow = x @ x
+    return not torch.equal(narrow, x @ x)
+
+
+def law_norms_and_sums_are_of_full_products(kind: str) -> None:
+    """The loss is linear in the output, so that no rounding of the model's own reaches a gradient."""
+    module, shape = BODIES[kind]
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(shape, generator=generator)
+    c = torch.randn(module(x).shape, generator=generator)
+    weights = torch.rand(len(x), generator=generator)
+    with set_to("medium"):
+        with Tape(module, len(x)) as tape:
+            losses = (module(x) * c).flatten(1).sum(1)
+        found = tape.backward(losses)
+        squares, total = found.sq_norms()["weight"], found.weighted_sum(weights)["weight"]
+        assert torch.get_float32_matmul_precision() == "medium"
+    grads = gradients(module, x.double(), c.double())
+    torch.testing.assert_close(squares.double(), grads.flatten(1).square().sum(1), rtol=2e-5, atol=0)
+    exact = torch.einsum("n,n...->...", weights.double(), grads)
+    assert (total.double() - exact).norm() <= 1e-5 * exact.norm()
+
+
+def gradients(module: nn.Module, x: Tensor, c: Tensor) -> Tensor:
+    wide = [p.detach().double().requires_grad_() for p in module.parameters()]
+    apply = F.linear if isinstance(module, nn.Linear) else F.conv2d
+    found = [torch.autograd.grad((apply(x[i : i + 1], *wide) * c[i : i + 1]).sum(), wide[0])[0] for i in range(len(x))]
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_norms_and_sums_are_of_full_products(kind: str) -> None:
+    law_norms_and_sums_are_of_full_products(kind)
+
+
+@pytest.mark.skipif(not rounds(), reason="this CPU has no products of bfloat16 numbers, so nothing can be rounded")
+@pytest.mark.parametrize("kind", ["few positions", "many positions"])
+def test_mutant_that_leaves_the_setting_alone_is_caught(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tape, "full_precision", nullcontext)
+    for name in ("sq_norms", "weighted_sum"):
+        monkeypatch.setattr(per_example.PerExample, name, getattr(per_example.PerExample, name).__wrapped__)
+    monkeypatch.setattr(Tape, "_found", Tape._found.__wrapped__)
+    with pytest.raises(AssertionError):
+        law_norms_and_sums_are_of_full_products(kind)
+
+
+def test_the_setting_is_as_before_also_after_an_error() -> None:
+    with set_to("medium"):
+        before = narrow()
+        with pytest.raises(ZeroDivisionError), full_precision():
+            assert narrow() == []
+            raise ZeroDivisionError
+        assert narrow() == before
