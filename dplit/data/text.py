@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
@@ -136,6 +137,13 @@ class TokenRows(Examples):
         """What a DataLoader calls instead of one call per sample."""
         return list(indices)
 
+    def holds(self, token: int | None) -> Tensor:
+        """Return which texts hold a token, `(n,)` bool."""
+        if token is None:
+            return torch.zeros(len(self), dtype=torch.bool)
+        met = F.pad((self.flat == token).cumsum(0), (1, 0))
+        return met[self.ends] > met[self.starts]
+
     @override
     def group_ids(self) -> Tensor:
         return self.group
@@ -223,6 +231,12 @@ class TextData(GroupedData):
     @abstractmethod
     def records(self) -> tuple[Records, Records | None]:
         """Read the records to train and validate on, and those to test on; None takes them from the first."""
+
+    def training_texts_without(self, token: int | None) -> Tensor:
+        """Return the numbers of the training texts, copies behind them, that do not hold a token."""
+        train = self.train.rows if isinstance(self.train, Counterfactuals) else self.train
+        assert isinstance(train, TokenRows)
+        return (~train.holds(token)).nonzero().flatten()
 
     @override
     def read(self) -> Splits:

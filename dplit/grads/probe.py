@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dplit.errors import CoupledExamples, DplitError, PrivacyError
 from dplit.grads.per_example import PerExample
+from dplit.grads.precision import full_precision
 from dplit.grads.still import Still
 from dplit.grads.tape import Tape
 
@@ -56,6 +57,7 @@ def probe(module: nn.Module, collate: Collate, losses: Losses, samples: Sequence
     examine(module, taped, samples)
 
 
+@full_precision()
 def examine(module: nn.Module, gradients: Gradients, samples: Sequence[Any], tolerance: float = 0.0) -> None:
     """Refuse a model in which one example reaches another's gradient, or writes itself into a buffer.
 
@@ -63,6 +65,7 @@ def examine(module: nn.Module, gradients: Gradients, samples: Sequence[Any], tol
     randomness held still? With randomness as it is, does it stay the same when others trade places, which finds
     mixing by a random permutation? And do buffers or frozen parameters take values from it, which checkpoints would
     carry out without noise? Dropout, padding and per-example normalisation pass; state is put back after each run.
+    Products are of full float32 meanwhile: rounded ones differ from batch to batch.
 
     Args:
         module: the model, in the mode it trains in.

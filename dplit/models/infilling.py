@@ -31,8 +31,8 @@ class Infilling(FineTuned, Classifier):
         **settings: tuning, saving and training, as `FineTuned` has them.
 
     Raises:
-        ConfigurationError: an argument is out of its range, a word is no single token, a text has no mask, or a label
-            is no class.
+        ConfigurationError: an argument is out of its range, a word is no single token, a label is no class; or, before
+            training, one of the data module's training texts has no mask.
 
     """
 
@@ -66,29 +66,32 @@ class Infilling(FineTuned, Classifier):
             self.tokenizer, self.mask_id = tokenizer, tokenizer.mask_token_id
             self.word_ids = token_ids(tokenizer, self.hparams["words"], self.hparams["space"])
 
+    def on_fit_start(self) -> None:
+        """Refuse training texts that have no mask, before any of them has moved a weight."""
+        without = getattr(self._datamodule(), "training_texts_without", None)
+        if self.hparams["place"] == "end" or without is None:
+            return
+        lacking = without(self.mask_id)
+        if len(lacking):
+            raise ConfigurationError(
+                f"{len(lacking)} training texts have no mask token, text {int(lacking[0])} first, so no word can be "
+                "predicted in them; put {mask} into the data module's template, or set place='end'"
+            )
+
     def forward(self, batch: Batch) -> Tensor:
-        """Return `(b, classes)` logits."""
+        """Return `(b, classes)` logits; those of a text that has no mask are 0, so that it moves no weight."""
         net = self.loaded()
-        logits = logits_at(net, inputs(net, batch), self.position(batch))
-        return logits[:, torch.tensor(self.word_ids, device=logits.device)]
+        position, asks = self.position(batch)
+        logits = logits_at(net, inputs(net, batch), position)
+        return logits[:, torch.tensor(self.word_ids, device=logits.device)].masked_fill(~asks[:, None], 0.0)
 
-    def position(self, batch: Batch) -> Tensor:
-        """Return where each text's word is predicted, `(b,)`, counted from its first token.
-
-        Raises:
-            ConfigurationError: a text has no mask.
-
-        """
+    def position(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return where each text's word is predicted, counted from its first token, and whether it asks for one; `(b,)`."""
         ids, mask = to_the_left(batch)
         if self.hparams["place"] == "end":
-            return (mask.sum(1) - 1).clamp(min=0)
+            return (mask.sum(1) - 1).clamp(min=0), mask.any(1)
         masked = (ids == self.mask_id) & (mask == 1)
-        if not bool(masked.any(1).all()):
-            raise ConfigurationError(
-                f"text {int(masked.any(1).long().argmin())} of a batch has no mask token, so no word can be predicted; "
-                "put the mask where truncation leaves it, or set place='end'"
-            )
-        return masked.long().argmax(1)
+        return masked.long().argmax(1), masked.any(1)
 
     def _check_classes(self) -> None:
         declared, words = getattr(self._datamodule(), "num_classes", None), self.hparams["words"]

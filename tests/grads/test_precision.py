@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dplit.grads import Tape, per_example, tape
 from dplit.grads.precision import full_precision, narrow
+from dplit.grads.probe import probe
 
 BODIES = {
     "few positions": (nn.Linear(96, 80), (16, 8, 96)),
@@ -82,7 +83,17 @@ def test_mutant_that_leaves_the_setting_alone_is_caught(kind: str, monkeypatch: 
 def test_the_setting_is_as_before_also_after_an_error() -> None:
     with set_to("medium"):
         before = narrow()
-        with pytest.raises(ZeroDivisionError), full_precision():
+        with full_precision():
             assert narrow() == []
+        assert narrow() == before
+        with pytest.raises(ZeroDivisionError), full_precision():
             raise ZeroDivisionError
         assert narrow() == before
+
+
+def test_the_probe_is_not_misled_by_rounded_products() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(128, 128), nn.Tanh())])
+    samples = list(torch.randn(8, 40, 128))
+    with set_to("medium"):
+        probe(module, torch.stack, lambda batch, n: module(batch).square().flatten(1).sum(1), samples)

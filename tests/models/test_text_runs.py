@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 import lightning as L
+import pandas as pd
 import peft
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lightning.pytorch.cli import LightningCLI
 from safetensors.torch import load_file
 
 import dplit
+from dplit.data import texts as own
 from dplit.errors import ConfigurationError, CoupledExamples
 from dplit.fairness import FairnessMonitor
 from dplit.models import causal_lm, hugging, saving, words
@@ -413,13 +415,30 @@ def test_a_text_longer_than_the_positions_is_refused(family, most):
             model(batch(width=most + 1))
 
 
-def test_labels_and_masks_that_are_not_there_are_refused():
+def test_labels_that_are_no_class_are_refused():
     model, given = Infilling(folder("bert"), ["good", "bad"]), batch()
     model.configure_model()
     with pytest.raises(ConfigurationError, match="label 2"):
         model.training_step({**given, "y": given["y"] + 1}, 0)
-    with pytest.raises(ConfigurationError, match="no mask token"):
-        model(batch(mask=False))
+
+
+def test_a_text_without_a_mask_moves_no_weight():
+    model, given = Infilling(folder("bert"), ["good", "bad"]), batch(mask=False)
+    model.configure_model()
+    assert not model(given).any()
+    model._losses(model(given), given).sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("swaps", [None, "gender"])
+def test_training_texts_without_a_mask_are_refused_before_training(swaps, tmp_path):
+    table = pd.DataFrame({"text": ["he is good", "she is bad"] * 20, "label": [0, 1] * 20, "group": ["a", "b"] * 20})
+    strategy = dplit.DPStrategy(noise=0.5, physical_batch_size=8, noise_seed=1)
+    data = own.Texts(table, ["a", "b"], [0, 1], folder("bert"), batch_size=8, swaps=swaps)
+    trainer = L.Trainer(strategy=strategy, default_root_dir=tmp_path, max_steps=1, **QUIET)
+    with pytest.raises(ConfigurationError, match="training texts have no mask token, text 0 first"):
+        trainer.fit(Infilling(folder("bert"), ["good", "bad"], save_to=None), datamodule=data)
+    assert strategy.ledger.steps == 0
 
 
 def test_a_model_that_is_not_loaded_says_so():
