@@ -64,9 +64,9 @@ class FashionMNIST(GroupedData):
 
     In the experiment on MNIST the digit 8 keeps some 500 of its 6,000 images, 9 % of them, and is compared with the
     digit 2: without privacy 84.3 and 98.0 % of them are recognised, with DP-SGD 26.3 and 89.0 %. Here 9 % of the rare
-    class's own training images stay, too. The rare class is Sandal: whole, 94 % of it are recognised by a small perceptron
-    without privacy, and cut to 9 %, 79 %; of all classes it is the one that DP-SGD then hurts most (`docs/results.md`).
-    Classes that are hard even when whole leave privacy little to take: Shirt, cut to 9 %, has 23 % without any.
+    class's own training images stay, too. Which class is cut matters: Sandal looks like few others, and a tuned DP-SGD
+    leaves it most of what it had; Pullover looks like Coat and Shirt, and DP-SGD takes a good half of what was left of it
+    (`docs/results.md`). Shirt, cut to 9 %, has little to take: 23 % of it are recognised without any privacy.
     `docs/data.md` has these figures and the program that made them.
 
     Args:
