@@ -25,6 +25,7 @@ import dplit
 from dplit.clipping import Automatic, Flat, GroupQuantile, GroupRates
 from dplit.clipping.catalogue import policies
 from dplit.clipping.policy import ClippingPolicy, clip
+from dplit.data.units import Copies
 from dplit.diagnostics import SubgroupDiagnostics, callback, figures, sample
 from dplit.diagnostics.figures import Tally
 from dplit.diagnostics.plots import draw
@@ -650,3 +651,11 @@ def test_plain_training_and_undeclared_groups_are_refused() -> None:
 def test_a_batch_without_groups_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="no group entry 'sex'"):
         fit(public(), strategy={"group": "sex"})
+
+
+def test_records_that_are_clipped_together_are_refused() -> None:
+    strategy = dplit.DPStrategy(noise=1.0, group="group", groups=GROUPS)
+    loader = DataLoader(Copies(Data(), lambda sample: [sample]), batch_size=8)
+    with pytest.raises(ConfigurationError, match="single records, but here"):
+        trainer(strategy, callbacks=[public()]).fit(Net(), loader, DataLoader(Data(), batch_size=8))
+    assert strategy.ledger.steps == 0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dplit.data.sampling import PhysicalCollate
-from dplit.data.units import plain, records
+from dplit.data.units import Wrapped, plain, records
 from dplit.diagnostics.figures import Tally
 from dplit.errors import ConfigurationError
 from dplit.fairness.counts import Counts, count
@@ -41,11 +41,19 @@ class Sample:
         trainer: of a fit under DPStrategy that has begun; its train data set, collate function, physical batch size,
             gradients engine, precision, groups and policy are used.
         size: how many records, or all if there are not as many.
+
+    Raises:
+        ConfigurationError: what is clipped is not a record by itself, but with others of a person or with its copies.
     """
 
     def __init__(self, trainer: Trainer, size: int) -> None:
         self.trainer = trainer
         self.loader: DataLoader[Any] = poisson_train_loader(trainer)
+        if isinstance(self.loader.dataset, Wrapped):
+            raise ConfigurationError(
+                "SubgroupDiagnostics measures the gradients of single records, but here all records of a person, or a "
+                "record and its copies, are clipped together, so its figures would be of something else; drop the callback"
+            )
         known = len(plain(self.loader.dataset))
         drawn = np.random.default_rng(SEED).choice(known, min(size, known), replace=False)
         self.indices: list[int] = np.sort(drawn).tolist()
