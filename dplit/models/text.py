@@ -13,11 +13,11 @@ from dplit.models.classification import Batch, Classifier
 from dplit.models.finetuning import FineTuned, check_labels
 from dplit.models.hugging import inputs, to_the_left
 
-POOLINGS = ("mean", "first")
+POOLINGS = ("mean", "first", "last")
 
 
 class SequenceClassifier(FineTuned, Classifier):
-    """A linear head on one vector a text: the mean over its own tokens, or its first token.
+    """A linear head on one vector a text: the mean over its own tokens, its first token, or its last.
 
     Saved, the folder holds the encoder for `AutoModel.from_pretrained`, and `head.safetensors` with `weight` and `bias`
     of the head and the pooling in its metadata. A text without tokens has the zero vector.
@@ -25,7 +25,8 @@ class SequenceClassifier(FineTuned, Classifier):
     Args:
         model: see `FineTuned`.
         num_classes: number of classes; taken from the data module if it is not given.
-        pooling: `mean` over the tokens that are no padding, or `first`.
+        pooling: `mean` over the tokens that are no padding; `first`, an encoder's own; or `last`, the only token of a causal
+            model that has seen the whole text.
         head_learning_rate: step size of the head at its highest; None for `learning_rate`. The head starts at random, so
             the few steps of a private run take it further where it is some tens of times larger.
         **settings: tuning, saving and training, as `FineTuned` has them.
@@ -41,7 +42,7 @@ class SequenceClassifier(FineTuned, Classifier):
         self,
         model: str = "minilm-l6",
         num_classes: int | None = None,
-        pooling: Literal["mean", "first"] = "mean",
+        pooling: Literal["mean", "first", "last"] = "mean",
         head_learning_rate: float | None = None,
         **settings: Any,
     ) -> None:
@@ -49,7 +50,7 @@ class SequenceClassifier(FineTuned, Classifier):
         if num_classes is not None and num_classes < 2:
             raise ConfigurationError(f"num_classes={num_classes} leaves nothing to learn; give at least 2")
         if pooling not in POOLINGS:
-            raise ConfigurationError(f"pooling={pooling!r} is not known here; choose {' or '.join(POOLINGS)}")
+            raise ConfigurationError(f"pooling={pooling!r} is not known here; choose {', '.join(POOLINGS)}")
         if head_learning_rate is not None and not 0 < head_learning_rate < float("inf"):
             raise ConfigurationError(
                 f"head_learning_rate={head_learning_rate} would not move the head; give a number above 0"
@@ -101,4 +102,6 @@ def pooled(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
     own = states.masked_fill(mask.unsqueeze(2) == 0, 0.0)
     if pooling == "first":
         return own[:, 0]
+    if pooling == "last":
+        return own[torch.arange(len(own), device=own.device), (mask.sum(1) - 1).clamp(min=0)]
     return torch.sum(own, 1) / mask.sum(1, keepdim=True).clamp(min=1)

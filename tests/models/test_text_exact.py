@@ -83,6 +83,12 @@ def test_clipped_sums_of_what_is_tuned(build, family, tuning):
     law_clipped_sums(ready(build, family, **tuning), batch("left"), torch.float64)
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_clipped_sums_of_a_head_on_one_token(family):
+    for pooling in ("first", "last"):
+        law_clipped_sums(ready(classifier, family, pooling=pooling), batch("left"), torch.float64)
+
+
 @pytest.mark.parametrize(("build", "family"), [(classifier, "bert"), (language, "llama")])
 def test_clipped_sums_with_activations_computed_again(build, family):
     law_clipped_sums(ready(build, family, gradient_checkpointing=True), batch(), torch.float64)
@@ -99,7 +105,7 @@ def law_padding_changes_no_loss(model):
     torch.testing.assert_close(left, by_itself, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "first"])
+@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
 @pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
 def test_padding_changes_no_loss(family, pooling):
     law_padding_changes_no_loss(ready(classifier, family, pooling=pooling))
