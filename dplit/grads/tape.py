@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Self
@@ -15,6 +14,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from dplit.errors import ConfigurationError, UnsupportedOperation
 from dplit.grads import motion, rules
 from dplit.grads.composite import opened
+from dplit.grads.constants import Constants
 from dplit.grads.layout import Layout, Layouts, Lost, Within
 from dplit.grads.per_example import PerExample
 from dplit.grads.precision import full_precision, narrow
@@ -359,25 +359,6 @@ class Tape(TorchFunctionMode):
         for t in (value, value._base):
             if t is not None and t in self._constants:
                 self._constants.discard(t)
-
-
-class Constants:
-    """A set of tensors by identity, that keeps none of them alive."""
-
-    def __init__(self) -> None:
-        self._refs: dict[int, weakref.ref[Tensor]] = {}
-
-    def add(self, value: Tensor) -> None:
-        """Put a tensor in."""
-        self._refs[id(value)] = weakref.ref(value)
-
-    def discard(self, value: Tensor) -> None:
-        """Take a tensor out, if it is in."""
-        self._refs.pop(id(value), None)
-
-    def __contains__(self, value: Tensor) -> bool:
-        ref = self._refs.get(id(value))
-        return ref is not None and ref() is value
 
 
 def tensors(args: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
