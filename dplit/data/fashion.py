@@ -84,7 +84,6 @@ class FashionMNIST(GroupedData):
 
     num_classes = 10
     image_shape = (1, SIZE, SIZE)
-    num_features = SIZE * SIZE
     licence = LICENCE
 
     def __init__(

@@ -81,17 +81,21 @@ class Infilling(FineTuned, Classifier):
     def forward(self, batch: Batch) -> Tensor:
         """Return `(b, classes)` logits; those of a text that has no mask are 0, so that it moves no weight."""
         net = self.loaded()
-        position, asks = self.position(batch)
-        logits = logits_at(net, inputs(net, batch), position)
-        return logits[:, torch.tensor(self.word_ids, device=logits.device)].masked_fill(~asks[:, None], 0.0)
+        logits = logits_at(net, inputs(net, batch), self.position(batch))
+        words = logits[:, torch.tensor(self.word_ids, device=logits.device)]
+        return words.masked_fill(~self.asks(batch)[:, None], 0.0)
 
-    def position(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return where each text's word is predicted, counted from its first token, and whether it asks for one; `(b,)`."""
+    def position(self, batch: Batch) -> Tensor:
+        """Return where each text's word is predicted, `(b,)`, counted from its first token; 0 where none is asked for."""
         ids, mask = to_the_left(batch)
         if self.hparams["place"] == "end":
-            return (mask.sum(1) - 1).clamp(min=0), mask.any(1)
-        masked = (ids == self.mask_id) & (mask == 1)
-        return masked.long().argmax(1), masked.any(1)
+            return (mask.sum(1) - 1).clamp(min=0)
+        return ((ids == self.mask_id) & (mask == 1)).long().argmax(1)
+
+    def asks(self, batch: Batch) -> Tensor:
+        """Return whether each text asks for a word, `(b,)` bool: it has a mask, or, at `end`, any token."""
+        mask = batch["attention_mask"] == 1
+        return (mask if self.hparams["place"] == "end" else mask & (batch["input_ids"] == self.mask_id)).any(1)
 
     def _check_classes(self) -> None:
         declared, words = getattr(self._datamodule(), "num_classes", None), self.hparams["words"]

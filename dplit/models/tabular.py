@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class MLP(Classifier):
 
     Args:
         hidden: widths of the hidden layers; an empty list makes it a logistic regression.
-        num_features: width of `x`; taken from the data module if it is not given.
+        num_features: width of `x`, or its pixels; taken from the data module if it is not given.
         num_classes: number of classes; taken from the data module if it is not given.
         activation: `relu` or `tanh`.
         layer_norm: normalise each hidden layer over its own width, before the activation.
@@ -52,9 +53,11 @@ class MLP(Classifier):
         """Build the layers, once; sizes that were left open come from the data module and go into the checkpoint."""
         if self.net is not None:
             return
-        for name in ("num_features", "num_classes"):
-            if self.hparams[name] is None:
-                self.hparams[name] = self.from_data(name)
+        if self.hparams["num_features"] is None:
+            shape = getattr(self._datamodule(), "image_shape", None)
+            self.hparams["num_features"] = self.from_data("num_features") if shape is None else prod(shape)
+        if self.hparams["num_classes"] is None:
+            self.hparams["num_classes"] = self.from_data("num_classes")
         widths = [self.hparams["num_features"], *self.hparams["hidden"]]
         blocks = [layer for fan in pairwise(widths) for layer in self._block(*fan)]
         self.net = nn.Sequential(*blocks, nn.Linear(widths[-1], self.hparams["num_classes"]))

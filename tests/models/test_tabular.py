@@ -274,3 +274,25 @@ def test_the_command_line_knows_every_argument():
     given = ["--model.hidden=[8]", "--model.learning_rate=0.1", "--model.optimizer=adamw", "--trainer.logger=false"]
     model = LightningCLI(MLP, Toy, run=False, save_config_callback=None, seed_everything_default=0, args=given).model
     assert (model.learning_rate, model.optimizer, list(model.hparams["hidden"])) == (0.1, "adamw", [8])
+
+
+class Images(Toy):
+    """The same, the numbers in squares of pixels."""
+
+    image_shape = (1, 1, 5)
+
+    def collate(self, indices):
+        return {"x": self.x[indices].view(-1, *self.image_shape), "y": self.y[indices]}
+
+
+def test_images_are_their_pixels():
+    of_images, of_rows = (MLP(hidden=[3], num_features=5, num_classes=2) for _ in range(2))
+    of_rows.load_state_dict(of_images.state_dict())
+    chosen = list(range(7))
+    assert torch.equal(of_images(Images().collate(chosen)), of_rows(Toy().collate(chosen)))
+    model = MLP(hidden=[3])
+    trainer = L.Trainer(
+        max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(model, datamodule=Images())
+    assert model.hparams["num_features"] == 5

@@ -357,7 +357,7 @@ def test_names_go_through_pretrained(monkeypatch):
     ("build", "says"),
     [
         (lambda: SequenceClassifier(folder("bert"), 1), "num_classes=1"),
-        (lambda: SequenceClassifier(folder("bert"), 2, pooling="last"), "mean or first"),
+        (lambda: SequenceClassifier(folder("bert"), 2, pooling="max"), "mean, first, last"),
         (lambda: SequenceClassifier(folder("bert"), 2, tuning="half"), "full, layers, bias, lora, head"),
         (lambda: Infilling(folder("bert"), ["good", "bad"], tuning="head"), "needs a new head"),
         (lambda: SequenceClassifier(folder("bert"), 2, head_learning_rate=0), "head_learning_rate=0"),
