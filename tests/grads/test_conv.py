@@ -229,3 +229,23 @@ def test_mutant_that_forgets_a_corner_of_the_window_is_caught(monkeypatch: pytes
     monkeypatch.setattr(conv.Geometry, "offsets", lambda *args: list(right(*args))[1:])
     with pytest.raises(AssertionError):
         check(nn.Conv2d(4, 6, 3, padding=1), torch.randn(4, 4, 5, 5))
+
+
+SIZES = [(1, 8, 12, 5, 1, 1), (32, 16, 10, 3, 1, 1), (1, 1, 9, 3, 1, 2), (6, 3, 11, 3, 3, 3), (16, 16, 7, 1, 1, 1)]
+"""Channels in and out, width, kernel, groups, images of an example."""
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("size", SIZES)
+def test_gradients_made_at_once_are_those_made_one_by_one_and_a_bad_example_stays_alone(size: Any, bad: float) -> None:
+    c, p, width, kernel, groups, m = size
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(5, m, c, width, width, generator=draw)
+    back = torch.randn(5, m, p, *[width - kernel + 1] * 2, generator=draw)
+    geometry = conv.Geometry((kernel,) * 2, (1, 1), (0, 0), (1, 1), groups)
+    expected = conv.ConvUse(x, back, geometry)._one_by_one()
+    torch.testing.assert_close(conv.ConvUse(x, back, geometry)._at_once(), expected, rtol=1e-4, atol=1e-4)
+    x[2], back[2] = bad, bad
+    others = [0, 1, 3, 4]
+    found = conv.ConvUse(x, back, geometry)._at_once()[others]
+    torch.testing.assert_close(found, expected[others], rtol=1e-4, atol=1e-4)
