@@ -12,13 +12,13 @@ import wrapt
 
 if TYPE_CHECKING:
     from dplit import clipping, diagnostics, fairness, grads, privacy
-    from dplit.privacy.calibrate import Target
-    from dplit.strategy import DPStrategy
+    from dplit.privacy.calibration import Target
+    from dplit.training.strategies.single_device import DPStrategy
 
 __version__ = "0.1.0"
 __all__ = ["DPStrategy", "Target", "clipping", "diagnostics", "fairness", "grads", "privacy"]
 
-_HOME = {"DPStrategy": "dplit.strategy", "Target": "dplit.privacy.calibrate"}
+_HOME = {"DPStrategy": "dplit.training.strategies.single_device", "Target": "dplit.privacy.calibration"}
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 import dplit
 from dplit.data.adult import Adult
-from dplit.models.tabular import MLP
+from dplit.models.mlp import MLP
 
 
 class EpochTimer(Callback):

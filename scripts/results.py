@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dplit.compare.plan import exact
-from dplit.compare.recipe import load
-from dplit.compare.results import Results
-from dplit.compare.runner import chosen
-from dplit.compare.table import lines, shown
+from dplit.compare.analysis.results import Results
+from dplit.compare.config.recipe import load
+from dplit.compare.report.table import lines, shown
+from dplit.compare.run.plan import exact
+from dplit.compare.run.runner import chosen
 from dplit.errors import DplitError
 
 

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from dplit import account
-from dplit.advice import advise
+from dplit.cli import account
 from dplit.privacy import Gaussian, Journal, Ledger, Sampled, Target, calibrate, epsilon
+from dplit.privacy.planning import advise
 
 TYPICAL = ["--rate", "0.01", "--steps", "1000", "--delta", "1e-5"]
 
@@ -125,7 +125,7 @@ def test_help_has_an_example(capsys):
 
 def test_neither_the_command_nor_the_package_imports_torch():
     code = (
-        "import sys, runpy; import dplit.privacy, dplit.privacy.report; import dplit\n"
+        "import sys, runpy; import dplit.privacy, dplit.privacy.statement; import dplit\n"
         "sys.argv = ['account', '--rate', '.01', '--noise-multiplier', '2', '--steps', '10', '--delta', '1e-5']\n"
         "try: runpy.run_module('dplit.account', run_name='__main__')\n"
         "except SystemExit as leaving: assert not leaving.code, leaving.code\n"

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from dplit import advice
-from dplit.advice import CLOSE, Plan, advise
 from dplit.errors import ConfigurationError
-from dplit.privacy import Gaussian, Sampled, Target, epsilon
+from dplit.privacy import Gaussian, Sampled, Target, epsilon, planning
+from dplit.privacy.planning import CLOSE, Plan, advise
 
 TARGET = Target(3.0, 1e-5)
 RECORDS = 4000
@@ -41,12 +40,12 @@ def test_every_plan_keeps_the_target_and_wastes_little() -> None:
 
 
 def test_mutant_noise_for_a_smaller_rate_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = advice.calibrate
+    right = planning.calibrate
 
     def wrong(target: Target, *, rate: float, **options: Any) -> float:
         return right(target, rate=rate / 2, **options)
 
-    monkeypatch.setattr(advice, "calibrate", wrong)
+    monkeypatch.setattr(planning, "calibrate", wrong)
     with pytest.raises(AssertionError):
         law_every_plan_keeps_the_target_and_wastes_little()
 
@@ -70,7 +69,7 @@ def test_best_is_the_smallest_batch_that_is_close(least_steps: int) -> None:
 
 def test_mutant_the_least_noise_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole data set in every step has the least noise, and the fewest steps."""
-    monkeypatch.setattr(advice, "_best", lambda plans, least_steps: min(plans, key=lambda p: p.effective_noise))
+    monkeypatch.setattr(planning, "_best", lambda plans, least_steps: min(plans, key=lambda p: p.effective_noise))
     with pytest.raises(AssertionError):
         law_best_is_the_smallest_batch_that_is_close(20)
 
@@ -105,7 +104,7 @@ def plan(epochs: int, batch_size: int, steps: int, excess: float) -> Plan:
 )
 def test_what_is_advised_and_why(plans: list[Plan], advised: int, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = {(each.epochs, each.batch_size): each for each in plans}
-    monkeypatch.setattr(advice, "_plan", lambda records, target, size, epochs, queries: ready[epochs, size])
+    monkeypatch.setattr(planning, "_plan", lambda records, target, size, epochs, queries: ready[epochs, size])
     epochs, sizes = sorted({each.epochs for each in plans}), sorted({each.batch_size for each in plans})
     found = advise(1000, TARGET, epochs=epochs, batch_sizes=sizes)
     assert found.advised == plans[advised]
@@ -114,7 +113,7 @@ def test_what_is_advised_and_why(plans: list[Plan], advised: int, reason: str, m
 
 @pytest.mark.parametrize("records", [1, 2, 3, 100, 257, 1024, 10**6])
 def test_powers_of_two_up_to_all_records(records: int) -> None:
-    sizes = advice._sizes(records)
+    sizes = planning._sizes(records)
     assert sizes[-1] == records
     assert sizes == sorted(set(sizes))
     assert all(math.log2(size).is_integer() for size in sizes[:-1])

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from dplit import capacity
-from dplit.capacity import GIB, Allocations, free, peak, used
 from dplit.errors import ConfigurationError
+from dplit.training.memory import device_memory
+from dplit.training.memory.device_memory import GIB, Allocations, free, peak, used
 
 CPU = torch.device("cpu")
 
@@ -94,18 +94,18 @@ def group(folder: Path, limit: str, usage: int, cached: int) -> None:
 
 def test_limits_of_containers_count(tmp_path: Path) -> None:
     group(tmp_path, "max", 10, 0)
-    assert list(capacity._left(tmp_path, "memory.max", "memory.current")) == []
+    assert list(device_memory._left(tmp_path, "memory.max", "memory.current")) == []
     group(tmp_path, str(3 * GIB), 2 * GIB, GIB // 2)
-    assert list(capacity._left(tmp_path, "memory.max", "memory.current")) == [3 * GIB // 2]
-    assert list(capacity._left(tmp_path / "none", "memory.max", "memory.current")) == []
+    assert list(device_memory._left(tmp_path, "memory.max", "memory.current")) == [3 * GIB // 2]
+    assert list(device_memory._left(tmp_path / "none", "memory.max", "memory.current")) == []
 
 
 def test_a_system_that_does_not_say_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def silent(name: str) -> int:
         raise ValueError(name)
 
-    monkeypatch.setattr(capacity, "Path", lambda name: SimpleNamespace(exists=lambda: False))
-    monkeypatch.setattr(capacity.os, "sysconf", silent)
+    monkeypatch.setattr(device_memory, "Path", lambda name: SimpleNamespace(exists=lambda: False))
+    monkeypatch.setattr(device_memory.os, "sysconf", silent)
     with pytest.raises(ConfigurationError, match="set DPStrategy") as caught:
         free(CPU)
     assert "\n" not in str(caught.value)
@@ -145,7 +145,7 @@ class Cuda:
 
 def test_on_cuda_it_is_tried_and_running_out_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, device = Cuda(), torch.device("cuda", 0)
-    monkeypatch.setattr(capacity.torch, "cuda", cuda)
+    monkeypatch.setattr(device_memory.torch, "cuda", cuda)
     assert (free(device), used(device)) == (900, 100)
     assert peak(lambda: cuda.take(300), device) == 300
     assert peak(lambda: cuda.take(901), device) is None

@@ -26,13 +26,13 @@ from dplit.clipping import Automatic, Flat, GroupQuantile, GroupRates
 from dplit.clipping.catalogue import policies
 from dplit.clipping.policy import ClippingPolicy, clip
 from dplit.data.units import Copies
-from dplit.diagnostics import SubgroupDiagnostics, callback, figures, sample
-from dplit.diagnostics.figures import Tally
+from dplit.diagnostics import SubgroupDiagnostics, callback, clipping_effect, sample
+from dplit.diagnostics.clipping_effect import Tally
 from dplit.diagnostics.plots import draw
 from dplit.errors import ConfigurationError
-from dplit.fairness.metrics import Row
-from dplit.fairness.plots import save
-from dplit.fairness.records import Snapshot
+from dplit.fairness.metrics.rates import Row
+from dplit.fairness.monitor.plots import save
+from dplit.fairness.monitor.snapshot import Snapshot
 from dplit.grads import Tape
 from tests.lightning import Data, Linear, trainer
 from tests.oracle import loop_gradients
@@ -213,7 +213,7 @@ def _spread(self: Any, gradients: Any, group: Tensor) -> None:
 
 
 added = Tally.add
-weighed = figures.weigh
+weighed = clipping_effect.weigh
 
 
 def _unclipped(*given: Any) -> Any:
@@ -225,9 +225,9 @@ def _unclipped(*given: Any) -> Any:
     ("where", "name", "broken"),
     [
         (Tally, "add", _spread),
-        (figures, "weigh", _unclipped),
+        (clipping_effect, "weigh", _unclipped),
         (
-            figures,
+            clipping_effect,
             "directions",
             lambda g, c, t: {"direction_cosine": 1.0, "direction_error": 0.0, "steering_cosine": 1.0},
         ),
@@ -298,8 +298,8 @@ def test_policies_by_parameter() -> None:
 
 
 def test_mutant_parameters_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = figures._weighted_sum
-    monkeypatch.setattr(figures, "_weighted_sum", lambda gradients, weights: given(gradients, weights.flip(0)))
+    given = clipping_effect._weighted_sum
+    monkeypatch.setattr(clipping_effect, "_weighted_sum", lambda gradients, weights: given(gradients, weights.flip(0)))
     with pytest.raises(AssertionError):
         law_per_parameter()
 
@@ -358,13 +358,13 @@ def test_a_gradient_that_is_not_finite_is_counted_and_left_out() -> None:
 def test_directions_of_nothing_and_of_opposites() -> None:
     one, zero = {"w": torch.tensor([3.0, 4.0])}, {"w": torch.zeros(2)}
     back = {"w": -one["w"]}
-    assert figures.directions(one, back, one) == {
+    assert clipping_effect.directions(one, back, one) == {
         "direction_cosine": -1.0,
         "direction_error": 1.0,
         "steering_cosine": 1.0,
     }
-    assert figures.directions(one, zero, zero)["direction_error"] == 1.0
-    assert all(math.isnan(value) for value in figures.directions(zero, zero, zero).values())
+    assert clipping_effect.directions(one, zero, zero)["direction_error"] == 1.0
+    assert all(math.isnan(value) for value in clipping_effect.directions(zero, zero, zero).values())
 
 
 # ---- the generalisation gap
@@ -528,7 +528,7 @@ def _asks_and_tells(policy: Any, gradients: Any, norms: Tensor, group: Tensor, g
 @pytest.mark.parametrize(
     ("where", "name", "broken"),
     [
-        (figures, "weigh", _asks_and_tells),
+        (clipping_effect, "weigh", _asks_and_tells),
         (sample, "isolate_rng", lambda include_cuda: nullcontext()),
         (sample, "apart", lambda module: module.eval()),
         (sample, "apart", lambda module: module),
@@ -546,7 +546,7 @@ def test_mutant_gradients_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
         losses(batch, examples).sum().backward()
         yield from engine(module, losses, batch, examples)
 
-    engine = sample.ENGINES["tape"]
+    engine = sample.BACKENDS["tape"]
     monkeypatch.setattr(sample, "ENGINES", {"tape": careless})
     with pytest.raises(AssertionError):
         law_without_a_trace()

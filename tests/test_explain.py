@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dplit.fit import main
-from dplit.recipe import find, shipped
+from dplit.cli.fit import main
+from dplit.cli.recipes import find, shipped
 
 Edit = Callable[[str], str]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dplit import fetch
 from dplit.errors import ConfigurationError
-from dplit.fetch import Address, Artefact, Debian, Member, PyPI, cache
+from dplit.hub import download
+from dplit.hub.download import Address, Debian, Member, PinnedFiles, PyPI, cache
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENT = b"a,b\n1,2\n"
@@ -25,7 +25,7 @@ def member(path="pkg/data/rows.csv", content=CONTENT):
 
 def artefact(*sources, members=None, installed=()):
     wanted = (member(),) if members is None else members
-    return Artefact("Toy", "toy", wanted, sources or (PyPI("toy==1.0", "0" * 64),), installed)
+    return PinnedFiles("Toy", "toy", wanted, sources or (PyPI("toy==1.0", "0" * 64),), installed)
 
 
 def zipped(**files):
@@ -237,7 +237,7 @@ def test_two_processes_fetch_once(tmp_path):
 
 
 def test_mutant_no_lock(tmp_path):
-    no_lock = "import contextlib, dplit.fetch\ndplit.fetch.FileLock = contextlib.nullcontext\n"
+    no_lock = "import contextlib, dplit.hub.download\ndplit.fetch.FileLock = contextlib.nullcontext\n"
     unlocked = TWO.replace("subprocess.run =", f"{no_lock}subprocess.run =")
     with pytest.raises(AssertionError):
         law_two_processes_fetch_once(tmp_path, unlocked)
@@ -350,8 +350,8 @@ def test_mutant_unpacked(fake, tmp_path, kept, monkeypatch):
             opened.extractall(archive.parent, filter="fully_trusted")
         return original(archive, members, skip)
 
-    original = fetch.from_tar
-    monkeypatch.setattr(fetch, "from_tar", unpacked)
+    original = download.from_tar
+    monkeypatch.setattr(download, "from_tar", unpacked)
     fake(tarred({"../../evil": b"x", "toy-1.0/pkg/data/rows.csv": CONTENT}), "toy.tar.gz")
     with pytest.raises(AssertionError):
         law_an_archive_writes_nothing_of_its_own(tmp_path, kept)

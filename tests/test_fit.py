@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from dplit.cli.recipes import shipped, summary
 from dplit.privacy import read
-from dplit.recipe import shipped, summary
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--trainer.max_epochs", "2", "--data.init_args.batch_size", "4096"]

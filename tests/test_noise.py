@@ -13,8 +13,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from dplit import noise as noise_module
-from dplit.noise import Noise, ReleaseNoise, gaussian
+from dplit.noise import gaussian as noise_module
+from dplit.noise.gaussian import ReleaseNoise, gaussian
+from dplit.noise.keys import Noise
 
 DRAWS = 1_000_000
 STD = 2.5

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import dplit
-from dplit import capacity, physical
-from dplit.capacity import GIB, Allocations
 from dplit.clipping import Flat, GroupQuantile, PerLayer
-from dplit.data.sampling import poisson_loader
 from dplit.data.units import Copies
-from dplit.physical import Cost, largest, quickest
+from dplit.sampling.loader import poisson_loader
+from dplit.training.memory import batch_size_finder, device_memory
+from dplit.training.memory.batch_size_finder import Cost, largest, quickest
+from dplit.training.memory.device_memory import GIB, Allocations
 from tests.lightning import BATCH, SIZE, Data, Linear, fit, loader, trainer
 from tests.test_strategy_policies import GROUPS
 from tests.test_units import Persons, swapped
@@ -72,7 +72,7 @@ def test_the_largest_that_fits(case: tuple[int, int, int, int]) -> None:
 
 
 def test_mutant_that_looks_no_step_ahead_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(physical, "_next", lambda tried, fixed: 0)
+    monkeypatch.setattr(batch_size_finder, "_next", lambda tried, fixed: 0)
     with pytest.raises(AssertionError):
         law_the_largest_that_fits(*CASES[0])
 
@@ -129,7 +129,7 @@ class Sizes(Linear):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_draws_are_cut_to_it(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draws that wait in a worker were cut at the size before, which is as safe as the probe."""
-    monkeypatch.setattr(physical, "largest", lambda *arguments: 32)
+    monkeypatch.setattr(batch_size_finder, "largest", lambda *arguments: 32)
     strategy, module = auto(), Sizes()
     train = DataLoader(Data(1000), batch_size=200, num_workers=workers, persistent_workers=workers > 0)
     fit(module, strategy, train, max_epochs=4)
@@ -140,7 +140,7 @@ def test_draws_are_cut_to_it(workers: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_it_is_found_anew_for_every_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = iter([32, 2])
-    monkeypatch.setattr(physical, "largest", lambda *arguments: next(sizes))
+    monkeypatch.setattr(batch_size_finder, "largest", lambda *arguments: next(sizes))
     strategy, module = auto(), Sizes()
     run = trainer(strategy)
     for epochs, size in ((1, 32), (2, 2)):
@@ -225,7 +225,7 @@ def state(run: Any) -> dict[str, Any]:
 
 def law_a_trial_leaves_everything_as_it_was() -> None:
     seen: list[tuple[Any, Any]] = []
-    right = physical.find
+    right = batch_size_finder.find
 
     class Look(Callback):
         def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -235,12 +235,12 @@ def law_a_trial_leaves_everything_as_it_was() -> None:
                 seen.append((before, state(trainer)))
                 return size
 
-            physical.find = looked
+            batch_size_finder.find = looked
 
     try:
         fit(Restless(), auto(GroupQuantile(), groups=GROUPS), callbacks=[Look()])
     finally:
-        physical.find = right
+        batch_size_finder.find = right
     ((before, after),) = seen
     assert before.keys() == after.keys()
     for name, value in before.items():
@@ -257,15 +257,15 @@ def test_mutant_without_putting_back_is_caught(monkeypatch: pytest.MonkeyPatch) 
     def careless(module: nn.Module) -> Iterator[None]:
         yield
 
-    monkeypatch.setattr(physical, "undisturbed", careless)
+    monkeypatch.setattr(batch_size_finder, "undisturbed", careless)
     with pytest.raises(AssertionError):
         law_a_trial_leaves_everything_as_it_was()
 
 
 def test_what_a_trial_logs_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
-    right = physical._tried
-    monkeypatch.setattr(physical, "_tried", lambda *arguments: tried.append(right(*arguments)))
+    right = batch_size_finder._tried
+    monkeypatch.setattr(batch_size_finder, "_tried", lambda *arguments: tried.append(right(*arguments)))
 
     class Marked(Linear):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -289,19 +289,19 @@ def ragged(lengths: list[int]) -> DataLoader:
 
 def test_the_longest_come_first() -> None:
     lengths = [3 + 7 * i % 101 for i in range(100)]
-    assert [len(row) for row in physical._longest(ragged(lengths))] == sorted(lengths, reverse=True)
+    assert [len(row) for row in batch_size_finder._longest(ragged(lengths))] == sorted(lengths, reverse=True)
 
 
 def test_of_many_records_some_are_looked_at() -> None:
-    found = [len(row) for row in physical._longest(ragged([1 + i % 50 for i in range(5000)]))]
-    assert len(found) == physical.SAMPLED
+    found = [len(row) for row in batch_size_finder._longest(ragged([1 + i % 50 for i in range(5000)]))]
+    assert len(found) == batch_size_finder.SAMPLED
     assert found == sorted(found, reverse=True)
 
 
 def test_no_size_is_larger_than_nearly_all_draws() -> None:
-    enough = physical._enough(poisson_loader(DataLoader(Data(), batch_size=16), 4))
+    enough = batch_size_finder._enough(poisson_loader(DataLoader(Data(), batch_size=16), 4))
     assert enough == 32
-    assert physical._enough(poisson_loader(DataLoader(Data(), batch_size=1), 4)) == 4
+    assert batch_size_finder._enough(poisson_loader(DataLoader(Data(), batch_size=1), 4)) == 4
 
 
 # -- memory --------------------------------------------------------------------------------------------------------
@@ -329,8 +329,8 @@ def law_a_draw_stays_within_the_limit(limit: int) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dplit.DPStrategy, "training_step", watched)
-        patch.setattr(capacity, "used", lambda device: 0)
-        patch.setattr(physical, "quickest", max)
+        patch.setattr(device_memory, "used", lambda device: 0)
+        patch.setattr(batch_size_finder, "quickest", max)
         fit(Wide(), strategy, DataLoader(Data(1024), batch_size=256), max_epochs=1)
     later = max(peaks[1:])
     assert later <= limit < 3 * later
@@ -342,7 +342,7 @@ def test_a_draw_stays_within_the_limit(limit: int) -> None:
 
 
 def test_mutant_without_the_limit_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(physical, "_room", lambda device, memory_limit: 2**40)
+    monkeypatch.setattr(batch_size_finder, "_room", lambda device, memory_limit: 2**40)
     with pytest.raises(AssertionError):
         law_a_draw_stays_within_the_limit(20_000_000)
 

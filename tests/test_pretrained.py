@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from dplit import pretrained
 from dplit.errors import ConfigurationError
-from dplit.fetch import Artefact, Member, Source
+from dplit.hub import pretrained
+from dplit.hub.download import Member, PinnedFiles, Source
 
 
 class Given(Source):
@@ -29,7 +29,7 @@ class Given(Source):
 
 def toy(name, **files):
     members = tuple(Member(f"in/{k}", hashlib.sha256(v).hexdigest(), len(v)) for k, v in files.items())
-    return Artefact("Toy", name, members, (Given(files),))
+    return PinnedFiles("Toy", name, members, (Given(files),))
 
 
 @pytest.fixture(autouse=True)

@@ -178,9 +178,8 @@ def test_the_samplers_are_ours(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_mutant_without_the_check_at_fit_start_is_caught(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loader replaced behind our back still cannot train: its batches are no draws."""
     monkeypatch.chdir(tmp_path)
-    from dplit import refusals
+    from dplit.training.checks.loader import poisson_train_loader as honest
 
-    honest = refusals.poisson_train_loader
     ours: list[Any] = []
 
     class Late(Callback):

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dplit import step as step_module
 from dplit.clipping import ClippingPolicy, Flat, GroupQuantile
 from dplit.errors import BudgetExhausted, ConfigurationError
 from dplit.grads import Tape
-from dplit.noise import Noise, ReleaseNoise
+from dplit.noise.gaussian import ReleaseNoise
+from dplit.noise.keys import Noise
 from dplit.privacy import Ledger
-from dplit.step import PrivateStep
+from dplit.training import step as step_module
+from dplit.training.step import PrivateStep
 from tests.clipping.laws import GROUPS, instances
 from tests.test_noise import law_normal
 

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import dplit
-from dplit import strategy as strategy_module
 from dplit.clipping import Flat, GroupQuantile
 from dplit.errors import JournalError
-from dplit.noise import Noise
+from dplit.noise.keys import Noise
 from dplit.privacy import Gaussian, Ledger, read, steps_within
+from dplit.training.strategies import single_device as strategy_module
 from tests.lightning import BATCH, SIZE, Data, Linear, fit, loader, trainer
 from tests.test_noise import law_uncorrelated
 
@@ -91,7 +91,7 @@ def test_it_learns() -> None:
 def test_by_name_in_either_import_order(order: str) -> None:
     code = f"{order}\nfrom lightning.pytorch import Trainer\nprint(type(Trainer(strategy='dp', logger=False).strategy))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)
-    assert "dplit.strategy.DPStrategy" in ran.stdout
+    assert "dplit.training.strategies.single_device.DPStrategy" in ran.stdout
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -459,7 +459,7 @@ def test_training_stops_before_the_target_would_be_passed() -> None:
 
 
 def test_mutant_off_by_one_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.plan.steps_within", lambda *a, **k: steps_within(*a, **k) + 1)
+    monkeypatch.setattr("dplit.training.setup.steps_within", lambda *a, **k: steps_within(*a, **k) + 1)
     with pytest.raises(AssertionError):
         law_stops_in_time()
 

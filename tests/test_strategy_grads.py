@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 import dplit
 from dplit.clipping import Flat, GroupQuantile, GroupThresholds
 from dplit.errors import ConfigurationError, CoupledExamples, PrivacyError, UnsupportedOperation
-from dplit.grads import engines
+from dplit.grads import backends
 from tests.lightning import SIZE, Data, Linear, fit
 
 
@@ -80,15 +80,15 @@ def test_a_fit_is_the_same_by_every_engine(policy: str) -> None:
 
 
 def test_a_fit_is_the_same_when_gradients_come_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.grads.use.INSTANTIATED", 4 * 63)
+    monkeypatch.setattr("dplit.grads.factors.base.INSTANTIATED", 4 * 63)
     law_engines_agree(POLICIES["groups"])
 
 
 def test_mutant_runs_out_of_order_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Group ids must go with the examples they belong to."""
-    honest = engines.by_vmap
-    monkeypatch.setattr("dplit.grads.use.INSTANTIATED", 4 * 63)
-    monkeypatch.setitem(engines.ENGINES, "vmap", lambda *a: iter([*honest(*a)][::-1]))
+    honest = backends.by_vmap
+    monkeypatch.setattr("dplit.grads.factors.base.INSTANTIATED", 4 * 63)
+    monkeypatch.setitem(backends.BACKENDS, "vmap", lambda *a: iter([*honest(*a)][::-1]))
     monkeypatch.setattr(dplit.DPStrategy, "_probe", lambda self, rest: None)
     with pytest.raises(AssertionError):
         law_engines_agree(POLICIES["groups"])

@@ -78,7 +78,15 @@ def test_imports_point_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["dplit", "dplit.privacy", "dplit.account", "dplit.advice", "dplit.fit", "dplit.recipe", "dplit.compare.__main__"],
+    [
+        "dplit",
+        "dplit.privacy",
+        "dplit.account",
+        "dplit.privacy.planning",
+        "dplit.fit",
+        "dplit.cli.recipes",
+        "dplit.compare.__main__",
+    ],
 )
 def test_no_torch_at_start_up(module: str) -> None:
     code = f"import sys, {module}; sys.exit(', '.join(n for n in {HEAVY!r} if n in sys.modules) or 0)"

@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import dplit
-from dplit import strategy as strategy_module
 from dplit.clipping import Flat, GroupQuantile, GroupThresholds, Quantile
 from dplit.errors import DplitError, PrivacyError
-from dplit.evidence import Evidence
 from dplit.grads import Tape
+from dplit.grads.factors.base import DenseGrad
 from dplit.grads.per_example import PerExample
-from dplit.grads.use import DenseUse
-from dplit.noise import ReleaseNoise
-from dplit.step import PrivateStep
+from dplit.noise.gaussian import ReleaseNoise
+from dplit.training.run_record import RunRecord
+from dplit.training.step import PrivateStep
+from dplit.training.strategies import single_device as strategy_module
 from tests.clipping.laws import (
     GROUPS,
     instances,
@@ -255,7 +255,7 @@ def test_mutant_clipped_mean_of_a_physical_batch(monkeypatch: pytest.MonkeyPatch
 
     def as_one(self: PrivateStep, gradients: PerExample, group: Any = None) -> None:
         whole = gradients.weighted_sum(torch.ones(gradients.examples))
-        honest(self, PerExample(gradients.parameters, {k: [DenseUse(g[None])] for k, g in whole.items()}, 1))
+        honest(self, PerExample(gradients.parameters, {k: [DenseGrad(g[None])] for k, g in whole.items()}, 1))
 
     monkeypatch.setattr(PrivateStep, "accumulate", as_one)
     with pytest.raises(AssertionError):
@@ -280,7 +280,7 @@ def test_draws_as_planned(size: int, batch: int) -> None:
 
 def test_mutant_a_draw_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """`int(1/(1/n))`: 1/(1/93) is a little under 93."""
-    from dplit.data.sampling import PoissonBatches
+    from dplit.sampling.poisson import PoissonBatches
 
     honest = PoissonBatches.__init__
 
@@ -324,16 +324,16 @@ def test_everything_logged_is_listed() -> None:
 
 
 def test_mutant_unlisted_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Evidence, "logged_by_training", lambda *a, **k: None)
-    honest = Evidence.state
+    monkeypatch.setattr(RunRecord, "logged_by_training", lambda *a, **k: None)
+    honest = RunRecord.state
 
-    def forgetful(self: Evidence, folder: Path, trainer: Any) -> None:
+    def forgetful(self: RunRecord, folder: Path, trainer: Any) -> None:
         self._logged = set()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(trainer), "callback_metrics", property(lambda t: {}))
             honest(self, folder, trainer)
 
-    monkeypatch.setattr(Evidence, "state", forgetful)
+    monkeypatch.setattr(RunRecord, "state", forgetful)
     with pytest.raises(AssertionError):
         law_everything_logged_is_listed()
 

@@ -13,13 +13,15 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 
 import dplit
-from dplit import refusals
 from dplit.clipping import Flat, GroupQuantile, GroupRates, GroupThresholds
-from dplit.data.sampling import poisson_loader
-from dplit.data.units import Copies, People, Together, called, flattened, members, unit_ids
+from dplit.data.units import Copies, flattened
 from dplit.errors import ConfigurationError, PrivacyError
 from dplit.fairness import FairnessMonitor
 from dplit.privacy import read
+from dplit.protocols import UnitSamples
+from dplit.sampling.loader import poisson_loader
+from dplit.sampling.units import People, members, unit_ids, unit_name
+from dplit.training.checks import ledger as ledger_checks
 from tests.lightning import Data, Linear, fit, trainer
 from tests.test_strategy_policies import GROUPS
 
@@ -123,7 +125,7 @@ def test_no_more_rows_than_declared_go_through_the_model(grads: str) -> None:
 
 
 def test_mutant_a_large_person_computed_at_once_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.data.sampling._pieces", lambda unit, most: [unit])
+    monkeypatch.setattr("dplit.sampling.draws._pieces", lambda unit, most: [unit])
     with pytest.raises(AssertionError):
         law_no_more_rows_than_declared_go_through_the_model("tape")
 
@@ -151,7 +153,7 @@ def test_copies_inside_other_data_sets() -> None:
 def test_copies_of_copies_belong_to_one_record() -> None:
     twice = Copies(Copies(Data(), swapped), lambda sample: [sample | {"x": 2 * sample["x"]}])
     assert len(twice[0]) == 6
-    assert isinstance(twice[0], Together)
+    assert isinstance(twice[0], UnitSamples)
     assert all(isinstance(row, dict) for row in twice[0])
 
 
@@ -164,17 +166,17 @@ def test_persons_with_copies_of_their_records_are_still_one() -> None:
 
 def test_mutant_copies_clipped_as_separate_records_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Way 5: augmented copies of one record clipped one by one."""
-    monkeypatch.setattr("dplit.data.sampling.owners", lambda samples: None)
+    monkeypatch.setattr("dplit.sampling.draws.owners", lambda samples: None)
     with pytest.raises(AssertionError):
         law_copies_are_averaged_inside_the_clip(300)
 
 
 def test_mutant_a_person_split_over_physical_batches_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def cuts(samples: Any, most: int) -> Any:
-        rows = [row for sample in samples for row in (sample if isinstance(sample, Together) else [sample])]
-        return ([Together([row]) for row in rows[i : i + most]] for i in range(0, len(rows), most))
+        rows = [row for sample in samples for row in (sample if isinstance(sample, UnitSamples) else [sample])]
+        return ([UnitSamples([row]) for row in rows[i : i + most]] for i in range(0, len(rows), most))
 
-    monkeypatch.setattr("dplit.data.sampling._cuts", cuts)
+    monkeypatch.setattr("dplit.sampling.draws._cuts", cuts)
     with pytest.raises(AssertionError):
         law_persons_are_clipped_as_one("tape", 10)
 
@@ -239,7 +241,7 @@ def test_a_person_in_two_groups_is_refused_before_training() -> None:
 
 
 def test_mutant_groups_of_persons_not_asked_before_training_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.plan.groups_of_units", lambda loader, read: None)
+    monkeypatch.setattr("dplit.training.setup.groups_of_units", lambda loader, read: None)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         law_a_person_in_two_groups_is_refused_before_training()
 
@@ -308,12 +310,12 @@ def test_a_collate_function_that_sorts_is_refused(monkeypatch: pytest.MonkeyPatc
     """Even if the probe for coupled examples, which sees a few records, does not see it."""
     data = Persons()
     data.x[:, 0] = torch.where(torch.arange(64) % 2 == 0, 7.0, 1.0)
-    monkeypatch.setattr("dplit.strategy.examine", lambda *args: None)
+    monkeypatch.setattr("dplit.training.strategies.single_device.examine", lambda *args: None)
     law_records_of_others_are_refused(data, collate_fn=stably)
 
 
 def test_mutant_rows_not_compared_with_whom_was_drawn_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.strategy.check_whose", lambda part, key: None)
+    monkeypatch.setattr("dplit.training.strategies.single_device.check_owners", lambda part, key: None)
     with pytest.raises(pytest.fail.Exception):
         law_records_of_others_are_refused(Moving())
 
@@ -332,7 +334,7 @@ def law_a_ledger_is_of_one_unit(before: Any, after: Any, tmp_path: Path) -> None
     steps = first.ledger.steps
     with pytest.raises(PrivacyError, match="keep the unit"):
         fit(module, dplit.DPStrategy(Flat(), 1.0, 8, unit=after, ledger=first.ledger), data)
-    refusals._UNITS.clear()  # as another process would find it
+    ledger_checks._UNITS.clear()  # as another process would find it
     again = trainer(dplit.DPStrategy(Flat(), 1.0, 8, unit=after), max_epochs=2)
     with pytest.raises(PrivacyError, match="keep the unit"):
         again.fit(Linear(), data, ckpt_path=tmp_path / "a.ckpt", weights_only=False)
@@ -345,7 +347,7 @@ def test_a_ledger_is_of_one_unit(before: Any, after: Any, tmp_path: Path) -> Non
 
 
 def test_mutant_a_unit_that_is_not_kept_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("dplit.refusals.check_unit", lambda ledger, unit: None)
+    monkeypatch.setattr("dplit.training.checks.ledger.check_unit", lambda ledger, unit: None)
     with pytest.raises(pytest.fail.Exception):
         law_a_ledger_is_of_one_unit(None, "user", tmp_path)
 
@@ -377,7 +379,7 @@ def test_the_statement_says_when_splits_must_be_of_different_persons() -> None:
 
 
 def test_a_function_that_says_whose_is_called_by_its_name() -> None:
-    assert [called(key) for key in (None, 2, "user", unit_ids)] == [None, "2", "user", "unit_ids"]
+    assert [unit_name(key) for key in (None, 2, "user", unit_ids)] == [None, "2", "user", "unit_ids"]
 
 
 def test_copies_outside_a_private_fit_are_examples() -> None:
@@ -392,7 +394,7 @@ def test_copies_outside_a_private_fit_are_examples() -> None:
 
 def test_a_persons_records_are_fetched_at_once() -> None:
     people = People(Persons(), members(list(range(10)) * 2))
-    assert isinstance(people[3], Together)
+    assert isinstance(people[3], UnitSamples)
     assert [len(found) for found in people.__getitems__([0, 9])] == [2, 2]
 
 

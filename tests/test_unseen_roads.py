@@ -14,11 +14,10 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningR
 from torch import Tensor, nn
 
 import dplit
-from dplit import refusals
 from dplit.clipping import Flat, GroupRates, GroupThresholds
 from dplit.errors import ConfigurationError, CoupledExamples, PrivacyError
 from dplit.grads import Tape
-from dplit.grads.probe import probe
+from dplit.grads.coupling.probe import probe
 from dplit.privacy import read
 from tests.clipping.laws import GROUPS
 from tests.lightning import SIZE, Linear, fit, loader, trainer
@@ -64,7 +63,7 @@ def test_a_reloaded_loader_that_draws_alike_goes_on() -> None:
 
 def test_mutant_without_the_check_of_the_draw_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """What would happen: half of the draws at rate 1, all charged at 1/4."""
-    monkeypatch.setattr(refusals, "check_draw", lambda *a: None)
+    monkeypatch.setattr("dplit.training.strategies.single_device.check_draw", lambda *a: None)
     sizes: list[int] = []
 
     class Sizes(Callback):
@@ -313,10 +312,10 @@ def test_precisions_train(precision: str) -> None:
 
 
 def test_large_dense_gradients_are_not_understated() -> None:
-    from dplit.grads.use import DenseUse
+    from dplit.grads.factors.base import DenseGrad
 
     grads = torch.rand(1, 10_000_000)
-    assert DenseUse(grads).sq_norm().double() == pytest.approx(float(grads.double().square().sum()), rel=1e-6)
+    assert DenseGrad(grads).sq_norm().double() == pytest.approx(float(grads.double().square().sum()), rel=1e-6)
 
 
 def test_a_table_scaled_by_frequency_is_refused_for_constant_ids_too() -> None:

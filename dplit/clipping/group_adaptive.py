@@ -8,8 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dplit.clipping.by_group import AdaptiveByGroup, histogram
-from dplit.clipping.caps import Start
+from dplit.clipping.adaptive_by_group import AdaptiveByGroup, histogram
+from dplit.clipping.group_caps import Start
 from dplit.clipping.policy import Query, within
 from dplit.errors import ConfigurationError
 

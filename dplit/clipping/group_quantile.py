@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dplit.clipping.by_group import AdaptiveByGroup, histogram
-from dplit.clipping.caps import Start
+from dplit.clipping.adaptive_by_group import AdaptiveByGroup, histogram
+from dplit.clipping.group_caps import Start
 from dplit.clipping.policy import Query, between_0_and_1, positive, within
 
 SPAN = 1e3

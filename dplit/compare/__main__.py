@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from dplit.cli.recipes import shipped, summary
 from dplit.errors import ConfigurationError, DplitError
-from dplit.recipe import shipped, summary
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dplit.compare.recipe import Comparison
+    from dplit.compare.config.recipe import Comparison
 
 ABOUT = """Train variants of one recipe at the same epsilon over several seeds, and show which of them costs which group how much.
 
@@ -97,12 +97,12 @@ def _run(options: argparse.Namespace) -> int:
     from filelock import FileLock, Timeout
     from rich.console import Console
 
-    from dplit.compare import folder, runner
+    from dplit.compare.run import run_folder, runner
 
     console = Console() if sys.stdout.isatty() else Console(width=132)
     if options.report:
         _must_hold(out)
-    folder.claim(out, {"comparison": comparison.name, "base": comparison.base_name})
+    run_folder.claim(out, {"comparison": comparison.name, "base": comparison.base_name})
     try:
         with FileLock(out / ".lock", timeout=0):
             if not options.report:
@@ -115,20 +115,20 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _comparison(options: argparse.Namespace) -> Comparison:
-    from dplit.compare.recipe import load, narrowed, smoked
+    from dplit.compare.config.recipe import load, narrowed, smoked
 
     comparison = narrowed(load(options.recipe), options.epsilon, options.seeds)
     return smoked(comparison) if options.smoke else comparison
 
 
 def _only(comparison: Comparison, names: Sequence[str]) -> Comparison:
-    from dplit.compare.recipe import only
+    from dplit.compare.config.recipe import only
 
     return only(comparison, names)
 
 
 def _jobs(given: int | None) -> int:
-    from dplit.compare.runner import cores
+    from dplit.compare.run.runner import cores
 
     if given is not None and given < 1:
         raise ConfigurationError(f"--jobs {given}: give a number of runs, at least 1")
@@ -136,15 +136,16 @@ def _jobs(given: int | None) -> int:
 
 
 def _must_hold(out: Path) -> None:
-    from dplit.compare.folder import MARKER
+    from dplit.compare.run.run_folder import MARKER
 
     if not (out / MARKER).is_file():
         raise ConfigurationError(f"{out} holds no comparison to report on; run it first, without --report")
 
 
 def _tell(comparison: Comparison, out: Path, console: Console) -> int:
-    from dplit.compare import report, runner, table
-    from dplit.compare.results import Results, write_csv
+    from dplit.compare.analysis.results import Results, write_csv
+    from dplit.compare.report import report, table
+    from dplit.compare.run import runner
 
     results = Results(comparison, out, runner.chosen(comparison, out))
     table.show(console, results)

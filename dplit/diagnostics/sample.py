@@ -17,18 +17,20 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dplit.data.sampling import PhysicalCollate
-from dplit.data.units import Wrapped, plain, records
-from dplit.diagnostics.figures import Tally
+from dplit.diagnostics.clipping_effect import Tally
 from dplit.errors import ConfigurationError
-from dplit.fairness.counts import Counts, count
-from dplit.fairness.metrics import Row
-from dplit.fairness.outputs import outcome
-from dplit.grads.engines import ENGINES
-from dplit.grads.tape import tensors
+from dplit.fairness.metrics.counts import Counts, count
+from dplit.fairness.metrics.rates import Row
+from dplit.fairness.monitor.outputs import outcome
+from dplit.grads.backends import BACKENDS
+from dplit.grads.tape.tape import tensors
 from dplit.groups import group_ids
-from dplit.refusals import losses_per_example, poisson_train_loader
-from dplit.strategy import DPStrategy
+from dplit.protocols import WrappedDataset, fetch_samples
+from dplit.sampling.draws import PhysicalCollate
+from dplit.sampling.units import single_records
+from dplit.training.checks.loader import poisson_train_loader
+from dplit.training.checks.model import losses_per_example
+from dplit.training.strategies.single_device import DPStrategy
 
 SEED = 0
 """Public: which records are in the sample does not depend on the data."""
@@ -49,12 +51,12 @@ class Sample:
     def __init__(self, trainer: Trainer, size: int) -> None:
         self.trainer = trainer
         self.loader: DataLoader[Any] = poisson_train_loader(trainer)
-        if isinstance(self.loader.dataset, Wrapped):
+        if isinstance(self.loader.dataset, WrappedDataset):
             raise ConfigurationError(
                 "SubgroupDiagnostics measures the gradients of single records, but here all records of a person, or a "
                 "record and its copies, are clipped together, so its figures would be of something else; drop the callback"
             )
-        known = len(plain(self.loader.dataset))
+        known = len(single_records(self.loader.dataset))
         drawn = np.random.default_rng(SEED).choice(known, min(size, known), replace=False)
         self.indices: list[int] = np.sort(drawn).tolist()
 
@@ -73,7 +75,7 @@ class Sample:
             losses = _losses(module, strategy)
             for batch, size, group in self._batches():
                 start = 0
-                for _, found in ENGINES[strategy.grads](module, losses, batch, size):
+                for _, found in BACKENDS[strategy.grads](module, losses, batch, size):
                     tally.add(found, group[start : start + found.examples])
                     start += found.examples
         return tally.rows()
@@ -82,7 +84,7 @@ class Sample:
         """Count what `validation_step` says of the sample, under whatever weights the model has now.
 
         Raises:
-            ConfigurationError: it returned something else than `dplit.fairness.outputs.outcome` reads.
+            ConfigurationError: it returned something else than `dplit.fairness.monitor.outputs.outcome` reads.
         """
         groups, several = self.strategy.groups or (), len(self.trainer.num_val_batches) > 1
         total = Counts.none(groups)
@@ -100,7 +102,7 @@ class Sample:
             some = self.indices[start : start + strategy.physical_batch_size]
             with torch.inference_mode(False):  # a data set may keep the tensors it makes for training
                 batch = strategy.precision_plugin.convert_input(
-                    collate.collate(records(plain(self.loader.dataset), some))
+                    collate.collate(fetch_samples(single_records(self.loader.dataset), some))
                 )
             batch = strategy.batch_to_device(batch)
             yield batch, len(some), group_of(batch, strategy)

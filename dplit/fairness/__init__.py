@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dplit.fairness.counts import Counts, count
-from dplit.fairness.metrics import (
+from dplit.fairness.metrics.counts import Counts, count
+from dplit.fairness.metrics.rates import (
     accuracy_gap,
     demographic_parity_difference,
     equal_opportunity_difference,
@@ -20,7 +20,7 @@ from dplit.fairness.metrics import (
 )
 
 if TYPE_CHECKING:
-    from dplit.fairness.monitor import FairnessMonitor
+    from dplit.fairness.monitor.monitor import FairnessMonitor
 
 __all__ = [
     "Counts",
@@ -39,7 +39,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "FairnessMonitor":
-        from dplit.fairness.monitor import FairnessMonitor
+        from dplit.fairness.monitor.monitor import FairnessMonitor
 
         return FairnessMonitor
     raise AttributeError(f"module 'dplit.fairness' has no attribute {name!r}")

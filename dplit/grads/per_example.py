@@ -8,12 +8,12 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from dplit.grads.gram import sharing
-from dplit.grads.ops.embedding import EmbeddingUse
-from dplit.grads.ops.linear import added_up
+from dplit.grads.factors.base import FactoredGrad, at_least, inner
+from dplit.grads.factors.ghost_norm import sharing
+from dplit.grads.factors.outer_product import added_up
+from dplit.grads.factors.row_sparse import RowSparseGrad
+from dplit.grads.factors.units import Units
 from dplit.grads.precision import full_precision
-from dplit.grads.units import Units
-from dplit.grads.use import Use, at_least, inner
 
 
 class PerExample:
@@ -22,7 +22,9 @@ class PerExample:
     A parameter that took no part has gradient zero for every example.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], uses: Mapping[str, Sequence[Use]], examples: int) -> None:
+    def __init__(
+        self, parameters: Mapping[str, Tensor], uses: Mapping[str, Sequence[FactoredGrad]], examples: int
+    ) -> None:
         self.parameters = parameters
         self.uses = {name: sorted(added_up(found), key=_sparse) for name, found in uses.items()}
         self.examples = examples
@@ -71,8 +73,8 @@ class PerExample:
         parts = sum((use.sq_norm() for use in uses[1:]), uses[0].sq_norm())
         if len(uses) == 1:
             return parts
-        crossed = sum((2 * inner(a, b) for a, b in combinations(uses, 2)), parts)
-        return at_least(crossed, parts)
+        total = sum((2 * inner(a, b) for a, b in combinations(uses, 2)), parts)
+        return at_least(total, parts)
 
     def _weighted_sum(self, name: str, weights: Tensor, kept: Tensor | None) -> Tensor:
         shape, uses = self.parameters[name].shape, self.uses.get(name, ())
@@ -91,9 +93,9 @@ class PerExample:
         return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
 
-def _sparse(use: Use) -> bool:
+def _sparse(use: FactoredGrad) -> bool:
     """Uses that add to a few rows come last, when there is something to add to."""
-    return isinstance(use, EmbeddingUse)
+    return isinstance(use, RowSparseGrad)
 
 
 def _kept(weights: Tensor) -> Tensor | None:

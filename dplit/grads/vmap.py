@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from dplit.errors import ConfigurationError, UnsupportedOperation
-from dplit.grads import use
+from dplit.grads.factors import base
 from dplit.grads.per_example import PerExample
-from dplit.grads.tape import tensors
+from dplit.grads.tape.tape import tensors
 
 Losses = Callable[[Any, int], Tensor]
 """From a batch of n examples and n to `(n,)` losses, or their sum."""
@@ -51,7 +51,7 @@ def by_vmap(module: nn.Module, losses: Losses, batch: Any, examples: int) -> Ite
             "apart; use grads='loop'"
         )
     size = sum(p.numel() for p in _trainable(module).values())
-    step = max(1, use.INSTANTIATED // max(1, size))
+    step = max(1, base.INSTANTIATED // max(1, size))
     for start in range(0, examples, step):
         run = [leaf[start : start + step] if _by_example(leaf, examples) else leaf for leaf in leaves]
         dims = tuple(0 if _by_example(leaf, examples) else None for leaf in leaves)
@@ -78,7 +78,7 @@ def _together(module: nn.Module, losses: Losses, batch: Any, run: Sequence[Tenso
     _check_nothing_kept(module)
     for call, figures in zip(calls, logged, strict=True):
         call.replay(figures, len(values))
-    uses = {name: [use.DenseUse(grad)] for name, grad in grads.items()}
+    uses = {name: [base.DenseGrad(grad)] for name, grad in grads.items()}
     return values, PerExample(parameters, uses, len(values))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from dplit.models.finetuning import FineTuned
-from dplit.models.hugging import Batch, inputs, to_the_left
+from dplit.models.huggingface import Batch, inputs, to_the_left
 
 
 class CausalLM(FineTuned):

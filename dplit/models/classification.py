@@ -8,17 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dplit.models.training import Training
+from dplit.models.base import BaseModel
 
 Batch = dict[str, Tensor]
 
 
-class Classifier(Training):
+class Classifier(BaseModel):
     """Cross-entropy classification; a subclass adds `forward(batch) -> (n, num_classes)` logits.
 
     A batch is a mapping with the classes under `y`, `(n,)` int64. Training minimises the cross-entropy without
     weights; `val/loss`, `val/accuracy`, `test/loss` and `test/accuracy` are logged, each the exact mean over its split.
-    Arguments and refusals are those of `Training`.
+    Arguments and refusals are those of `BaseModel`.
     """
 
     @abstractmethod

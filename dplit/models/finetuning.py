@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dplit.errors import ConfigurationError
-from dplit.models.hugging import Batch, check_vocabulary, checkpointing, inner, load, without_dropout
+from dplit.models.base import BaseModel
+from dplit.models.huggingface import Batch, check_vocabulary, checkpointing, inner, load, without_dropout
 from dplit.models.saving import free, write_model, written
-from dplit.models.training import Training
-from dplit.models.tuning import Tuning, tuned
+from dplit.models.trainable import Tuning, tuned
 
 
-class FineTuned(Training):
+class FineTuned(BaseModel):
     """A pretrained model from transformers, trained on texts; a subclass says which head and which losses.
 
     A text batch is a mapping with `input_ids` and `attention_mask`, `(b, T)` int64, and `y`, `(b,)`; rows may be padded
@@ -28,7 +28,7 @@ class FineTuned(Training):
     then of the average. Keep `use_buffers=False`: averaging would round the whole numbers that models keep in buffers.
 
     Args:
-        model: `minilm-l6` or another short name of `dplit.pretrained`, any Hugging Face name, or a folder.
+        model: `minilm-l6` or another short name of `dplit.hub.pretrained`, any Hugging Face name, or a folder.
         tuning: `full`; `layers`, those named by `layers`; `bias`, every bias and no other weight (BitFit, Ben Zaken et
             al. 2022); `lora`, low-rank additions to linear layers (Hu et al. 2022, by peft); `head`, a new head alone.
             New heads are always trained, pretrained ones only with `full`, or where `layers` names them. Frozen
@@ -44,10 +44,10 @@ class FineTuned(Training):
         dropout: keep the dropout that the model comes with; off, noise is the only regulariser.
         save_to: folder to save to when fit ends, taken from the run directory if relative, with a number added where it
             exists; None saves nothing.
-        learning_rate: see `Training`.
-        optimizer: see `Training`.
-        schedule: see `Training`.
-        **training: momentum, weight_decay, warmup, floor and log_train_loss of `Training`.
+        learning_rate: see `BaseModel`.
+        optimizer: see `BaseModel`.
+        schedule: see `BaseModel`.
+        **training: momentum, weight_decay, warmup, floor and log_train_loss of `BaseModel`.
 
     Raises:
         ConfigurationError: an argument is out of its range.

@@ -11,8 +11,8 @@ from torch import Tensor
 from dplit.errors import ConfigurationError
 from dplit.models.classification import Batch, Classifier
 from dplit.models.finetuning import FineTuned, check_labels
-from dplit.models.hugging import check_vocabulary, inputs, logits_at, to_the_left, tokenizer_of
-from dplit.models.words import token_ids
+from dplit.models.huggingface import check_vocabulary, inputs, logits_at, to_the_left, tokenizer_of
+from dplit.models.verbalizer import token_ids
 
 AUTO = {"mask": "AutoModelForMaskedLM", "end": "AutoModelForCausalLM"}
 

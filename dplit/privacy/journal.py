@@ -23,9 +23,9 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
+from dplit import validation
 from dplit.errors import ConfigurationError, JournalError
-from dplit.privacy import check
-from dplit.privacy.event import Event
+from dplit.privacy.events import Event
 
 FORMAT = 1
 LOCK_WAIT = 1.0
@@ -258,7 +258,9 @@ def _entry(path: Path, number: int, fields: dict[str, Any]) -> Record | str:
     if "note" in fields:
         return str(fields["note"])
     try:
-        return Record(_event(json.dumps(fields["event"])), check.count("times", fields["times"]), str(fields["split"]))
+        return Record(
+            _event(json.dumps(fields["event"])), validation.count("times", fields["times"]), str(fields["split"])
+        )
     except (KeyError, ConfigurationError) as error:
         raise JournalError(f"{path} line {number} holds a record this dplit cannot read ({error})") from error
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from dplit import validation
 from dplit.errors import ConfigurationError, JournalError
-from dplit.privacy import check
-from dplit.privacy.accountant import Bound, epsilon
-from dplit.privacy.event import Event
+from dplit.privacy.accountants.base import Bound
+from dplit.privacy.accountants.prv import epsilon
+from dplit.privacy.events import Event
 from dplit.privacy.journal import Contents, Journal, Record, load
 
 FORMAT = 1
@@ -51,7 +52,7 @@ class Ledger:
         """
         if not isinstance(event, Event) or not isinstance(split, str):
             raise ConfigurationError(f"cannot record {event!r} on split {split!r}; record Gaussian or Sampled events")
-        record = Record(event, check.count("times", times), split)
+        record = Record(event, validation.count("times", times), split)
         wait = self.journal.begin(record) if self.journal else lambda: None
         self._add(record)
         return wait
@@ -188,7 +189,7 @@ def _continues(journal: Journal, run_id: str, mark: Any) -> None:
             f"{journal.path} is of run {journal.run_id}, the checkpoint of {run_id}; pass its own journal"
         )
     try:
-        seen, total = check.count("entries", mark["entries"], least=0), mark["sum"]
+        seen, total = validation.count("entries", mark["entries"], least=0), mark["sum"]
     except (KeyError, TypeError, ConfigurationError) as error:
         raise JournalError(f"the checkpoint says nothing of {journal.path}; resume from another checkpoint") from error
     if seen >= len(sums):

@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import dplit
 from dplit.clipping import Flat
-from dplit.data.sampling import PoissonBatches
 from dplit.grads import Tape
 from dplit.privacy import Ledger
-from dplit.step import PrivateStep
+from dplit.sampling.poisson import PoissonBatches
+from dplit.training.step import PrivateStep
 
 from .workloads import Workload
 

@@ -40,7 +40,7 @@ is another algorithm or an error. *Goal* and *floor* are of the time over baseli
 What stands between a figure and its floor: noise, once per logical batch; output gradients that are kept to the end of the
 step, so that memory is cold where plain training writes into what it has just freed; gradients of norms and biases for each
 example; on W5, whose step takes a few milliseconds, what Python does for each operation. All methods run in a process whose C
-library keeps freed memory (`dplit.memory`), the plain one too.
+library keeps freed memory (`dplit.training.memory.allocator`), the plain one too.
 """
 
 COLUMNS = (

@@ -6,7 +6,7 @@ import pytest
 
 from dplit.clipping import ClippingPolicy, Flat, GlobalAdaptive, GroupRates, GroupThresholds, Quantile
 from dplit.privacy import Gaussian, Ledger, Target, epsilon
-from dplit.step import charge
+from dplit.training.step import charge
 from tests.clipping.laws import GROUPS, every_instance
 from tests.privacy.oracle import pld_epsilon
 
@@ -92,7 +92,7 @@ def test_the_published_gain_of_a_smaller_threshold(share: float) -> None:
 
 def law_equal_epsilon(policy: ClippingPolicy, target: Target, rate: float, steps: int) -> None:
     """The noise solved for a target makes the whole step, queries and rates included, just meet it."""
-    from dplit.plan import solve
+    from dplit.training.setup import solve
 
     spent = epsilon([(charge(policy, solve(target, policy, rate, steps), rate), steps)], target.delta).upper
     assert 0.985 * target.epsilon <= spent <= target.epsilon
@@ -105,19 +105,21 @@ def test_equal_epsilon_by_construction(make, wanted: float) -> None:
 
 
 def test_mutant_noise_solved_for_the_loaders_rate_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    import dplit.plan
+    import dplit.training.setup
 
-    honest = dplit.plan.calibrate
-    monkeypatch.setattr(dplit.plan, "calibrate", lambda target, *, rate, **rest: honest(target, rate=0.01, **rest))
+    honest = dplit.training.setup.calibrate
+    monkeypatch.setattr(
+        dplit.training.setup, "calibrate", lambda target, *, rate, **rest: honest(target, rate=0.01, **rest)
+    )
     with pytest.raises(AssertionError):
         law_equal_epsilon(GroupRates.example(GROUPS), Target(3.0, DELTA), 0.01, 1000)
 
 
 def test_mutant_noise_solved_without_the_query_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    import dplit.plan
+    import dplit.training.setup
 
-    honest = dplit.plan.calibrate
-    monkeypatch.setattr(dplit.plan, "calibrate", lambda target, *, queries, **rest: honest(target, **rest))
+    honest = dplit.training.setup.calibrate
+    monkeypatch.setattr(dplit.training.setup, "calibrate", lambda target, *, queries, **rest: honest(target, **rest))
     with pytest.raises(AssertionError):
         law_equal_epsilon(Quantile(noise_multiplier=1.0), Target(3.0, DELTA), 0.01, 1000)
 

@@ -15,7 +15,7 @@ from dplit.clipping import ClippingPolicy, Flat, GlobalAdaptive, GroupQuantile, 
 from dplit.clipping import policy as policy_module
 from dplit.clipping.catalogue import described
 from dplit.errors import ConfigurationError
-from dplit.step import charge
+from dplit.training.step import charge
 from tests.clipping.laws import (
     GROUPS,
     PARAMETERS,
@@ -273,7 +273,7 @@ def test_mutant_scaling_after_the_clip_without_its_bound_is_caught(monkeypatch: 
 
 
 def test_mutant_query_left_out_of_the_charge_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dplit.step import Terms
+    from dplit.training.step import Terms
 
     def unasked(cls, policy: ClippingPolicy, noise: float, rate: float) -> Terms:
         return cls(noise, rate, (), tuple((policy.caps or {}).items()))
@@ -284,7 +284,7 @@ def test_mutant_query_left_out_of_the_charge_is_caught(monkeypatch: pytest.Monke
 
 
 def test_mutant_one_rate_charged_for_all_groups_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dplit.step import Terms
+    from dplit.training.step import Terms
 
     def one_rate(cls, policy: ClippingPolicy, noise: float, rate: float) -> Terms:
         return cls(noise, rate, tuple(policy.queries), tuple((policy.caps or {}).items()))

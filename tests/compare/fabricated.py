@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dplit.compare import folder
-from dplit.compare.plan import Run
-from dplit.compare.recipe import Comparison, parse
-from dplit.fairness.records import HEADER
+from dplit.compare.config.recipe import Comparison, parse
+from dplit.compare.run import run_folder
+from dplit.compare.run.plan import Run
+from dplit.fairness.monitor.csv_log import HEADER
 from dplit.privacy import Gaussian, Journal, Ledger, Sampled
 
 GROUPS = ("Female", "Male")
@@ -116,12 +116,12 @@ class Bench:
 
     def make(self, out: str, run: Run) -> str | None:
         self.made.append(str(run))
-        place = folder.prepare(Path(out), run)
+        place = run_folder.prepare(Path(out), run)
         write(place, run, self.accuracy)
         if self.fails(run):
-            folder.fail(Path(out), run, "RuntimeError: as told", "Traceback ...")
+            run_folder.fail(Path(out), run, "RuntimeError: as told", "Traceback ...")
             return "RuntimeError: as told"
-        folder.finish(place, run, 1.0)
+        run_folder.finish(place, run, 1.0)
         return None
 
 

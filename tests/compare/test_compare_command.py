@@ -8,9 +8,10 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from dplit.compare import report, runner, worker
 from dplit.compare.__main__ import main
-from dplit.compare.results import Results
+from dplit.compare.analysis.results import Results
+from dplit.compare.report import report
+from dplit.compare.run import runner, worker
 from tests.compare.fabricated import RECIPE, Bench, inline
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dplit.compare import folder, plan, results, runner, worker
-from dplit.compare.plan import Run
-from dplit.compare.recipe import Comparison, narrowed
+from dplit.compare.analysis import results
+from dplit.compare.config.recipe import Comparison, narrowed
+from dplit.compare.run import plan, run_folder, runner, worker
+from dplit.compare.run.plan import Run
 from dplit.errors import ConfigurationError
 from tests.compare.fabricated import RECIPE, Bench, comparison, inline, plain, rate
 
@@ -27,7 +28,7 @@ def carry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Benc
     def go(bench: Bench | None = None, made: Comparison | None = None) -> Bench:
         bench = bench or Bench()
         monkeypatch.setattr(worker, "make", bench.make)
-        folder.claim(tmp_path / "out", {})
+        run_folder.claim(tmp_path / "out", {})
         runner.carry_out(made or comparison(), tmp_path / "out", 1, SILENT)
         return bench
 
@@ -111,9 +112,9 @@ def test_a_second_start_runs_nothing(carry: Callable[..., Bench]) -> None:
 def test_a_run_without_its_last_file_is_made_again_alone(carry: Callable[..., Bench], tmp_path: Path) -> None:
     first = carry()
     for lost in (first.made[0], first.made[-1]):
-        (tmp_path / "out" / lost / folder.DONE).unlink()
+        (tmp_path / "out" / lost / run_folder.DONE).unlink()
         assert carry().made == [lost]
-        assert (tmp_path / "out" / folder.ASIDE / f"{lost}-1" / "fairness.csv").is_file()
+        assert (tmp_path / "out" / run_folder.ASIDE / f"{lost}-1" / "fairness.csv").is_file()
 
 
 def test_a_changed_recipe_makes_its_runs_again(carry: Callable[..., Bench]) -> None:
@@ -167,20 +168,20 @@ def test_the_smallest_target_is_rehearsed_with_every_point() -> None:
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_text("mine")
     with pytest.raises(ConfigurationError, match="holds something that is no comparison"):
-        folder.claim(tmp_path, {})
+        run_folder.claim(tmp_path, {})
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
     with pytest.raises(ConfigurationError, match="is no folder"):
-        folder.claim(tmp_path / "photo.jpg", {})
+        run_folder.claim(tmp_path / "photo.jpg", {})
 
 
 def test_nothing_outside_is_touched(tmp_path: Path) -> None:
     out, run = tmp_path / "out", plan.search(comparison())[0]
-    folder.claim(out, {})
+    run_folder.claim(out, {})
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/kept").write_text("mine")
     (out / run.path).parent.mkdir(parents=True)
     (out / run.path).symlink_to(tmp_path / "elsewhere")
-    for touch in (lambda: folder.prepare(out, run), lambda: folder.fail(out, run, "x")):
+    for touch in (lambda: run_folder.prepare(out, run), lambda: run_folder.fail(out, run, "x")):
         with pytest.raises(ConfigurationError, match="leads out of"):
             touch()
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["kept"]
@@ -189,12 +190,12 @@ def test_nothing_outside_is_touched(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"digest": "another"}'])
 def test_a_damaged_mark_is_no_mark(tmp_path: Path, text: str) -> None:
     run = plan.search(comparison())[0]
-    place = folder.prepare(tmp_path, run)
-    (place / folder.DONE).write_text(text)
-    assert folder.state(tmp_path, run) != "done"
-    folder.finish(place, run, 1.0)
-    assert folder.state(tmp_path, run) == "done"
-    assert json.loads((place / folder.DONE).read_text())["seed"] == run.seed
+    place = run_folder.prepare(tmp_path, run)
+    (place / run_folder.DONE).write_text(text)
+    assert run_folder.state(tmp_path, run) != "done"
+    run_folder.finish(place, run, 1.0)
+    assert run_folder.state(tmp_path, run) == "done"
+    assert json.loads((place / run_folder.DONE).read_text())["seed"] == run.seed
 
 
 def test_targets_close_together_have_folders_of_their_own() -> None:

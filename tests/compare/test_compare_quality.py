@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dplit.compare import brief, plan, quality, report, results, runner, table
-from dplit.compare.intervals import interval
-from dplit.compare.plan import Run
-from dplit.compare.quality import Quality
-from dplit.compare.results import score
+from dplit.compare.analysis import quality, results, summary
+from dplit.compare.analysis.intervals import interval
+from dplit.compare.analysis.quality import Quality
+from dplit.compare.analysis.results import score
+from dplit.compare.report import report, table
+from dplit.compare.run import plan, runner
+from dplit.compare.run.plan import Run
 from dplit.errors import ConfigurationError
 from tests.compare.fabricated import comparison, figures, language, mentioning, plain, rate, write
 from tests.compare.test_compare_results import fabricate
@@ -72,7 +74,7 @@ def law_a_cost_is_what_was_lost(out: Path) -> None:
         private, without = 4 - 0.725 - better, 4 - 0.825 - better
         assert found.cost(FLAT, group).mean == pytest.approx(math.exp(private) - math.exp(without))
     assert found.cost_gap(FLAT).mean > 0
-    told = dict(brief.answers(found))
+    told = dict(summary.answers(found))
     assert told["costliest for any group (perplexity)"][0]["who"].endswith("for Male")
 
 
@@ -90,7 +92,7 @@ def law_the_lowest_perplexity_is_the_best(out: Path) -> None:
     def apart(run: Run, split: str, group: str) -> float:
         return plain(run, split, group) - (0.2 if run.variant == "Group" else 0.0)
 
-    told = dict(brief.answers(fabricate(out, comparison(), apart, told=language)))
+    told = dict(summary.answers(fabricate(out, comparison(), apart, told=language)))
     assert [each["who"] for each in told["lowest perplexity"]] == ["Flat", "Flat"]
     assert [each["who"] for each in told["lowest perplexity of the worst group"]] == ["Flat", "Flat"]
     assert "highest accuracy (share)" not in told
@@ -161,5 +163,5 @@ def test_terms_have_a_table_a_column_and_a_question(tmp_path: Path) -> None:
     assert "False positives among texts that mention a term" in text
     assert "all texts gay old sum of differences 1 Flat 0.250 ± 0.000 0.500 ± 0.000 0.125 ± 0.000 0.375 ± 0.000" in text
     assert "term FPR diff." in text
-    assert "smallest false positive equality difference" in dict(brief.answers(found))
+    assert "smallest false positive equality difference" in dict(summary.answers(found))
     assert found.groups == ("Female", "Male")

@@ -11,11 +11,11 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from dplit.cli.recipes import find, shipped
 from dplit.compare.__main__ import main
-from dplit.compare.merge import lookup, merged, overridden
-from dplit.compare.recipe import load, narrowed, only, parse, smoked
+from dplit.compare.config.overrides import lookup, merged, overridden
+from dplit.compare.config.recipe import load, narrowed, only, parse, smoked
 from dplit.errors import ConfigurationError
-from dplit.recipe import find, shipped
 from tests.compare.fabricated import RECIPE, comparison
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -89,7 +89,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line(name: str) -> None:
 def test_broken_files_are_refused(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    from dplit.compare.strict import read
+    from dplit.cli.yaml import read
 
     with pytest.raises(ConfigurationError, match=told):
         parse(read(path), path)
@@ -101,7 +101,7 @@ def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
 
 
 def test_each_command_names_the_other_for_its_recipes(capsys: pytest.CaptureFixture[str]) -> None:
-    from dplit.fit import main as fit
+    from dplit.cli.fit import main as fit
 
     assert fit(["compare_adult"]) == 2
     assert "compare_adult is a recipe for dplit.compare" in capsys.readouterr().err

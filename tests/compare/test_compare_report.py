@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dplit.compare import brief, folder, plan, report, style, table
-from dplit.compare.intervals import Interval
-from dplit.compare.results import Results
+from dplit import plotting
+from dplit.compare.analysis import summary
+from dplit.compare.analysis.intervals import Interval
+from dplit.compare.analysis.results import Results
+from dplit.compare.report import report, table
+from dplit.compare.run import plan, run_folder
 from tests.compare.fabricated import comparison, plain
 from tests.compare.test_compare_results import fabricate
 
@@ -41,8 +44,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     made = comparison()
     found = fabricate(out, made)
     lost = found.of(("Group", 3.0))[-1]
-    folder.prepare(out, lost)
-    folder.fail(out, lost, "RuntimeError: <script>alert(1)</script> & so on", "Traceback ...")
+    run_folder.prepare(out, lost)
+    run_folder.fail(out, lost, "RuntimeError: <script>alert(1)</script> & so on", "Traceback ...")
     return Results(made, out, found.chosen)
 
 
@@ -115,20 +118,20 @@ def test_the_table_tells_all(results: Results, capsys: pytest.CaptureFixture[str
 
 
 def test_thirteen_variants_look_different() -> None:
-    looks = {tuple(sorted(style.of_variant(k).items())) for k in range(13)}
+    looks = {tuple(sorted(plotting.of_variant(k).items())) for k in range(13)}
     assert len(looks) == 13
-    assert len({style.of_group(k) for k in range(10)}) == 10
+    assert len({plotting.of_group(k) for k in range(10)}) == 10
 
 
 def test_overlap_is_said() -> None:
-    assert brief.overlap(Interval(0.5, 0.1, 3), Interval(0.65, 0.1, 3))
-    assert not brief.overlap(Interval(0.5, 0.1, 3), Interval(0.75, 0.1, 3))
-    assert brief.overlap(Interval(0.5, 0.1, 3), Interval(0.9, float("nan"), 1))
+    assert summary.overlap(Interval(0.5, 0.1, 3), Interval(0.65, 0.1, 3))
+    assert not summary.overlap(Interval(0.5, 0.1, 3), Interval(0.75, 0.1, 3))
+    assert summary.overlap(Interval(0.5, 0.1, 3), Interval(0.9, float("nan"), 1))
 
 
 def test_the_best_is_named_with_its_ties(tmp_path: Path) -> None:
     found = fabricate(tmp_path, comparison(), plain)
-    told = dict(brief.answers(found))
+    told = dict(summary.answers(found))
     assert [each["who"] for each in told["highest accuracy (share)"]] == ["Flat, Group"] * 2
     assert told["highest accuracy (share)"][0]["figure"] == "0.736 ± 0.002"
     assert plan.exact(0.1) == "0.1"

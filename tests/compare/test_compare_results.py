@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import t
 
-from dplit.compare import charge, folder, intervals, plan, results, runner
-from dplit.compare.figures import front
-from dplit.compare.intervals import Interval, interval
-from dplit.compare.plan import Run
-from dplit.compare.recipe import Comparison
-from dplit.compare.results import Results, last, score, write_csv
+from dplit.compare.analysis import intervals, results, search_cost
+from dplit.compare.analysis.intervals import Interval, interval
+from dplit.compare.analysis.results import Results, last, score, write_csv
+from dplit.compare.config.recipe import Comparison
+from dplit.compare.report.pareto import front
+from dplit.compare.run import plan, run_folder, runner
+from dplit.compare.run.plan import Run
 from dplit.errors import ConfigurationError
 from dplit.privacy import Gaussian, Sampled, epsilon
 from tests.compare.fabricated import Accuracies, Told, comparison, plain, rate, write
@@ -31,9 +32,9 @@ def fabricate(
     runs += plan.rest(made, plan.choose(made, rate))
     for run in runs:
         if str(run) not in skip:
-            place = folder.prepare(out, run)
+            place = run_folder.prepare(out, run)
             write(place, run, accuracy, told=told)
-            folder.finish(place, run, 1.0)
+            run_folder.finish(place, run, 1.0)
     return Results(made, out, runner.chosen(made, out))
 
 
@@ -147,14 +148,16 @@ def law_every_run_is_charged(out: Path) -> None:
     """The search's ε is that of all its runs' events together, of repeated runs too."""
     made = comparison()
     found = fabricate(out, made)
-    folder.prepare(out, found.done[0])
-    told = {one.cell: one for one in charge.charges(Results(made, out, found.chosen), [("Flat", 1.0), ("Group", 3.0)])}
+    run_folder.prepare(out, found.done[0])
+    told = {
+        one.cell: one for one in search_cost.charges(Results(made, out, found.chosen), [("Flat", 1.0), ("Group", 3.0)])
+    }
     step = Sampled(0.01, [Gaussian(2.0)])
     other = told["Group", 3.0]
     assert (other.runs, other.tried) == (4, 2)
     assert other.composed == epsilon([(step, 400)], 1e-5).upper
-    assert charge.overall(found) == (16, epsilon([(step, 1600)], 1e-5).upper)
-    repeated = charge.journals(found, found.done[0].cell)
+    assert search_cost.overall(found) == (16, epsilon([(step, 1600)], 1e-5).upper)
+    repeated = search_cost.journals(found, found.done[0].cell)
     assert len(repeated) == 4
 
 
@@ -163,17 +166,17 @@ def test_every_run_is_charged(tmp_path: Path) -> None:
 
 
 def test_charging_only_what_was_chosen_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = charge.journals
-    monkeypatch.setattr(charge, "journals", lambda results, cell: whole(results, cell)[-1:])
+    whole = search_cost.journals
+    monkeypatch.setattr(search_cost, "journals", lambda results, cell: whole(results, cell)[-1:])
     with pytest.raises(AssertionError):
         law_every_run_is_charged(tmp_path)
 
 
 def test_a_damaged_ledger_leaves_the_charge_unknown(tmp_path: Path) -> None:
     found = fabricate(tmp_path, comparison())
-    journal = charge.journals(found, ("Flat", 1.0))[0]
+    journal = search_cost.journals(found, ("Flat", 1.0))[0]
     journal.write_text(journal.read_text()[:-20] + "\nnoise\n")
-    assert math.isnan(charge.together([journal], 1e-5))
+    assert math.isnan(search_cost.together([journal], 1e-5))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

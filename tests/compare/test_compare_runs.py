@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dplit.compare import worker
+from dplit.compare.run import worker
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"trainer.max_epochs": 1, "trainer.limit_train_batches": 3}
@@ -217,7 +217,7 @@ REFUSED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_rehearsal_finds_what_fit_would_refuse(name: str) -> None:
-    from dplit.compare.recipe import parse
+    from dplit.compare.config.recipe import parse
 
     change, told = REFUSED[name]
     overrides = {f"trainer.strategy.init_args.{key}": value for key, value in change.items()}
@@ -233,14 +233,16 @@ def test_a_rehearsal_finds_what_fit_would_refuse(name: str) -> None:
     assert told in line
 
 
-REHEARSE = "import json, sys; from dplit.compare.worker import rehearse; print(rehearse([json.loads(sys.argv.pop())]))"
+REHEARSE = (
+    "import json, sys; from dplit.compare.run.worker import rehearse; print(rehearse([json.loads(sys.argv.pop())]))"
+)
 
 
 KILLED = """
 import os
 import time
 from collections.abc import Iterator
-from dplit.compare.runner import _pool
+from dplit.compare.run.runner import _pool
 from contextlib import contextmanager
 from pathlib import Path
 

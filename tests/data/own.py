@@ -8,10 +8,10 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from dplit.data.images import ImageFolder
-from dplit.data.table import Categories
-from dplit.data.tables import Range, Table
-from dplit.data.texts import Texts
+from dplit.data.images.files import ImageFolder
+from dplit.data.tables.base import Categories
+from dplit.data.tables.files import Range, Table
+from dplit.data.texts.files import Texts
 
 DECLARED = {
     "label": "over",

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 import dplit.data
-from dplit.data import table
-from dplit.data.module import GroupedData, Rows
-from dplit.data.table import FetchedTable, TableData
-from dplit.data.text import OffensiveText, TextData
+from dplit.data.base import GroupedData, Rows
+from dplit.data.tables import base
+from dplit.data.tables.base import FetchedTable, TableData
+from dplit.data.texts.base import OffensiveText, TextData
 from dplit.errors import ConfigurationError
-from dplit.fetch import Artefact
 from dplit.groups import declared, group_ids
+from dplit.hub.download import PinnedFiles
 from tests.data.own import OWN, invented, people
 
 
@@ -37,7 +37,7 @@ MODULES = {cls.__name__: cls for cls in found()}
 
 def fetches(cls):
     module = inspect.getmodule(cls)
-    return any(isinstance(value, Artefact) for value in vars(module).values())
+    return any(isinstance(value, PinnedFiles) for value in vars(module).values())
 
 
 FETCHED = [name for name, cls in MODULES.items() if fetches(cls)]
@@ -145,7 +145,7 @@ TABLES = [name for name, cls in MODULES.items() if issubclass(cls, TableData)]
 
 
 def law_a_row_is_encoded_by_itself(data):
-    values = {feature.column: feature.values for feature in data.features if isinstance(feature, table.Categories)}
+    values = {feature.column: feature.values for feature in data.features if isinstance(feature, base.Categories)}
     groups = {column: values.get(column, ["F", "M"]) for column in data.groupings[data.group].columns}
     rows = invented(data.features, groups)
     data.labels = lambda rows: np.zeros(len(rows), np.int64)
@@ -174,13 +174,13 @@ def widest_of_the_rows(features, rows):
     return x / np.abs(x).max(0).clip(1e-9)
 
 
-original = table.encode
+original = base.encode
 
 
 @pytest.mark.parametrize("mutant", [centred_on_the_rows, widest_of_the_rows])
 @pytest.mark.parametrize("name", TABLES)
 def test_mutant_fitted_on_the_rows(name, mutant, tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "encode", mutant)
+    monkeypatch.setattr(base, "encode", mutant)
     with pytest.raises(AssertionError):
         law_a_row_is_encoded_by_itself(make(name, tmp_path))
 
@@ -190,7 +190,7 @@ def test_features_are_named_once_and_unheard_words_have_a_column(name, tmp_path)
     data = make(name, tmp_path)
     assert len(set(data.feature_names)) == len(data.feature_names) == data.num_features
     for feature in data.features:
-        if isinstance(feature, table.Categories):
+        if isinstance(feature, base.Categories):
             assert f"{feature.column}=other" in data.feature_names
             assert len(set(feature.values)) == len(feature.values)
 
@@ -208,10 +208,10 @@ def law_training_rows_are_held_out_from_the_others(name, folder, monkeypatch):
     monkeypatch.setattr(cls, "encoded", note)
     data = make(name, folder)
     if issubclass(cls, FetchedTable):
-        monkeypatch.setattr(Artefact, "read", lambda self, file, root=None: b"")
+        monkeypatch.setattr(PinnedFiles, "read", lambda self, file, root=None: b"")
         monkeypatch.setattr(cls, "rows", lambda self, content: invented([], {"any": ["x"]}, 500))
     data.setup()
-    one_file = len(getattr(data, "artefact", Artefact("", "", (1, 2), ())).members) == 1 or name == "Table"
+    one_file = len(getattr(data, "artefact", PinnedFiles("", "", (1, 2), ())).members) == 1 or name == "Table"
     train, val, test = (set(rows) for rows in seen)
     assert not train & val
     assert not one_file or not (train | val) & test
@@ -226,7 +226,7 @@ def test_training_rows_are_held_out_from_the_others(name, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("name", TABLES)
 def test_mutant_validation_taken_from_the_training_rows(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "split", lambda rows, share: (np.arange(round(rows * share)), np.arange(rows)))
+    monkeypatch.setattr(base, "split", lambda rows, share: (np.arange(round(rows * share)), np.arange(rows)))
     with pytest.raises(AssertionError):
         law_training_rows_are_held_out_from_the_others(name, tmp_path, monkeypatch)
 

@@ -15,7 +15,7 @@ from dplit.data import bold, bug, redditbias
 from dplit.data.bold import Bold
 from dplit.data.bug import BLANK, JOBS, PLACE, Bug, masked
 from dplit.data.redditbias import RedditBias, comments
-from dplit.data.text import OffensiveText
+from dplit.data.texts.base import OffensiveText
 from dplit.errors import ConfigurationError
 from tests.data.own import bert, gpt
 

@@ -16,14 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import LightningDataModule
 
-from dplit.data import bold, bug, counterfactual, redditbias, texts
-from dplit.data.counterfactual import READY, Counterfactuals, Swaps
-from dplit.data.encoding import Encoder
-from dplit.data.text import Records
-from dplit.data.units import Together, plain
+from dplit.data import bold, bug, redditbias
+from dplit.data.texts import counterfactual, files
+from dplit.data.texts.base import Records
+from dplit.data.texts.counterfactual import READY, Counterfactuals, Swaps
+from dplit.data.texts.encoding import Encoder
 from dplit.errors import ConfigurationError
+from dplit.protocols import UnitSamples
+from dplit.sampling.units import single_records
 from tests.data.own import bert
-from tests.data.own import texts as own_texts
+from tests.data.own import files as own_texts
 from tests.data.swapped import SAID, SWAPS, data
 
 PAIRS = {"he": "she", "man": "woman", "king": "queen", "good": "bad"}
@@ -200,13 +202,13 @@ def law_copies_are_encoded_as_they_would_be_alone(tmp_path):
     n = len(without.train)
     assert len(made.train) == n
     assert torch.equal(made.train.group_ids(), without.train.group_ids())
-    texts = {str(alone(made.prepared([one]))): one for one in SAID}
+    files = {str(alone(made.prepared([one]))): one for one in SAID}
     for i in range(n):
         sample, record = made.train[i], without.train.collate([i])
         batch = made.train.collate([sample])
         first, *copies = unpadded(batch)
         assert [first] == unpadded(record)
-        swapped = Swaps(SWAPS)(texts[str([first])])
+        swapped = Swaps(SWAPS)(files[str([first])])
         assert copies == [alone(made.prepared([copy]))[0] for copy in swapped]
         for key in ("y", "group", "unit"):
             assert batch[key].tolist() == record[key].tolist() * len(sample)
@@ -220,7 +222,7 @@ def test_copies_are_encoded_as_they_would_be_alone(tmp_path):
 @pytest.fixture
 def _short(monkeypatch):
     """Chunks shorter than the texts, so that none is encoded in the company of all."""
-    monkeypatch.setattr("dplit.data.encoding.CHUNK", 3)
+    monkeypatch.setattr("dplit.data.texts.encoding.CHUNK", 3)
 
 
 def test_mutant_copies_of_the_next_record(tmp_path, monkeypatch):
@@ -256,10 +258,10 @@ def test_validation_and_test_are_as_without(tmp_path):
 
 def test_what_is_below_the_copies_is_records(tmp_path):
     made, without = data(tmp_path), data(tmp_path, swaps=None)
-    records = plain(made.train)
+    records = single_records(made.train)
     assert len(records) == len(without.train)
     assert records.__getitems__([3, 0]) == [3, 0]
-    assert isinstance(made.train[0], Together)
+    assert isinstance(made.train[0], UnitSamples)
     assert made.train.collate([])["input_ids"].shape == (0, 1)
 
 
@@ -292,7 +294,7 @@ def test_the_occupation_of_bug_stays_out_and_only_the_gender_moves(tmp_path, mon
     assert batch["group"].tolist() == [bug.Bug.groups.index("male")] * 2
 
 
-MODULES = [bug.Bug, redditbias.RedditBias, bold.Bold, texts.Texts]
+MODULES = [bug.Bug, redditbias.RedditBias, bold.Bold, files.Texts]
 
 
 @pytest.mark.parametrize("cls", MODULES)

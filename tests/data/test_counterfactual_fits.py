@@ -10,12 +10,12 @@ import yaml
 from torch.utils.data import DataLoader
 
 import dplit
-from dplit import fit as command
+from dplit.cli import fit
 from dplit.clipping import Flat, GroupRates
-from dplit.data.images import ImageFolder
+from dplit.data.images.files import ImageFolder
 from dplit.data.units import Copies, flattened
-from dplit.models.text import SequenceClassifier
-from dplit.models.vision import CNN
+from dplit.models.cnn import CNN
+from dplit.models.sequence_classifier import SequenceClassifier
 from tests.data.own import draw_images
 from tests.data.swapped import SWAPS, data, rows
 from tests.lightning import trainer
@@ -100,7 +100,7 @@ def test_a_person_with_copies_of_all_texts_is_clipped_as_one(tmp_path):
 
 
 def test_mutant_copies_clipped_one_by_one_are_caught(tmp_path, monkeypatch):
-    monkeypatch.setattr("dplit.data.sampling.owners", lambda samples: None)
+    monkeypatch.setattr("dplit.sampling.draws.owners", lambda samples: None)
     with pytest.raises(AssertionError):
         law_a_text_and_its_copies_are_clipped_as_one(tmp_path, 200)
 
@@ -123,7 +123,7 @@ def test_charged_as_without_copies(tmp_path):
 
 
 def test_mutant_copies_as_records_of_their_own_are_caught(tmp_path, monkeypatch):
-    monkeypatch.setattr("dplit.data.text.Counterfactuals", lambda rows, counts: rows)
+    monkeypatch.setattr("dplit.data.texts.base.Counterfactuals", lambda rows, counts: rows)
     with pytest.raises(AssertionError):
         law_charged_as_without_copies(tmp_path)
 
@@ -190,7 +190,7 @@ def recipe(tmp_path, strategy):
     "strategy", [{"strategy": STRATEGY}, {"strategy": "auto"}, {}], ids=["private", "auto", "none"]
 )
 def test_a_recipe_with_swaps_runs(tmp_path, capsys, strategy):
-    assert command.main([recipe(tmp_path, strategy)]) == 0
+    assert fit.main([recipe(tmp_path, strategy)]) == 0
     assert "test accuracy" in capsys.readouterr().out
     assert (tmp_path / "runs/own/privacy.json").exists() == (strategy.get("strategy") is STRATEGY)
 
@@ -199,7 +199,7 @@ def test_a_recipe_with_swaps_runs(tmp_path, capsys, strategy):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(("wrong", "says"), [("sex", "no list 'sex'"), ("3", "swaps")])
 def test_a_recipe_with_wrong_swaps_gets_one_line(tmp_path, capsys, wrong, says):
-    assert command.main([recipe(tmp_path, {}), f"--data.init_args.swaps={wrong}"]) == 2
+    assert fit.main([recipe(tmp_path, {}), f"--data.init_args.swaps={wrong}"]) == 2
     line = capsys.readouterr().err.strip()
     assert says in line
     assert "\n" not in line

@@ -7,7 +7,7 @@ import torch
 from dplit.data import fashion
 from dplit.data.fashion import CLASSES, FashionMNIST, idx, stays
 from dplit.errors import ConfigurationError
-from dplit.fetch import Artefact
+from dplit.hub.download import PinnedFiles
 
 
 def written(array):
@@ -32,7 +32,7 @@ FILES = dict(
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
-    monkeypatch.setattr(Artefact, "read", lambda self, name, root=None: FILES[name])
+    monkeypatch.setattr(PinnedFiles, "read", lambda self, name, root=None: FILES[name])
 
 
 def of(**arguments):

@@ -14,10 +14,10 @@ from dplit.data.census import CensusIncome
 from dplit.data.compas import Compas
 from dplit.data.fashion import FashionMNIST
 from dplit.data.law import LawSchool
-from dplit.data.table import Categories
+from dplit.data.tables.base import Categories
 from dplit.errors import ConfigurationError
 
-ARTEFACTS = [census.ARTEFACT, compas.ARTEFACT, law.ARTEFACT, fashion.ARTEFACT]
+ARTEFACTS = [census.FILES, compas.FILES, law.FILES, fashion.FILES]
 
 
 # What the readers make of a file
@@ -139,7 +139,7 @@ def test_census_holds_the_codebooks_rows_and_rates(income):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [census.TRAIN, census.TEST])
 def test_the_census_codebook_covers_the_files(name):
-    rows = CensusIncome().rows(census.ARTEFACT.read(name))
+    rows = CensusIncome().rows(census.FILES.read(name))
     limits = {"age": (0, 90), "capital losses": (0, 5_000), "weeks worked": (0, 52), "employer size": (0, 6)}
     for feature in census.FEATURES:
         if isinstance(feature, Categories) and feature.values != census.HOME:

@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dplit.data import images as module
-from dplit.data.images import picture
+from dplit.data.images import files
+from dplit.data.images.files import picture
 from dplit.errors import ConfigurationError
 from tests.data.own import draw_images, images
 
@@ -58,7 +58,7 @@ def test_colours_are_scaled_by_declared_constants(data):
 
 def test_images_are_read_only_when_asked_for(data, monkeypatch):
     read = []
-    monkeypatch.setattr(module, "picture", lambda path, shape: read.append(path) or np.zeros(shape, np.uint8))
+    monkeypatch.setattr(files, "picture", lambda path, shape: read.append(path) or np.zeros(shape, np.uint8))
     loader = data.train_dataloader()
     assert read == []
     next(iter(loader))
@@ -137,7 +137,7 @@ def test_what_cannot_be_read_is_named_before_training(tmp_path, name):
 
 def test_mutant_only_existence_is_checked(tmp_path, monkeypatch):
     absent = lambda self: [f"{path}" for path in self.paths if not path.exists()]  # noqa: E731
-    monkeypatch.setattr(module.Images, "faults", absent)
+    monkeypatch.setattr(files.Images, "faults", absent)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         law_what_cannot_be_read_is_named_before_training(tmp_path, "3 cut")
 

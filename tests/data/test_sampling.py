@@ -19,9 +19,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from dplit.data.sampling import Draw, PoissonBatches, poisson_loader
 from dplit.data.units import Copies
 from dplit.errors import ConfigurationError, DplitError, PrivacyError
+from dplit.sampling.draws import Draw
+from dplit.sampling.loader import poisson_loader
+from dplit.sampling.poisson import PoissonBatches
 
 ALARM = 1e-7
 SIZE, DRAWS, RATE = 2000, 2000, 0.05

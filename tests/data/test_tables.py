@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 import torch
 
-from dplit.data import tables
 from dplit.data.columns import read_columns
-from dplit.data.tables import Range, Table
+from dplit.data.tables import files
+from dplit.data.tables.files import Range, Table
 from dplit.errors import ConfigurationError
 from tests.data.own import DECLARED, people, table
 
@@ -178,7 +178,7 @@ def test_wrong_declarations_get_one_line(tmp_path, wrong, says):
 
 
 def test_every_scale_is_a_function_of_its_limits():
-    for scale in tables.SCALES.values():
+    for scale in files.SCALES.values():
         low, high = scale(np.array([3.0, 11.0]), 3.0, 11.0)
         assert (low, high) in ((-1, 1), (0, 1))
     assert DECLARED["numbers"]["gain"].scale == "log"

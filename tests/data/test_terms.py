@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import dplit
-from dplit.data import terms
-from dplit.data.terms import declared_terms, mentions
+from dplit.data.texts import terms
+from dplit.data.texts.terms import declared_terms, mentions
 from dplit.errors import ConfigurationError
 from dplit.fairness import FairnessMonitor
-from dplit.models.text import SequenceClassifier
+from dplit.models.sequence_classifier import SequenceClassifier
 from tests.data.own import sayings, texts
 from tests.lightning import trainer
 from tests.models import tiny

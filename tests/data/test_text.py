@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
-from dplit.data import encoding, text
-from dplit.data.encoding import Encoder, Template, plain
-from dplit.data.sampling import poisson_loader
-from dplit.data.text import Records, TokenRows
+from dplit.data.texts import base, encoding
+from dplit.data.texts.base import Records, TokenRows
+from dplit.data.texts.encoding import Encoder, Template, plain
 from dplit.errors import ConfigurationError
+from dplit.sampling.loader import poisson_loader
 from tests.data.own import bert, gpt, sayings, texts
 
 TEMPLATE = "{text} It was {mask}."
@@ -114,18 +114,18 @@ def test_a_draw_is_padded_little():
     st.lists(st.integers(1, 9), min_size=1, max_size=40).map(lambda own: np.array(own, np.int64)), st.integers(1, 12)
 )
 def test_evaluation_batches_are_of_like_length(lengths, size):
-    order = text._of_like_length(lengths, size)
+    order = base._of_like_length(lengths, size)
     assert sorted(order) == list(range(len(lengths)))
     batches = [lengths[order[i : i + size]] for i in range(0, len(order), size)]
     for one in batches:
         for other in batches:
             assert one is other or one.min() >= other.max() or other.min() >= one.max()
-    assert np.array_equal(order, text._of_like_length(lengths, size))
+    assert np.array_equal(order, base._of_like_length(lengths, size))
 
 
 def test_the_first_evaluation_batches_stand_for_all():
     lengths = np.arange(6400)
-    order = text._of_like_length(lengths, 64)
+    order = base._of_like_length(lengths, 64)
     assert abs(lengths[order[: 20 * 64]].mean() - 3200) < 1200 < abs(np.sort(lengths)[: 20 * 64].mean() - 3200)
 
 
@@ -287,7 +287,7 @@ def test_no_unit_is_in_two_splits(unit, fraction):
 
 def test_mutant_split_by_row(monkeypatch):
     def by_row(self, fraction):
-        held_out, kept = text.split(len(self), fraction)
+        held_out, kept = base.split(len(self), fraction)
         return self.part(kept), self.part(held_out)
 
     monkeypatch.setattr(Records, "split", by_row)

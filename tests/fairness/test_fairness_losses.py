@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from dplit.errors import ConfigurationError
-from dplit.fairness import counts as counting
-from dplit.fairness import losses, metrics
-from dplit.fairness.counts import Counts, count
-from dplit.fairness.display import rendered, summary_line
-from dplit.fairness.metrics import table
-from dplit.fairness.outputs import outcome
-from dplit.fairness.plots import draw
-from dplit.fairness.records import Snapshot
+from dplit.fairness.metrics import counts as counting
+from dplit.fairness.metrics import rates as metrics
+from dplit.fairness.metrics.counts import Counts, count
+from dplit.fairness.metrics.rates import losses, table
+from dplit.fairness.monitor.display import rendered, summary_line
+from dplit.fairness.monitor.outputs import outcome
+from dplit.fairness.monitor.plots import draw
+from dplit.fairness.monitor.snapshot import Snapshot
 from tests.fairness.fairness_project import NAMES, Model, Project, Writer, lengths
 from tests.fairness.test_fairness_monitor import fitted, read, refused, text, values
 from tests.fairness.test_fairness_release import run_noisy

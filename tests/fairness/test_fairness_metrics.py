@@ -26,10 +26,10 @@ from sklearn.metrics import accuracy_score
 
 from dplit import fairness
 from dplit.errors import ConfigurationError
-from dplit.fairness import counts as counting
-from dplit.fairness import metrics
-from dplit.fairness.counts import MOST_CELLS, Counts, count
-from dplit.fairness.metrics import TABLE, table
+from dplit.fairness.metrics import counts as counting
+from dplit.fairness.metrics import rates as metrics
+from dplit.fairness.metrics.counts import MOST_CELLS, Counts, count
+from dplit.fairness.metrics.rates import TABLE, table
 
 NAMES = ("a", "b", "c", "d")
 PER_GROUP = tuple(metric for metric in metrics.PER_GROUP if "perplexity" not in metric)
@@ -414,7 +414,7 @@ def test_counting_is_fast():
 
 def test_figures_need_torch_alone():
     code = (
-        "import sys, dplit.fairness.metrics; print([m for m in ('lightning', 'matplotlib', 'rich', 'pandas') "
+        "import sys, dplit.fairness.metrics.rates; print([m for m in ('lightning', 'matplotlib', 'rich', 'pandas') "
         "if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,13 +19,15 @@ from rich.console import Console
 from sklearn.metrics import accuracy_score
 
 from dplit.errors import ConfigurationError
-from dplit.fairness import FairnessMonitor, metrics
-from dplit.fairness import counts as counting
-from dplit.fairness.counts import Counts, count
-from dplit.fairness.display import rendered, say, shown, summary_line
-from dplit.fairness.metrics import table
-from dplit.fairness.plots import draw
-from dplit.fairness.records import HEADER, Snapshot
+from dplit.fairness import FairnessMonitor
+from dplit.fairness.metrics import counts
+from dplit.fairness.metrics import rates as metrics
+from dplit.fairness.metrics.counts import Counts, count
+from dplit.fairness.metrics.rates import table
+from dplit.fairness.monitor.csv_log import HEADER
+from dplit.fairness.monitor.display import rendered, say, shown, summary_line
+from dplit.fairness.monitor.plots import draw
+from dplit.fairness.monitor.snapshot import Snapshot
 from tests.fairness.fairness_project import NAMES, Model, Paid, Project, refusal
 
 pytestmark = [
@@ -82,7 +84,7 @@ def test_mutant_groups_renumbered_by_presence(trainer, tmp_path, monkeypatch):
     def packed(group, label, pred, classes):
         return (torch.unique(group, return_inverse=True)[1] * classes + label) * classes + pred
 
-    monkeypatch.setattr(counting, "_cell", packed)
+    monkeypatch.setattr(counts, "_cell", packed)
     with pytest.raises(AssertionError):
         law_file_equals_fairlearn(trainer, tmp_path, 7)
 
@@ -467,7 +469,7 @@ def test_uncharged_figures_steer_nothing(trainer, tmp_path):
 
 
 def test_mutant_watchers_unseen(trainer, tmp_path, monkeypatch):
-    monkeypatch.setattr("dplit.fairness.monitor._watchers", lambda trainer, prefix: [])
+    monkeypatch.setattr("dplit.fairness.monitor.monitor._watchers", lambda trainer, prefix: [])
     with pytest.raises(AssertionError):
         law_uncharged_figures_steer_nothing(trainer, tmp_path)
 

@@ -16,9 +16,10 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
 from dplit.errors import ConfigurationError
-from dplit.fairness import FairnessMonitor, release
-from dplit.fairness.counts import Counts
-from dplit.fairness.release import _repeats
+from dplit.fairness import FairnessMonitor
+from dplit.fairness.metrics.counts import Counts
+from dplit.fairness.monitor import release
+from dplit.fairness.monitor.release import _repeats
 from tests.fairness.fairness_project import NAMES, Model, Paid, Project, Records, refusal
 
 pytestmark = [
@@ -95,7 +96,7 @@ def test_mutant_exact_counts_published(trainer, tmp_path, monkeypatch):
         asked(trainer, counts, *rest)
         return counts
 
-    monkeypatch.setattr("dplit.fairness.monitor.noised", leaking)
+    monkeypatch.setattr("dplit.fairness.monitor.monitor.noised", leaking)
     with pytest.raises(AssertionError):
         law_one_charged_answer_an_epoch_and_nothing_else(trainer, tmp_path)
 
@@ -198,7 +199,7 @@ def test_one_record_moves_one_count(trainer):
 
 @pytest.mark.parametrize("check", ["check_once_each", "check_no_more"])
 def test_mutant_no_check(trainer, monkeypatch, check):
-    monkeypatch.setattr(f"dplit.fairness.monitor.{check}", lambda *given: None)
+    monkeypatch.setattr(f"dplit.fairness.monitor.monitor.{check}", lambda *given: None)
     with pytest.raises(AssertionError):
         law_one_record_moves_one_count(trainer)
 

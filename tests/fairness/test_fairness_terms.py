@@ -12,11 +12,12 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from dplit.errors import ConfigurationError
-from dplit.fairness import FairnessMonitor, terms
-from dplit.fairness.counts import Counts, count
-from dplit.fairness.metrics import fprs
-from dplit.fairness.outputs import Outcome
-from dplit.fairness.terms import PER_TERM, SUMMARY, count_terms, term_rows
+from dplit.fairness import FairnessMonitor
+from dplit.fairness.metrics import terms
+from dplit.fairness.metrics.counts import Counts, count
+from dplit.fairness.metrics.rates import fprs
+from dplit.fairness.metrics.terms import PER_TERM, SUMMARY, count_terms, term_rows
+from dplit.fairness.monitor.outputs import Outcome
 from tests.fairness.fairness_project import TERMS, Mentioning, Model, Project, Texts, Writer
 from tests.fairness.test_fairness_monitor import fitted, read, values
 from tests.fairness.test_fairness_release import run_noisy

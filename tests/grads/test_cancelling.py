@@ -11,9 +11,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from dplit.clipping import Flat
 from dplit.grads import Tape
-from dplit.grads.ops.linear import LinearUse
+from dplit.grads.factors.outer_product import OuterProductGrad
 from dplit.privacy import Ledger
-from dplit.step import PrivateStep
+from dplit.training.step import PrivateStep
 
 
 class Heads(nn.Module):
@@ -82,6 +82,6 @@ def law_all_linear_maps_are_bounded() -> None:
 
 
 def test_mutant_norm_of_what_was_built_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LinearUse, "terms", lambda self: None)
+    monkeypatch.setattr(OuterProductGrad, "terms", lambda self: None)
     with pytest.raises(AssertionError):
         law_all_linear_maps_are_bounded()

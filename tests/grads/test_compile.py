@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 import dplit
-from dplit.grads import PerExample, Tape, engines
+from dplit.grads import PerExample, Tape, backends
 from tests.lightning import SIZE, Data, Linear, trainer
 from tests.oracle import law_exact, loop_gradients
 
@@ -112,7 +112,7 @@ def taped(module: nn.Module, losses: Callable[[Tensor], Tensor], x: Tensor) -> P
 
 
 def by_vmap(module: nn.Module, losses: Callable[[Tensor], Tensor], x: Tensor) -> PerExample:
-    return engines.joined(engines.by_vmap(module, lambda one, n: losses(one), x, len(x)))
+    return backends.joined(backends.by_vmap(module, lambda one, n: losses(one), x, len(x)))
 
 
 def law_compiled_is_exact(

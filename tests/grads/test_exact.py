@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dplit.grads import Tape, per_example
-from dplit.grads.ops import linear
-from dplit.grads.use import DenseUse
+from dplit.grads.factors.base import DenseGrad
+from dplit.grads.rules import linear
 from tests.oracle import law_exact, loop_gradients
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -174,7 +174,7 @@ def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(4)
     for module in ("gram", "ops.embedding"):
         monkeypatch.setattr(f"dplit.grads.{module}.INSTANTIATED", 40)
-    monkeypatch.setattr("dplit.grads.use.INSTANTIATED", 40)
+    monkeypatch.setattr("dplit.grads.factors.base.INSTANTIATED", 40)
     for body in BODIES:
         check(Text(body), padded_ids(), torch.float64)
 
@@ -183,8 +183,8 @@ def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("t", [1, 7, 128, 132])
 def test_exact_either_way(monkeypatch: pytest.MonkeyPatch, per_number: int, t: int) -> None:
     """With gradients kept and with Gram matrices, halved or not."""
-    monkeypatch.setattr("dplit.grads.gram.PER_NUMBER", {"cpu": per_number})
-    monkeypatch.setattr("dplit.grads.gram.LONGEST", 130)
+    monkeypatch.setattr("dplit.grads.factors.ghost_norm.PER_NUMBER", {"cpu": per_number})
+    monkeypatch.setattr("dplit.grads.factors.ghost_norm.LONGEST", 130)
     torch.manual_seed(4)
     model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh())
     model.append(model[2])
@@ -233,7 +233,7 @@ def test_mutant_without_cross_terms_is_caught(monkeypatch: pytest.MonkeyPatch) -
 def test_mutant_that_sums_positions_without_their_products_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(
-        linear.LinearUse, "sq_norm", lambda use: (use.x.square().sum(-1) * use.back.square().sum(-1)).sum(1)
+        linear.OuterProductGrad, "sq_norm", lambda use: (use.x.square().sum(-1) * use.back.square().sum(-1)).sum(1)
     )
     with pytest.raises(AssertionError):
         check(Text(plain), padded_ids(), torch.float64)
@@ -242,7 +242,7 @@ def test_mutant_that_sums_positions_without_their_products_is_caught(monkeypatch
 def test_cancelling_uses_never_understate_the_norm() -> None:
     """Two large opposite uses of one scale leave rounding behind; the norm covers it."""
     big = torch.full((3,), 3e5) + torch.rand(3)
-    uses = {"p": [DenseUse(big[:, None]), DenseUse(-big[:, None] + 0.01)]}
+    uses = {"p": [DenseGrad(big[:, None]), DenseGrad(-big[:, None] + 0.01)]}
     gradients = per_example.PerExample({"p": torch.zeros(1)}, uses, 3)
     contribution = sum(use.dense() for use in gradients.uses["p"]).norm(dim=1)
     assert torch.all(gradients.norms() >= contribution)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dplit.errors import UnsupportedOperation
 from dplit.grads import Tape
-from dplit.grads.ops import group_norm, rms_norm
+from dplit.grads.rules import group_norm, rms_norm
 from tests.oracle import law_exact, loop_gradients
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -141,7 +141,9 @@ def test_refused(body: Callable[[Tensor, Tensor], Tensor], named: str) -> None:
 def test_mutant_that_forgets_the_mean_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(7)
     right = group_norm._scales
-    monkeypatch.setattr(group_norm, "_scales", lambda crossed, plain, *rest: right(crossed, 0 * plain, *rest))
+    monkeypatch.setattr(
+        group_norm, "_scales", lambda ghost_sq_norm, plain, *rest: right(ghost_sq_norm, 0 * plain, *rest)
+    )
     with pytest.raises(AssertionError):
         check(Twice(nn.GroupNorm(2, 6)), torch.randn(4, 6, 4, 5))
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from dplit.errors import UnsupportedOperation
 from dplit.grads import Tape
-from dplit.grads.ops import indexing
-from dplit.grads.place import Listed, Place, PlacedUse, Strided, view_place
-from dplit.grads.source import PulledUse
-from dplit.grads.use import DenseUse, Use
+from dplit.grads.factors.base import DenseGrad, FactoredGrad
+from dplit.grads.factors.slices import Listed, Place, SlicedGrad, Strided, view_place
+from dplit.grads.factors.vjp import VjpGrad
+from dplit.grads.rules import indexing
 from tests.oracle import law_exact, loop_gradients
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -148,7 +148,7 @@ def experts(m: Net, x: Tensor, ids: Tensor) -> Tensor:
 BODIES = [chunked, sliced, viewed, overlapping, picked, repeats, triangles, near, learned, rows, numbers, experts]
 
 
-def record(body: Body, n: int = N, dtype: torch.dtype = torch.float64) -> tuple[Tape, dict[str, list[Use]]]:
+def record(body: Body, n: int = N, dtype: torch.dtype = torch.float64) -> tuple[Tape, dict[str, list[FactoredGrad]]]:
     torch.manual_seed(n)
     net, x = Net(body).to(dtype), torch.randn(n, T, D, dtype=dtype)
     ids = torch.randint(0, V, (n, T))
@@ -184,7 +184,7 @@ def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("body", [chunked, sliced, near, learned, rows], ids=lambda body: body.__name__)
 def test_parts_cost_no_backward_of_their_own(body: Body) -> None:
     _, uses = record(body)
-    assert not {PulledUse} & {type(use) for found in uses.values() for use in found}
+    assert not {VjpGrad} & {type(use) for found in uses.values() for use in found}
 
 
 def test_parts_that_are_apart_build_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,13 +193,13 @@ def test_parts_that_are_apart_build_no_gradient(monkeypatch: pytest.MonkeyPatch)
     with tape:
         value = sum(F.linear(x, part).square().flatten(1).sum(1) for part in net.fused.chunk(3))
     gradients = tape.backward(value)
-    monkeypatch.setattr(PlacedUse, "dense", lambda use: pytest.fail("built"))
+    monkeypatch.setattr(SlicedGrad, "dense", lambda use: pytest.fail("built"))
     assert torch.all(gradients.norms() > 0)
 
 
 def test_a_relative_position_table_is_summed_by_row() -> None:
     _, uses = record(near)
-    assert {type(use) for use in uses["table"]} == {DenseUse}
+    assert {type(use) for use in uses["table"]} == {DenseGrad}
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from dplit.errors import UnsupportedOperation
 from dplit.grads import Tape
-from dplit.grads.ops import joining
-from dplit.grads.ops.elementwise import broadcast_use
-from dplit.grads.source import PulledUse
-from dplit.grads.use import Use
+from dplit.grads.factors.base import FactoredGrad
+from dplit.grads.factors.vjp import VjpGrad
+from dplit.grads.rules import joining
+from dplit.grads.rules.elementwise import broadcast_grad
 from tests.oracle import law_exact, loop_gradients
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -150,7 +150,7 @@ def shifted(m: Net, x: Tensor, mask: Tensor) -> Tensor:
 BODIES = [shifted, class_tokens, stacks, windows, owned, mask_tokens, scores, written, fused, together, mixtures]
 
 
-def record(body: Body, n: int = N, dtype: torch.dtype = torch.float64) -> dict[str, list[Use]]:
+def record(body: Body, n: int = N, dtype: torch.dtype = torch.float64) -> dict[str, list[FactoredGrad]]:
     torch.manual_seed(n)
     net, x, mask = Net(body).to(dtype), torch.randn(n, T, D, dtype=dtype), torch.rand(n, T) > 0.5
     loss = lambda x, mask: net(x, mask).square().flatten(1).sum(1)  # noqa: E731
@@ -182,7 +182,7 @@ def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("body", [class_tokens, stacks, windows, written, fused], ids=lambda body: body.__name__)
 def test_joining_costs_no_backward_of_its_own(body: Body) -> None:
-    assert PulledUse not in {type(use) for name, found in record(body).items() if name != "prompt" for use in found}
+    assert VjpGrad not in {type(use) for name, found in record(body).items() if name != "prompt" for use in found}
 
 
 @pytest.mark.parametrize("frozen", ["token", "row", "q", "b"])
@@ -275,7 +275,7 @@ def test_refused(body: Body, named: str) -> None:
 
 def test_mutant_that_shares_tokens_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several rows of each example taken for one."""
-    broken = lambda grad, shape, n: broadcast_use(grad[:n], grad[:n].shape, n)  # noqa: E731
+    broken = lambda grad, shape, n: broadcast_grad(grad[:n], grad[:n].shape, n)  # noqa: E731
     monkeypatch.setattr(joining, "broadcast_use", broken)
     with pytest.raises((AssertionError, RuntimeError)):
         law_joined(windows)
@@ -289,7 +289,7 @@ def test_mutant_that_forgets_the_mask_is_caught(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_mutant_that_credits_assignments_to_one_example_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    put_use = joining._put_use
+    put_use = joining._put_grad
     monkeypatch.setattr(joining, "_put_use", lambda grad, index, shape, n: put_use(grad.flip(0), index, shape, n))
     with pytest.raises(AssertionError):
         law_joined(written)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dplit.errors import UnsupportedOperation
-from dplit.grads import Tape, motion
+from dplit.grads import Tape
+from dplit.grads.batch_axis import propagate
 from tests.oracle import law_exact, loop_gradients
 
 D = 8
@@ -182,6 +183,6 @@ def test_refused_where_examples_are_mixed(body: Body, n: int) -> None:
 
 @pytest.mark.parametrize("body", [flat_by_time, packed, by_length, time_major], ids=lambda body: body.__name__)
 def test_mutant_that_takes_what_divides_for_the_examples_is_caught(monkeypatch: pytest.MonkeyPatch, body: Body) -> None:
-    monkeypatch.setattr(motion, "follow", lambda call: None)
+    monkeypatch.setattr(propagate, "follow", lambda call: None)
     with pytest.raises((AssertionError, UnsupportedOperation, RuntimeError)):
         law_placed(body, 4, 8)

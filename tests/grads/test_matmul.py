@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from dplit.errors import UnsupportedOperation
 from dplit.grads import Tape
-from dplit.grads.ops import matmul
-from dplit.grads.rules import PULLS
-from dplit.grads.source import PulledUse
+from dplit.grads.factors.vjp import VjpGrad
+from dplit.grads.rules import matmul
+from dplit.grads.tape.registry import VJP_RULES
 from tests.oracle import law_exact, loop_gradients
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -147,8 +147,8 @@ def test_exact_at_other_lengths(t: int) -> None:
 
 
 def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.grads.gram.INSTANTIATED", 40)
-    monkeypatch.setattr("dplit.grads.use.INSTANTIATED", 40)
+    monkeypatch.setattr("dplit.grads.factors.ghost_norm.INSTANTIATED", 40)
+    monkeypatch.setattr("dplit.grads.factors.base.INSTANTIATED", 40)
     for body in BODIES:
         check(body)
 
@@ -181,7 +181,7 @@ def test_a_matrix_for_each_example() -> None:
 def test_transposes_cost_no_backward_of_their_own(body: Callable[[Net, Tensor], Tensor]) -> None:
     tape = check(body)
     kinds = {type(use) for source, recorded in tape._uses for _, use in source.trace(recorded)}
-    assert PulledUse not in kinds
+    assert VjpGrad not in kinds
 
 
 def test_autocast() -> None:
@@ -233,14 +233,16 @@ def test_refused(body: Callable[[Net, Tensor], Tensor]) -> None:
 
 def test_mutant_that_forgets_to_exchange_roles_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """D is square here: only the numbers tell W from its transpose."""
-    monkeypatch.setattr("dplit.grads.source.PULLS", dict.fromkeys(PULLS, lambda derived, use: use))
+    monkeypatch.setattr("dplit.grads.tape.tracked.VJP_RULES", dict.fromkeys(VJP_RULES, lambda derived, use: use))
     with pytest.raises(AssertionError):
         check(transposes)
 
 
 def test_mutant_that_drops_products_of_positions_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        matmul.BatchedLinearUse, "sq_norm", lambda u: (u.x.square().sum(-1) * u.back.square().sum(-1)).sum((1, 2))
+        matmul.BatchedOuterProductGrad,
+        "sq_norm",
+        lambda u: (u.x.square().sum(-1) * u.back.square().sum(-1)).sum((1, 2)),
     )
     with pytest.raises(AssertionError):
         check(heads)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dplit.errors import UnsupportedOperation
 from dplit.grads import Tape
-from dplit.grads.ops import activation, bilinear, embedding_bag
+from dplit.grads.rules import activation, bilinear, embedding_bag
 from tests.oracle import law_exact, loop_gradients
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -159,7 +159,7 @@ def test_refused(body: Body, named: str) -> None:
 
 def test_mutant_that_drops_products_of_positions_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     terms = lambda u: (u.x.square().sum(-1) * u.z.square().sum(-1) * u.back.square().sum(-1)).sum(1)  # noqa: E731
-    monkeypatch.setattr(bilinear.BilinearUse, "sq_norm", terms)
+    monkeypatch.setattr(bilinear.BilinearGrad, "sq_norm", terms)
     with pytest.raises(AssertionError):
         check(bilinears)
 

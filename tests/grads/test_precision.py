@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dplit.grads import Tape, per_example, tape
+from dplit.grads import Tape, per_example
+from dplit.grads.coupling.probe import probe
 from dplit.grads.precision import full_precision, narrow
-from dplit.grads.probe import probe
+from dplit.grads.tape import tape
 
 BODIES = {
     "few positions": (nn.Linear(96, 80), (16, 8, 96)),

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dplit.capacity import Allocations
 from dplit.errors import CoupledExamples, UnsupportedOperation
-from dplit.grads import probe as probe_module
-from dplit.grads.probe import probe
-from dplit.grads.still import Still
+from dplit.grads.coupling import probe as probe_module
+from dplit.grads.coupling.fixed_randomness import FixedRandomness
+from dplit.grads.coupling.probe import probe
+from dplit.training.memory.device_memory import Allocations
 
 Model = Callable[[nn.Module, Tensor], Tensor]
 
@@ -185,7 +185,7 @@ def test_mutant_that_compares_losses_only_is_caught(monkeypatch: pytest.MonkeyPa
     def losses_only(
         module: nn.Module, collate: Callable[..., Tensor], losses: Callable[..., Tensor], samples: Sequence[Tensor]
     ) -> None:
-        with Still():
+        with FixedRandomness():
             together = losses(collate(samples), len(samples))
             try:
                 alone = torch.cat([losses(collate([s]), 1).reshape(1) for s in samples])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dplit.errors import ConfigurationError, UnsupportedOperation
 from dplit.grads import Tape
-from dplit.grads import tape as tape_module
+from dplit.grads.tape import tape as tape_module
 
 
 class Net(nn.Module):

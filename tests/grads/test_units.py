@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from dplit.errors import ConfigurationError
 from dplit.grads import Tape
-from dplit.grads.units import Units
+from dplit.grads.factors.units import Units
 from tests.oracle import law_exact, loop_gradients
 
 N, T, V, D = 7, 5, 11, 6
@@ -105,7 +105,7 @@ def test_units_are_the_means_of_their_examples(name: str, of: list[int], dtype: 
 
 
 def test_in_small_runs_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.grads.use.INSTANTIATED", 50)
+    monkeypatch.setattr("dplit.grads.factors.base.INSTANTIATED", 50)
     for name in CASES:
         law_units(name, OF, torch.float64)
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from dplit.errors import ConfigurationError, DplitError, UnsupportedOperation
 from dplit.grads import PerExample, Tape
 from dplit.grads import vmap as vmap_module
-from dplit.grads.engines import ENGINES, by_loop, by_tape, by_vmap, joined
+from dplit.grads.backends import BACKENDS, by_loop, by_tape, by_vmap, joined
 from tests.grads.test_exact import BODIES, Text, losses, padded_ids
 from tests.oracle import law_exact, loop_gradients
 
@@ -174,7 +174,7 @@ def law_small_chunks() -> None:
     module, x = built("images")
     size = sum(p.numel() for p in module.parameters() if p.requires_grad)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dplit.grads.use.INSTANTIATED", 2 * size)
+        patch.setattr("dplit.grads.factors.base.INSTANTIATED", 2 * size)
         parts = list(by_vmap(module, lambda one, n: squares(module, one), x, N))
     assert [gradients.examples for _, gradients in parts] == [2, 2, 1]
     assert torch.allclose(torch.cat([value for value, _ in parts]), squares(module, x))
@@ -335,13 +335,13 @@ def test_the_loop_takes_one_example() -> None:
         list(by_loop(module, lambda one, n: module(one).sum(1), torch.randn(2, 6), 2))
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", BACKENDS)
 def test_our_own_refusals_pass_through(name: str) -> None:
     def refusing(one: Any, n: int) -> Tensor:
         raise DplitError("ours")
 
     def run() -> Iterator[Any]:
-        return ENGINES[name](nn.Linear(6, 3), refusing, torch.randn(1, 6), 1)
+        return BACKENDS[name](nn.Linear(6, 3), refusing, torch.randn(1, 6), 1)
 
     with pytest.raises(DplitError, match=r"^ours$"):
         list(run())

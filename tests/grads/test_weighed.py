@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dplit.errors import UnsupportedOperation
-from dplit.grads import weighed
-from dplit.grads.weighed import WeighingTape
+from dplit.grads.tape import weighing_tape
+from dplit.grads.tape.weighing_tape import WeighingTape
 from tests.oracle import error, loop_gradients, weighted
 
 N = 4
@@ -97,7 +97,7 @@ def test_a_parameter_used_after_its_end_is_refused() -> None:
 
 
 def test_mutant_that_weighs_at_the_first_use_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = weighed.WeighingTape._ended
+    honest = weighing_tape.WeighingTape._ended
 
     def early(self: WeighingTape, name: str, *rest: object) -> None:
         source = self._sources[id(self._parameters[name])]
@@ -105,6 +105,6 @@ def test_mutant_that_weighs_at_the_first_use_is_caught(monkeypatch: pytest.Monke
         self._uses = [pair for i, pair in enumerate(self._uses) if pair[0] is not source or i == first]
         honest(self, name, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(weighed.WeighingTape, "_ended", early)
+    monkeypatch.setattr(weighing_tape.WeighingTape, "_ended", early)
     with pytest.raises(AssertionError):
         law_weighed(lambda m, x: m.layers[0](m.layers[0](x)))

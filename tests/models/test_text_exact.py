@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dplit.grads import Tape
-from dplit.models import causal_lm, hugging, text
+from dplit.models import causal_lm, huggingface, sequence_classifier
 from dplit.models.causal_lm import CausalLM
 from dplit.models.infilling import Infilling
-from dplit.models.text import SequenceClassifier
+from dplit.models.sequence_classifier import SequenceClassifier
 from tests.models.tiny import CAUSAL, FAMILIES, MASKED, alone, batch, folder
 from tests.oracle import law_exact, loop_gradients
 
@@ -112,14 +112,14 @@ def test_padding_changes_no_loss(family, pooling):
 
 
 def test_mutant_pooling_counts_padding(monkeypatch):
-    monkeypatch.setattr(text, "pooled", lambda states, mask, pooling: states.mean(1))
+    monkeypatch.setattr(sequence_classifier, "pooled", lambda states, mask, pooling: states.mean(1))
     with pytest.raises(AssertionError):
         law_padding_changes_no_loss(ready(classifier, "bert"))
 
 
 def test_mutant_texts_stay_where_they_are(monkeypatch):
     stay = lambda given: (given["input_ids"], given["attention_mask"])  # noqa: E731
-    for module in (hugging, text, causal_lm):
+    for module in (huggingface, sequence_classifier, causal_lm):
         monkeypatch.setattr(module, "to_the_left", stay)
     with pytest.raises(AssertionError):
         law_padding_changes_no_loss(ready(classifier, "bert"))

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import dplit
-from dplit.models.adam_bc import AdamBC
-from dplit.models.schedule import factor
-from dplit.models.tabular import MLP
-from dplit.noise import ReleaseNoise
+from dplit.models.mlp import MLP
+from dplit.models.optim.adam_bc import AdamBC
+from dplit.models.optim.schedule import factor
+from dplit.noise.gaussian import ReleaseNoise
 from tests.models.test_tabular import Toy, trainer
 
 

@@ -15,13 +15,13 @@ from lightning.pytorch.cli import LightningCLI
 from safetensors.torch import load_file
 
 import dplit
-from dplit.data import texts as own
+from dplit.data.texts import files
 from dplit.errors import ConfigurationError, CoupledExamples
 from dplit.fairness import FairnessMonitor
-from dplit.models import causal_lm, hugging, saving, words
+from dplit.models import causal_lm, huggingface, saving, verbalizer
 from dplit.models.causal_lm import CausalLM
 from dplit.models.infilling import Infilling
-from dplit.models.text import SequenceClassifier
+from dplit.models.sequence_classifier import SequenceClassifier
 from tests.models.test_text_exact import token_mean
 from tests.models.tiny import FAMILIES, Texts, batch, folder, quietly, run_dir, tokenizer
 
@@ -252,8 +252,8 @@ def test_a_language_model_reloads_and_writes(tmp_path):
     model = CausalLM(folder("gpt2"))
     fit(model, tmp_path, "gpt2")
     found = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    words = hf.AutoTokenizer.from_pretrained(tmp_path / "model")
-    given = words("It was", return_tensors="pt")
+    verbalizer = hf.AutoTokenizer.from_pretrained(tmp_path / "model")
+    given = verbalizer("It was", return_tensors="pt")
     torch.testing.assert_close(found(**given).logits, model.net.eval()(**given).logits)
     assert (
         found.generate(**given, max_new_tokens=4, do_sample=False, pad_token_id=0).shape[1]
@@ -316,26 +316,26 @@ def test_a_checkpoint_brings_the_model_back(kind, model, tmp_path):
 def test_a_word_is_the_token_it_is_after_a_space(family):
     known = tokenizer(family)
     inside = known("It was good and", add_special_tokens=False)["input_ids"]
-    assert words.token_ids(known, ["good", "and"]) == inside[2:]
+    assert verbalizer.token_ids(known, ["good", "and"]) == inside[2:]
 
 
 def test_a_word_without_a_space_before_it_is_another_token():
     known = tokenizer("roberta")
-    (glued,) = words.pieces(known, "(", space=False)[-1:]
+    (glued,) = verbalizer.pieces(known, "(", space=False)[-1:]
     assert known.convert_ids_to_tokens(glued) == "("
-    assert words.token_ids(known, ["good"]) != words.pieces(known, "good", space=False)
+    assert verbalizer.token_ids(known, ["good"]) != verbalizer.pieces(known, "good", space=False)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_a_word_that_is_no_token_gets_one_line_with_near_ones(family):
     with pytest.raises(ConfigurationError, match="near ones: good") as refusal:
-        words.token_ids(tokenizer(family), ["goodq", "bad"])
+        verbalizer.token_ids(tokenizer(family), ["goodq", "bad"])
     assert "\n" not in str(refusal.value)
 
 
 def test_one_word_for_two_classes_is_refused():
     with pytest.raises(ConfigurationError, match="one token"):
-        words.token_ids(tokenizer("bert"), ["good", "bad", "good"])
+        verbalizer.token_ids(tokenizer("bert"), ["good", "bad", "good"])
 
 
 # Refusals
@@ -348,7 +348,7 @@ def test_names_go_through_pretrained(monkeypatch):
         asked.append((auto.__name__, name))
         return auto.from_pretrained(folder("bert"), **given)
 
-    monkeypatch.setattr("dplit.pretrained.load", load)
+    monkeypatch.setattr("dplit.hub.pretrained.load", load)
     SequenceClassifier("minilm-l6", 2).configure_model()
     assert asked == [("AutoModel", "minilm-l6")]
 
@@ -408,7 +408,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):
 def test_a_text_longer_than_the_positions_is_refused(family, most):
     model = SequenceClassifier(folder(family), 2)
     model.configure_model()
-    assert hugging.longest(model.net) == most
+    assert huggingface.longest(model.net) == most
     if most is not None:
         assert model(batch(width=most)).shape == (5, 2)
         with pytest.raises(ConfigurationError, match=f"{most} positions"):
@@ -434,7 +434,7 @@ def test_a_text_without_a_mask_moves_no_weight():
 def test_training_texts_without_a_mask_are_refused_before_training(swaps, tmp_path):
     table = pd.DataFrame({"text": ["he is good", "she is bad"] * 20, "label": [0, 1] * 20, "group": ["a", "b"] * 20})
     strategy = dplit.DPStrategy(noise=0.5, physical_batch_size=8, noise_seed=1)
-    data = own.Texts(table, ["a", "b"], [0, 1], folder("bert"), batch_size=8, swaps=swaps)
+    data = files.Texts(table, ["a", "b"], [0, 1], folder("bert"), batch_size=8, swaps=swaps)
     trainer = L.Trainer(strategy=strategy, default_root_dir=tmp_path, max_steps=1, **QUIET)
     with pytest.raises(ConfigurationError, match="training texts have no mask token, text 0 first"):
         trainer.fit(Infilling(folder("bert"), ["good", "bad"], save_to=None), datamodule=data)

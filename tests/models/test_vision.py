@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from dplit.errors import ConfigurationError
 from dplit.grads import Tape
-from dplit.models.vision import CNN
+from dplit.models.cnn import CNN
 
 
 class Toy(L.LightningDataModule):

@@ -7,18 +7,20 @@ from dp_accounting import dp_event, rdp
 from prv_accountant import PoissonSubsampledGaussianMechanism
 
 from dplit.errors import ConfigurationError, PrivacyError
-from dplit.privacy import Bound, Gaussian, Sampled, accountant, epsilon, moments
-from dplit.privacy.accountant import simple_upper
-from dplit.privacy.loss import Add, Remove
+from dplit.privacy import Bound, Gaussian, Sampled, epsilon
+from dplit.privacy.accountants import prv
+from dplit.privacy.accountants import rdp as moments
+from dplit.privacy.accountants.privacy_loss import Add, Remove
+from dplit.privacy.accountants.prv import simple_upper
 from tests.privacy.oracle import pld_by_neighbour, pld_epsilon
 
 
 @pytest.fixture
 def fresh():
     """Nothing remembered from another test, whose code may have been another."""
-    accountant._bound.cache_clear()
+    prv._bound.cache_clear()
     yield
-    accountant._bound.cache_clear()
+    prv._bound.cache_clear()
 
 
 def draw(rate, *noises):
@@ -86,13 +88,13 @@ def test_agrees_with_brute_force(composition, delta, grid):
 @pytest.mark.parametrize("case", BRUTE[:3] + BRUTE[5:])
 @pytest.mark.usefixtures("fresh")
 def test_mutant_estimate_instead_of_upper(case, monkeypatch):
-    real = accountant._certified
+    real = prv._certified
 
     def mutant(*arguments):
         bound = real(*arguments)
         return bound._replace(upper=bound.estimate * (1 - 2e-5))
 
-    monkeypatch.setattr(accountant, "_certified", mutant)
+    monkeypatch.setattr(prv, "_certified", mutant)
     with pytest.raises(AssertionError):
         law_agrees_with_brute_force(*case)
 
@@ -103,7 +105,7 @@ def law_both_neighbours(composition, delta, grid):
     Under all settings tried, removing is the dearer of the two for this mechanism, so the maximum alone would not
     tell whether adding was looked at.
     """
-    kinds = accountant.DIRECTIONS
+    kinds = prv.DIRECTIONS
     assert set(kinds) == {Remove, Add}
     for kind, other in zip((Remove, Add), pld_by_neighbour(composition, delta, grid), strict=True):
         bound = alone(kind, composition, delta)
@@ -114,8 +116,8 @@ def law_both_neighbours(composition, delta, grid):
 
 def alone(kind, composition, delta):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accountant, "DIRECTIONS", (kind,))
-        return accountant._bound.__wrapped__(accountant.parts(composition), delta)
+        patch.setattr(prv, "DIRECTIONS", (kind,))
+        return prv._bound.__wrapped__(prv.parts(composition), delta)
 
 
 @pytest.mark.parametrize("case", [BRUTE[0], BRUTE[1], BRUTE[3]])
@@ -125,7 +127,7 @@ def test_both_neighbours(case):
 
 @pytest.mark.usefixtures("fresh")
 def test_mutant_remove_direction_only(monkeypatch):
-    monkeypatch.setattr(accountant, "DIRECTIONS", (Remove,))
+    monkeypatch.setattr(prv, "DIRECTIONS", (Remove,))
     with pytest.raises(AssertionError):
         law_both_neighbours(*BRUTE[0])
 
@@ -144,7 +146,7 @@ def test_mutant_one_direction_taken_for_the_other(kind, like, monkeypatch):
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize("case", BRUTE[:2])
 def test_mutant_add_direction_only(case, monkeypatch):
-    monkeypatch.setattr(accountant, "DIRECTIONS", (Add,))
+    monkeypatch.setattr(prv, "DIRECTIONS", (Add,))
     with pytest.raises(AssertionError):
         law_agrees_with_brute_force(*case)
 
@@ -172,9 +174,9 @@ def law_joint_queries(rate, steps, delta, gradient, query, figure):
 
 def test_joint_queries_and_mutant(monkeypatch):
     law_joint_queries(1 / 214, 12840, 1e-6, 0.8, 1.0, 11.1585)
-    real = accountant.parts
+    real = prv.parts
     monkeypatch.setattr(
-        accountant, "parts", lambda found: real([(Sampled(e.rate, [r]), n) for e, n in found for r in e.releases])
+        prv, "parts", lambda found: real([(Sampled(e.rate, [r]), n) for e, n in found for r in e.releases])
     )
     with pytest.raises(AssertionError):
         law_joint_queries(1 / 214, 12840, 1e-6, 0.8, 1.0, 11.1585)

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from dplit.errors import ConfigurationError
 from dplit.privacy import Gaussian, Ledger, Sampled, Target, calibrate, epsilon, steps_within
-from dplit.privacy.calibrate import MOST_STEPS, _refined
+from dplit.privacy.calibration import MOST_STEPS, _refined
 from tests.privacy.oracle import pld_epsilon
 
 TARGETS = st.builds(Target, st.floats(0.1, 20), st.sampled_from([1e-8, 1e-5, 1e-3]))
 RATES = st.floats(0.002, 0.5)
-MODULE = sys.modules["dplit.privacy.calibrate"]
+MODULE = sys.modules["dplit.privacy.calibration"]
 QUICK = settings(max_examples=8, deadline=None, derandomize=True, database=None)
 
 

@@ -192,7 +192,7 @@ def test_mutant_checksum_not_looked_at(path, monkeypatch):
         return module.json.loads(line), line[-18:-2].decode()
 
     monkeypatch.setattr(module, "_opened", trusting)
-    monkeypatch.setattr(module.check, "count", lambda name, value, **least: value)
+    monkeypatch.setattr(module.validation, "count", lambda name, value, **least: value)
     with pytest.raises((AssertionError, ValueError)):
         law_no_flip_under_counts(path, masks=[1, 2, 3])
 

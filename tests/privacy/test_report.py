@@ -4,8 +4,9 @@ import math
 import pytest
 
 from dplit.errors import ConfigurationError, PrivacyError
-from dplit.privacy import Gaussian, Ledger, Sampled, Target, report
-from dplit.privacy.report import Facts, rounded_up, statement, write_statement
+from dplit.privacy import Gaussian, Ledger, Sampled, Target
+from dplit.privacy import statement as report
+from dplit.privacy.statement import Facts, rounded_up, statement, write_statement
 
 STEP = Sampled(0.01, [Gaussian(1.0)], {"a": Sampled(0.01, [Gaussian(2.0)]), "b": Sampled(0.01, [Gaussian(1.0)])})
 

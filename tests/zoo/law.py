@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dplit.errors import CoupledExamples, DplitError
 from dplit.grads import PerExample, Tape
-from dplit.grads.probe import probe
+from dplit.grads.coupling.probe import probe
 from tests.oracle import law_exact, loop_gradients
 from tests.zoo.family import ALIKE, ALONE, APART, CASES, Case, Size, Subject
 

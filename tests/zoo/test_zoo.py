@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dplit.grads import PerExample, Tape, Use
-from dplit.grads.ops.embedding import EmbeddingUse
+from dplit.grads import FactoredGrad, PerExample, Tape
+from dplit.grads.factors.row_sparse import RowSparseGrad
 from tests.zoo.family import CASES
 from tests.zoo.law import VARIANTS, judge, law_family, law_probe, subject, verdict
 from tests.zoo.table import PAGE, PREFACE, row
@@ -62,14 +62,14 @@ def test_tied_families_are_tied(name: str) -> None:
     assert module.get_output_embeddings().weight is module.get_input_embeddings().weight
 
 
-Spoil = Callable[[Use], list[Use]]
+Spoil = Callable[[FactoredGrad], list[FactoredGrad]]
 
 
-def dropped(use: Use) -> list[Use]:
+def dropped(use: FactoredGrad) -> list[FactoredGrad]:
     return []
 
 
-def misplaced(use: Use) -> list[Use]:
+def misplaced(use: FactoredGrad) -> list[FactoredGrad]:
     """Each example is given its neighbour's gradient."""
     return [use.select(torch.arange(use.examples).roll(1))]
 
@@ -95,7 +95,7 @@ def test_mutant_with_one_wrong_use_is_caught(name: str, spoil: Spoil, monkeypatc
         law_family(CASES[name], PLAIN)
 
 
-def _size(use: Use) -> float:
+def _size(use: FactoredGrad) -> float:
     return float(use.sq_norm().sum())
 
 
@@ -103,6 +103,6 @@ def _size(use: Use) -> float:
 def test_mutant_without_the_cross_term_of_a_tied_head_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if verdict(name, "float64") != "exact":
         pytest.skip("refused")
-    monkeypatch.setattr(EmbeddingUse, "inner_with", lambda use, other: torch.zeros(use.examples, dtype=torch.float64))
+    monkeypatch.setattr(RowSparseGrad, "inner_with", lambda use, other: torch.zeros(use.examples, dtype=torch.float64))
     with pytest.raises(AssertionError):
         law_family(CASES[name], PLAIN)

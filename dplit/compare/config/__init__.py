@@ -1,0 +1,1 @@
+"""What is compared: the recipe of a comparison, its variants, grids and overrides."""

@@ -1,0 +1,1 @@
+"""What a person sees of a comparison: the table on screen, pictures and one HTML page."""

@@ -1,0 +1,85 @@
+"""The table of a comparison: one line a variant and target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dplit.compare.analysis.quality import TERMS
+from dplit.compare.analysis.results import Results, columns
+from dplit.compare.run.plan import VariantAtEpsilon, exact
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: texts, ready to be shown."""
+
+    epsilon: str
+    variant: str
+    point: tuple[str, ...]
+    figures: tuple[str, ...]
+    seeds: int
+
+
+def shown(results: Results) -> dict[str, str]:
+    """Return what the table shows, and what it is called there."""
+    return results.quality.columns | ({TERMS: "term FPR diff."} if TERMS in results.metrics else {})
+
+
+def lines(results: Results, epsilon: float | None) -> Iterator[Line]:
+    """Yield the lines of one target; None yields that of the runs without privacy."""
+    for cell in results.cells:
+        if cell[1] == epsilon:
+            yield _line(results, cell)
+
+
+def _line(results: Results, cell: VariantAtEpsilon) -> Line:
+    point = dict(results.chosen[cell])
+    return Line(
+        "none" if cell[1] is None else exact(cell[1]),
+        cell[0],
+        tuple(str(point.get(key, "–")) for key in columns(results.comparison)),
+        tuple(results.mean(cell, metric, None).text() for metric in shown(results)),
+        len(results.of(cell)),
+    )
+
+
+def show(console: Console, results: Results) -> None:
+    """Print the table, what failed and what is missing."""
+    if results.cells:
+        console.print(_table(results))
+        console.print(_note(results), highlight=False)
+    for run, reason in results.failed.items():
+        console.print(f"[red]failed[/red] {escape(str(run))}: {escape(reason)}", soft_wrap=True, highlight=False)
+    if results.missing:
+        console.print(f"{len(results.missing)} runs are still to be made")
+
+
+def _table(results: Results) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=f"{results.split} figures, mean ± 95 % interval", title_justify="left")
+    table.add_column("ε")
+    table.add_column("variant", min_width=8)
+    for head in columns(results.comparison).values():
+        table.add_column(head.replace("_", " "), justify="right")
+    for head in shown(results).values():
+        table.add_column(head, justify="right", min_width=13)
+    table.add_column("seeds", justify="right")
+    for epsilon in (*results.comparison.epsilons, None):
+        for line in lines(results, epsilon):
+            table.add_row(line.epsilon, escape(line.variant), *line.point, *line.figures, str(line.seeds))
+        table.add_section()
+    return table
+
+
+def _note(results: Results) -> str:
+    told = f"δ = {results.comparison.delta:g}; grid points were chosen by {CHOSEN.format(results.chosen_by)}"
+    few = min(len(results.of(cell)) for cell in results.cells) < 2
+    return f"{told}; one seed gives no interval" if few else told
+
+
+CHOSEN = "{} on the validation split"

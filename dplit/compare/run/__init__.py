@@ -1,0 +1,1 @@
+"""The runs of a comparison: their plan, the workers that make them, and the folders they leave."""

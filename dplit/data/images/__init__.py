@@ -1,0 +1,5 @@
+"""Images: `ImageFolder` for your own files."""
+
+from dplit.data.images.files import ImageFolder
+
+__all__ = ["ImageFolder"]

@@ -1,0 +1,5 @@
+"""Texts: tokens, identity terms, counterfactual copies, and `Texts` for your own files."""
+
+from dplit.data.texts.files import Texts
+
+__all__ = ["Texts"]

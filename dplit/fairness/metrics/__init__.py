@@ -1,0 +1,1 @@
+"""Figures by group from counts: pure functions, without noise and without a trainer."""

@@ -1,0 +1,92 @@
+"""False positive rates among the texts that mention an identity term, and how unequal they are.
+
+Source: Dixon, Li, Sorensen, Thain and Vasserman 2018, "Measuring and mitigating unintended bias in text
+classification", doi:10.1145/3278721.3278729: the false positive equality difference is Σₜ |FPR − FPRₜ|, with FPR of all
+texts and FPRₜ of those that mention term t.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from dplit.errors import ConfigurationError
+from dplit.fairness.metrics.counts import Counts, count
+from dplit.fairness.metrics.rates import Row, by_group, fprs, overall
+from dplit.fairness.monitor.outputs import Outcome
+
+ENTRY = "mentions"
+"""Where a batch says which terms each text mentions, `(n, T)` bool."""
+
+PER_TERM = ("term_negatives", "term_fpr", "term_fpr_difference")
+"""Metrics with one value per term: texts of class 0 that mention it, their FPR, and that minus the FPR of all texts."""
+
+SUMMARY = ("overall_fpr", "false_positive_equality_difference")
+"""Metrics with one value."""
+
+
+def mentioned(batch: Any, terms: Sequence[str]) -> Tensor:
+    """Return the `(n, T)` bool mentions of a batch.
+
+    Raises:
+        ConfigurationError: the batch has none, or not of these terms.
+
+    """
+    found = batch.get(ENTRY) if isinstance(batch, Mapping) else None
+    if not isinstance(found, Tensor) or found.dim() != 2 or found.shape[1] != len(terms):
+        kind = f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else "missing"
+        raise ConfigurationError(
+            f"{ENTRY!r} of a batch is {kind}, but {len(terms)} identity terms are declared; let the batch say which of "
+            f"them each text mentions, ({ENTRY}: (n, {len(terms)})), or declare none"
+        )
+    return found.bool()
+
+
+def count_terms(terms: Sequence[str], mentions: Tensor, seen: Outcome) -> Counts:
+    """Count a batch by term in place of group: a text counts for every term it mentions, one without terms for none.
+
+    So a record moves as many cells as it mentions terms: no noise of sensitivity 1 covers these counts.
+
+    Args:
+        terms: T names.
+        mentions: `(n, T)` bool.
+        seen: what the step said of the n texts.
+
+    Raises:
+        ConfigurationError: there are not two classes, or not a text for each row of `mentions`.
+
+    """
+    if seen.label is None or seen.pred is None or seen.classes != 2:
+        what = "a loss alone" if seen.label is None else f"{seen.classes} classes"
+        raise ConfigurationError(
+            f"false positives of identity terms are of two classes, but the step returned {what}; set FairnessMonitor(terms=[])"
+        )
+    if len(mentions) != len(seen.label):
+        raise ConfigurationError(
+            f"{ENTRY!r} has {len(mentions)} rows for {len(seen.label)} texts; give each text one row of its own"
+        )
+    text, term = mentions.detach().cpu().nonzero().T
+    return count(terms, 2, term, seen.label.detach().cpu()[text], seen.pred.detach().cpu()[text])
+
+
+def term_rows(by_term: Counts, counts: Counts) -> list[Row]:
+    """Return the figures of `PER_TERM` and `SUMMARY`.
+
+    A term that no text of class 0 mentions has no rate and is left out of the sum; without any rate the sum is NaN.
+
+    Args:
+        by_term: what `count_terms` counted.
+        counts: the same examples by group.
+
+    """
+    whole, rates = overall(fprs, counts)[""], by_group(fprs, by_term)
+    negatives = dict(zip(by_term.groups, by_term.cells[:, 0].sum(1).tolist(), strict=True))
+    away = {term: rate - whole for term, rate in rates.items()}
+    figures = zip(PER_TERM, (negatives, rates, away), strict=True)
+    rows = [Row(metric, term, float(value)) for metric, values in figures for term, value in values.items()]
+    apart = [abs(value) for value in away.values() if not math.isnan(value)]
+    sums = (whole, math.fsum(apart) if apart else math.nan)
+    return [*rows, *(Row(metric, "", value) for metric, value in zip(SUMMARY, sums, strict=True))]

