@@ -2,14 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from torch import Tensor
 from torch.utils.data import Dataset
+
+from dplit.groups import GroupKey
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+
+# -- what models, callbacks and commands may ask of a strategy -------------------------------------------------------
+
+
+class Spent(Protocol):
+    """What was spent so far: the certified upper bound ε at δ."""
+
+    @property
+    def epsilon(self) -> float:
+        """Overall: of every record, whatever its group."""
+
+    @property
+    def delta(self) -> float:
+        """In (0, 1)."""
+
+    @property
+    def by_group(self) -> Mapping[str, float] | None:
+        """ε of each declared group; None where only the overall ε holds."""
+
+
+@runtime_checkable
+class TakesLosses(Protocol):
+    """A strategy that says which losses `training_step` should return."""
+
+    per_example_losses: bool
+    """True for `(n,)` losses, False for their mean."""
+
+
+@runtime_checkable
+class PrivateStrategy(TakesLosses, Protocol):
+    """A strategy that trains privately; `private_strategy` returns a trainer's."""
+
+    group: GroupKey | None
+    """Where a batch keeps its group ids."""
+    groups: Sequence[str] | None
+    """The declared, public list of groups."""
+
+    def spent(self) -> Spent | None:
+        """Return what was spent so far; None before training has begun."""
+
+    def noise_std(self) -> float:
+        """Return the standard deviation of the noise in each coordinate of the next released gradient; 0 before training."""
+
+    def release_statistic(
+        self, value: Tensor, *, sensitivity: float, noise_multiplier: float, split: str = "validation"
+    ) -> Tensor:
+        """Charge a statistic of records that training does not see, and return it with noise."""
+
+
+def per_example_losses(trainer: Trainer | None) -> bool:
+    """Whether the strategy of a trainer takes `(n,)` losses from `training_step`."""
+    strategy = None if trainer is None else trainer.strategy
+    return isinstance(strategy, TakesLosses) and strategy.per_example_losses
+
+
+def private_strategy(trainer: Trainer | None) -> PrivateStrategy | None:
+    """Return the strategy of a trainer if it trains privately, else None."""
+    strategy = None if trainer is None else trainer.strategy
+    return strategy if isinstance(strategy, PrivateStrategy) else None
+
+
+# -- what a strategy may ask of callbacks and data modules -----------------------------------------------------------
+
+
+@runtime_checkable
+class ReleasesFigures(Protocol):
+    """A callback that says itself which exact figures it lets out, so that the privacy statement can list them."""
+
+    @property
+    def logged_keys(self) -> Collection[str]:
+        """Names under which it logs; the statement leaves them to `released_without_charge`."""
+
+    def released_without_charge(self) -> Iterable[str]:
+        """Return one line for each exact figure or file that left the private records so far."""
+
+
+@runtime_checkable
+class DeclaresGroups(Protocol):
+    """A data module with a declared, public list of groups."""
+
+    groups: Sequence[str]
+    group_key: GroupKey
+
+
+# -- what a data set may say to the sampler ----------------------------------------------------------------------------
 
 
 class UnitSamples(list[Any]):
-    """Samples that are drawn and clipped as one: their gradients are averaged before the clip.
+    """Samples that are drawn and clipped as one unit: their gradients are averaged before the clip.
 
     Attributes:
         who: whose records they are, where the data say.
@@ -19,7 +111,7 @@ class UnitSamples(list[Any]):
 
 
 class WrappedDataset(Dataset[Any]):
-    """A data set made of another's samples."""
+    """A data set made of another's samples; what it does not define is the other's."""
 
     dataset: Any
 
@@ -38,6 +130,6 @@ def fetch_samples(dataset: Any, indices: Sequence[int]) -> list[Any]:
 
 
 def single_samples(samples: Iterable[Any]) -> Iterator[Any]:
-    """Yield single samples, those that belong together one after the other."""
+    """Yield single samples; those of one unit follow one another."""
     for sample in samples:
         yield from sample if isinstance(sample, UnitSamples) else (sample,)

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from dplit.errors import ConfigurationError
 from dplit.models.optim.adam_bc import AdamBC
 from dplit.models.optim.schedule import SCHEDULES, factor
+from dplit.protocols import per_example_losses, private_strategy
 
 OPTIMIZERS = ("adam_bc", "sgd", "adamw")
 
@@ -77,18 +78,9 @@ class BaseModel(L.LightningModule):
         return int(size)
 
     def noise_std(self) -> float:
-        """Return the standard deviation of the noise in each coordinate of the next released gradient, 0 without one.
-
-        It is σ·bound / (expected batch size), all public: the strategy's `noise_multiplier`, its policy's `bound`, which
-        may move from step to step by noisy answers only, and rate × records of the train loader.
-        """
-        trainer = self._attached_trainer()
-        strategy = getattr(trainer, "strategy", None)
-        multiplier = getattr(strategy, "noise_multiplier", None)
-        if multiplier is None:
-            return 0.0
-        sampler = trainer.train_dataloader.batch_sampler
-        return float(multiplier * strategy.policy.bound / (sampler.rate * sampler.size))  # type: ignore[union-attr]
+        """Return the standard deviation of the noise in each coordinate of the next released gradient, 0 without one."""
+        strategy = private_strategy(self._attached_trainer())
+        return 0.0 if strategy is None else strategy.noise_std()
 
     def _reduced(self, losses: Tensor) -> Tensor:
         """Return the losses, `(n,)`, if the strategy asks for losses per example, else their mean."""
@@ -97,7 +89,7 @@ class BaseModel(L.LightningModule):
         return losses if self._per_example() else losses.mean()
 
     def _per_example(self) -> bool:
-        return bool(getattr(getattr(self._attached_trainer(), "strategy", None), "per_example_losses", False))
+        return per_example_losses(self._attached_trainer())
 
     def _attached_trainer(self) -> Any:
         try:

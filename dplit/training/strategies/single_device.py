@@ -325,6 +325,15 @@ class DPStrategy(SingleDeviceStrategy):
             return None
         return Spent.of(self.ledger, self.delta, self.groups or ())
 
+    def noise_std(self) -> float:
+        """Return the standard deviation of the noise in each coordinate of the next released gradient; 0 before training.
+
+        It is σ·bound / expected batch size, all public: the bound moves from step to step by noisy answers only.
+        """
+        if self._step is None or self.noise_multiplier is None:
+            return 0.0
+        return self.noise_multiplier * self.policy.bound / self._step.expected_batch_size
+
     def release_statistic(
         self, value: Tensor, *, sensitivity: float, noise_multiplier: float, split: str = "validation"
     ) -> Tensor:
