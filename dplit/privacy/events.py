@@ -40,12 +40,12 @@ class Event(ABC):
         """
 
     @abstractmethod
-    def view(self, group: str) -> Event:
+    def for_group(self, group: str) -> Event:
         """Return what the event reveals of a record of `group`: its own view, or the whole event."""
 
     @abstractmethod
-    def states(self, group: str) -> bool:
-        """Whether `view(group)` is a statement about that group, not only the headline."""
+    def has_group(self, group: str) -> bool:
+        """Whether `for_group(group)` is a statement about that group, not only the whole event."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -90,11 +90,11 @@ class Gaussian(Event, kind="gaussian"):
         """Return (1, noise multiplier)."""
         return 1.0, self.noise_multiplier
 
-    def view(self, group: str) -> Gaussian:
+    def for_group(self, group: str) -> Gaussian:
         """Return the event itself: its sensitivity is declared for every record alike."""
         return self
 
-    def states(self, group: str) -> bool:
+    def has_group(self, group: str) -> bool:
         """Return True."""
         return True
 
@@ -175,11 +175,11 @@ class Sampled(Event, kind="sampled"):
         """Return (rate, joint noise multiplier)."""
         return self.rate, self.noise_multiplier
 
-    def view(self, group: str) -> Sampled:
+    def for_group(self, group: str) -> Sampled:
         """Return the group's own view, or the whole event where it has none."""
         return self.groups.get(group, self)
 
-    def states(self, group: str) -> bool:
+    def has_group(self, group: str) -> bool:
         """Whether the group has a view of its own."""
         return group in self.groups
 

@@ -99,7 +99,7 @@ def statement(ledger: Ledger, facts: Facts) -> dict[str, Any]:
         "steps": ledger.steps,
         **_mechanism(facts),
         "events": _events(ledger),
-        "accountant": _accountant(),
+        "accountant": ledger.accountant.description,
         "released_without_charge": list(facts.released_without_charge),
         "voided_by": [*ledger.notes, *ALWAYS_VOIDS, *_of_persons(ledger, facts)],
         "notes": list(ledger.notes),
@@ -173,10 +173,6 @@ def _events(ledger: Ledger) -> list[dict[str, Any]]:
         for split, events in ledger.entries.items()
         for event, times in events.items()
     ]
-
-
-def _accountant() -> str:
-    return f"privacy random variables (prv-accountant {_version('prv-accountant')}), add and remove, upper bound"
 
 
 def _warnings(ledger: Ledger, facts: Facts, total: Bound) -> list[str]:

@@ -93,8 +93,8 @@ def law_charge(policy: ClippingPolicy) -> None:
     assert event.noise_multiplier == pytest.approx((1 / 0.8**2 + queries) ** -0.5, rel=1e-9)
     assert set(event.groups) == set(policy.caps or {})
     for name, cap in (policy.caps or {}).items():
-        assert event.view(name).noise_multiplier == pytest.approx(((cap / 0.8) ** 2 + queries) ** -0.5, rel=1e-9)
-        assert event.view(name).rate == rates.get(name, 0.01)
+        assert event.for_group(name).noise_multiplier == pytest.approx(((cap / 0.8) ** 2 + queries) ** -0.5, rel=1e-9)
+        assert event.for_group(name).rate == rates.get(name, 0.01)
 
 
 @every_instance

@@ -1,5 +1,4 @@
 import math
-import sys
 import time
 
 import pytest
@@ -8,12 +7,12 @@ from hypothesis import strategies as st
 
 from dplit.errors import ConfigurationError
 from dplit.privacy import Gaussian, Ledger, Sampled, Target, calibrate, epsilon, steps_within
-from dplit.privacy.calibration import MOST_STEPS, _refined
+from dplit.privacy.accountants import base, search
+from dplit.privacy.accountants.search import MOST_STEPS
 from tests.privacy.oracle import pld_epsilon
 
 TARGETS = st.builds(Target, st.floats(0.1, 20), st.sampled_from([1e-8, 1e-5, 1e-3]))
 RATES = st.floats(0.002, 0.5)
-MODULE = sys.modules["dplit.privacy.calibration"]
 QUICK = settings(max_examples=8, deadline=None, derandomize=True, database=None)
 
 
@@ -54,9 +53,9 @@ def test_queries_are_in_the_noise(queries, eps):
 
 
 def test_mutant_calibration_one_step_short(monkeypatch):
-    real = MODULE.check.count
+    real = base.validation.count
     monkeypatch.setattr(
-        MODULE.check, "count", lambda name, value, **least: real(name, value, **least) - (name == "steps")
+        base.validation, "count", lambda name, value, **least: real(name, value, **least) - (name == "steps")
     )
     with pytest.raises(AssertionError):
         law_calibration_stays_within(Target(1.0, 1e-5), 0.1, 30, [])
@@ -64,7 +63,8 @@ def test_mutant_calibration_one_step_short(monkeypatch):
 
 @pytest.mark.parametrize("shift", [1, -1])
 def test_mutant_steps_off_by_one(shift, monkeypatch):
-    monkeypatch.setattr(MODULE, "_refined", lambda excess, low: _refined(excess, low) + shift)
+    real = search._refined
+    monkeypatch.setattr(search, "_refined", lambda excess, low: real(excess, low) + shift)
     with pytest.raises(AssertionError):
         law_steps_stop_before_the_crossing(Target(2.0, 1e-5), Sampled(0.01, [Gaussian(1.0)]))
 

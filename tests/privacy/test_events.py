@@ -42,12 +42,12 @@ def test_events_are_values():
 
 def test_views():
     draw = a_draw()
-    assert draw.view("a").noise_multiplier == 2.0
-    assert draw.view("elsewhere") is draw
-    assert draw.states("a")
-    assert not draw.states("elsewhere")
+    assert draw.for_group("a").noise_multiplier == 2.0
+    assert draw.for_group("elsewhere") is draw
+    assert draw.has_group("a")
+    assert not draw.has_group("elsewhere")
     assert dict(draw.groups)["b"].rate == 0.005
-    assert Gaussian(2.0).view("a") == Gaussian(2.0)
+    assert Gaussian(2.0).for_group("a") == Gaussian(2.0)
 
 
 @pytest.mark.parametrize("event", [Gaussian(1.5), Gaussian(math.inf), a_draw(), a_draw(groups={}), a_draw(rate=1)])

@@ -104,7 +104,7 @@ def plan(epochs: int, batch_size: int, steps: int, excess: float) -> Plan:
 )
 def test_what_is_advised_and_why(plans: list[Plan], advised: int, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = {(each.epochs, each.batch_size): each for each in plans}
-    monkeypatch.setattr(planning, "_plan", lambda records, target, size, epochs, queries: ready[epochs, size])
+    monkeypatch.setattr(planning, "_plan", lambda records, target, size, epochs, *settings: ready[epochs, size])
     epochs, sizes = sorted({each.epochs for each in plans}), sorted({each.batch_size for each in plans})
     found = advise(1000, TARGET, epochs=epochs, batch_sizes=sizes)
     assert found.advised == plans[advised]
@@ -113,7 +113,7 @@ def test_what_is_advised_and_why(plans: list[Plan], advised: int, reason: str, m
 
 @pytest.mark.parametrize("records", [1, 2, 3, 100, 257, 1024, 10**6])
 def test_powers_of_two_up_to_all_records(records: int) -> None:
-    sizes = planning._sizes(records)
+    sizes = planning._powers_of_two(records)
     assert sizes[-1] == records
     assert sizes == sorted(set(sizes))
     assert all(math.log2(size).is_integer() for size in sizes[:-1])
