@@ -21,7 +21,7 @@ from dplit.errors import DplitError, PrivacyError
 from dplit.grads import Tape
 from dplit.grads.factors.base import DenseGrad
 from dplit.grads.per_example import PerExample
-from dplit.noise.gaussian import ReleaseNoise
+from dplit.noise.gaussian import GaussianReleaseNoise
 from dplit.training.run_record import RunRecord
 from dplit.training.step import PrivateStep
 from dplit.training.strategies import single_device as strategy_module
@@ -77,7 +77,7 @@ WAYS = {
         "tests.test_step.test_mutant_skipped_parameter_is_caught",
         "tests.test_strategy.test_mutant_default_generator_is_caught",
         "tests.test_strategy.test_mutant_ledger_left_out_is_caught",
-        "tests.privacy.test_accountant.test_mutant_estimate_instead_of_upper",
+        "tests.privacy.accountants.test_prv.test_mutant_estimate_instead_of_upper",
         "tests.test_ten_ways.test_mutant_noise_in_half_precision",
     ],
 }
@@ -105,7 +105,7 @@ def law_noise_covers_any_group(policy_of: Any) -> None:
         step = make(net(), policy_of())
         spread: list[float] = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ReleaseNoise, "add", lambda self, sums, std, divisor, into=spread: into.append(std))
+            patch.setattr(GaussianReleaseNoise, "add", lambda self, sums, std, divisor, into=spread: into.append(std))
             add(step, torch.randn(4, 4).double(), torch.full((4,), present))
             step.release()
         stds += spread
@@ -172,7 +172,7 @@ def test_policies_hear_noisy_answers_only(make_policy: Any) -> None:
 
 
 def test_mutant_raw_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ReleaseNoise, "gaussian", lambda self, like, std: torch.zeros_like(like))
+    monkeypatch.setattr(GaussianReleaseNoise, "like", lambda self, tensor, std: torch.zeros_like(tensor))
     with pytest.raises(AssertionError):
         law_hears_noise_only(lambda: GroupQuantile.example(GROUPS))
 
@@ -344,14 +344,14 @@ def test_mutant_unlisted_figure(monkeypatch: pytest.MonkeyPatch) -> None:
 def law_noise_is_drawn_wide() -> None:
     """bfloat16 has 256 values in an octave: noise drawn in it repeats itself, noise drawn wide and rounded once does not."""
     seen: list[torch.dtype] = []
-    honest = ReleaseNoise.add
+    honest = GaussianReleaseNoise.add
 
-    def watching(self: ReleaseNoise, sums: Any, std: float, divisor: float) -> None:
+    def watching(self: GaussianReleaseNoise, sums: Any, std: float, divisor: float) -> None:
         seen.extend(one.dtype for one in sums)
         honest(self, sums, std, divisor)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ReleaseNoise, "add", watching)
+        patch.setattr(GaussianReleaseNoise, "add", watching)
         step = make(net().bfloat16(), Flat())
         step.release()
     assert set(seen) == {torch.float32}
@@ -363,6 +363,6 @@ def test_noise_is_drawn_in_float32_for_narrow_parameters() -> None:
 
 def test_mutant_noise_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PrivateStep, "_total", lambda self, name, p: torch.zeros(p.shape, dtype=p.dtype))
-    monkeypatch.setattr(ReleaseNoise, "_draw", lambda self, queue, std, divisor: list(queue))
+    monkeypatch.setattr(GaussianReleaseNoise, "_serve", lambda self, queue, std, divisor: list(queue))
     with pytest.raises(AssertionError):
         law_noise_is_drawn_wide()

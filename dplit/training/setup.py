@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from dplit.clipping import ClippingPolicy
 from dplit.errors import ConfigurationError
-from dplit.noise.keys import Noise
+from dplit.noise import GaussianNoise
 from dplit.privacy import Ledger, Target, calibrate, steps_within
 from dplit.privacy.statement import Facts
 from dplit.sampling.poisson import PoissonBatches, Strata
@@ -58,7 +58,7 @@ def private_step(
         rate=sampler.rate,
         expected_batch_size=sampler.rate * sampler.size,
         ledger=ledger,
-        noise=Noise(noise_seed),
+        noise=GaussianNoise(noise_seed),
         releases=steps_within(noise, event, ledger) if isinstance(noise, Target) else None,
     )
 

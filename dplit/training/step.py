@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from dplit.clipping.policy import ClippingPolicy
 from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.grads.per_example import PerExample
-from dplit.noise.gaussian import ReleaseNoise
-from dplit.noise.keys import Noise
+from dplit.noise import GaussianNoise, NoiseSource, ReleaseNoise
 from dplit.privacy import Gaussian, Ledger, Sampled
 from dplit.training.memory.allocator import keep_freed
 
@@ -100,7 +99,7 @@ class PrivateStep:
         rate: float,
         expected_batch_size: float,
         ledger: Ledger,
-        noise: Noise | None = None,
+        noise: NoiseSource | None = None,
         releases: int | None = None,
     ) -> None:
         if not noise_multiplier > 0 or not expected_batch_size > 0:
@@ -115,7 +114,7 @@ class PrivateStep:
         self.rate = rate
         self.expected_batch_size = expected_batch_size
         self.ledger = ledger
-        self.noise = noise or Noise()
+        self.noise = noise or GaussianNoise()
         self.releases = releases
         policy.prepare(tuple(trainable(module)), expected_batch_size)
         self._terms = Terms.of(policy, noise_multiplier, rate)
@@ -164,7 +163,7 @@ class PrivateStep:
             BudgetExhausted: the target would be passed; nothing was charged or released.
         """
         self._charged()()
-        noise = ReleaseNoise(self.noise, self.ledger.steps)
+        noise = self.noise.release(self.ledger.steps)
         parameters = trainable(self.module)
         totals = [self._total(name, parameter) for name, parameter in parameters.items()]
         noise.add(totals, self._terms.noise_multiplier * self._bound, self.expected_batch_size)
@@ -222,7 +221,7 @@ class PrivateStep:
                 self._ask(torch.zeros(*rows, 0), torch.zeros(0, dtype=torch.int64))
             assert self._asked is not None, "a policy with a query asks it of every draw"
             std = noise_multiplier * self._sensitivity
-            self.policy.tell(self._asked + noise.gaussian(self._asked, std))
+            self.policy.tell(self._asked + noise.like(self._asked, std))
 
     def _bounded(self, weights: Tensor, norms: Tensor, ids: Tensor) -> Tensor:
         """Return the policy's weights with each contribution held within the declared sensitivity of its group."""

@@ -23,8 +23,7 @@ from dplit.grads.backends import BACKENDS, MAX_EXAMPLES, PROBE_EXAMPLES, joined
 from dplit.grads.coupling.probe import ROUGH, examine
 from dplit.grads.per_example import PerExample
 from dplit.groups import GroupKey, declared, group_ids
-from dplit.noise.gaussian import gaussian
-from dplit.noise.keys import Noise
+from dplit.noise import GaussianNoise
 from dplit.privacy import Gaussian, Ledger, Target
 from dplit.protocols import fetch_samples
 from dplit.sampling.draws import Draw, PhysicalBatch, PhysicalCollate
@@ -354,8 +353,8 @@ class DPStrategy(SingleDeviceStrategy):
         with self._run_record.opened(self._run_dir) as ledger:
             ledger.record(Gaussian(noise_multiplier), split=split)
         value = value.detach().to("cpu", torch.float64)
-        generator = Noise(self.noise_seed, stream=split).generator(sum(ledger.entries[split].values()))
-        return value + gaussian(value, noise_multiplier * sensitivity, generator)
+        noise = GaussianNoise(self.noise_seed, stream=split).release(sum(ledger.entries[split].values()))
+        return value + noise.like(value, noise_multiplier * sensitivity)
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
