@@ -125,7 +125,7 @@ def test_no_more_rows_than_declared_go_through_the_model(grads: str) -> None:
 
 
 def test_mutant_a_large_person_computed_at_once_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.sampling.draws._pieces", lambda unit, most: [unit])
+    monkeypatch.setattr("dplit.sampling.draws._pieces", lambda unit, max_rows: [unit])
     with pytest.raises(AssertionError):
         law_no_more_rows_than_declared_go_through_the_model("tape")
 
@@ -176,7 +176,7 @@ def test_mutant_a_person_split_over_physical_batches_is_caught(monkeypatch: pyte
         rows = [row for sample in samples for row in (sample if isinstance(sample, UnitSamples) else [sample])]
         return ([UnitSamples([row]) for row in rows[i : i + most]] for i in range(0, len(rows), most))
 
-    monkeypatch.setattr("dplit.sampling.draws._cuts", cuts)
+    monkeypatch.setattr("dplit.sampling.draws.cut_into_physical_batches", cuts)
     with pytest.raises(AssertionError):
         law_persons_are_clipped_as_one("tape", 10)
 
