@@ -53,9 +53,9 @@ WAYS = {
         "tests.test_ten_ways.test_mutant_clipped_mean_of_a_physical_batch",
     ],
     6: [
-        "tests.data.test_sampling.test_mutant_shuffled_batches_are_caught",
-        "tests.data.test_sampling.test_mutant_fixed_sizes_are_caught",
-        "tests.data.test_sampling.test_mutant_one_rate_for_all_is_caught",
+        "tests.sampling.test_poisson.test_mutant_shuffled_batches_are_caught",
+        "tests.sampling.test_poisson.test_mutant_fixed_sizes_are_caught",
+        "tests.sampling.test_poisson.test_mutant_one_rate_for_all_is_caught",
         "tests.training.checks.test_trainer.test_mutant_without_the_check_at_fit_start_is_caught",
         "tests.test_ten_ways.test_mutant_a_draw_fewer",
     ],
