@@ -37,10 +37,9 @@ def looked_at(module: Linear, backend: Any = "tape") -> tuple[PhysicalBatches, T
     return PhysicalBatches(module, Precision(), torch.device("cpu"), grads=backend), train
 
 
-@pytest.mark.parametrize("backend", ["tape", "vmap"])
-def test_mixed_examples_are_refused(backend: str) -> None:
+def test_mixed_examples_are_refused() -> None:
     with pytest.raises(CoupledExamples, match="net"):
-        check_coupling(*looked_at(Coupled(), backend), GIVEN)
+        check_coupling(*looked_at(Coupled()), GIVEN)
 
 
 @pytest.mark.parametrize("backend", ["tape", "vmap", "loop"])
@@ -56,7 +55,7 @@ def test_independent_examples_pass_and_nothing_is_left(backend: str) -> None:
 def test_mutant_that_looks_at_one_record_at_a_time_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "PROBE_EXAMPLES", dict.fromkeys(("tape", "vmap", "loop"), 1))
     with pytest.raises(pytest.fail.Exception):
-        test_mixed_examples_are_refused("tape")
+        test_mixed_examples_are_refused()
 
 
 def test_other_records_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

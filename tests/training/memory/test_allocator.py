@@ -37,8 +37,9 @@ def faults(how: str) -> int:
 
 
 def test_freed_memory_is_used_again() -> None:
-    assert faults("keep") < PAGES / 3
-    assert faults("mutant that lets it go") > PAGES / 2
+    kept, fresh = faults("keep"), faults("mutant that lets it go")
+    assert fresh > 0.9 * PAGES
+    assert kept < fresh / 2
 
 
 def test_a_system_without_glibc_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
