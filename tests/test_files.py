@@ -42,7 +42,8 @@ def test_mutant_that_writes_in_place_is_caught(tmp_path: Path, monkeypatch: pyte
 def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
-    code = "import os, sys\nfrom dplit.files import replacing\nwith replacing(sys.argv[1]) as s: s.write(b'half'); s.flush(); os._exit(9)"
+    kill = "with replacing(sys.argv[1]) as stream: stream.write(b'half'); stream.flush(); os._exit(9)"
+    code = f"import os, sys\nfrom dplit.files import replacing\n{kill}"
     subprocess.run([sys.executable, "-c", code, str(path)], check=False, cwd=Path(__file__).parents[1])
     assert path.read_text() == "old"
 

@@ -297,9 +297,11 @@ def test_mutant_a_draw_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mutant_draw_without_a_group_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = PrivateStep.release
-    complete = lambda self: (
-        honest(self) if self._statistic is not None and bool((self._statistic.sum(1) > 0).all()) else None
-    )
+
+    def complete(self: PrivateStep) -> None:
+        if self._statistic is not None and bool((self._statistic.sum(1) > 0).all()):
+            honest(self)
+
     monkeypatch.setattr(PrivateStep, "release", complete)
     with pytest.raises(AssertionError):
         law_empty(GroupQuantile.example(GROUPS))
