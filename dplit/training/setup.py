@@ -100,6 +100,7 @@ class FitPlan:
             policy=type(self.policy).__name__,
             parameters=self.policy.settings(),
             noise_multipliers={"gradient": self.noise_multiplier, **queries},
+            noise_source=GaussianNoise(self.noise_seed).description,
             rate=self.rate if rates is None else None,
             expected_batch_size=self.expected_batch_size,
             dataset_size=self.size,

@@ -86,7 +86,7 @@ def test_a_failed_write_leaves_the_old_file(ledger, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(report.os, "fsync", full)
+    monkeypatch.setattr("dplit.files.os.fsync", full)
     with pytest.raises(PrivacyError, match=r"^[^\n]*no space left[^\n]*$"):
         write_statement(tmp_path, ledger, facts())
     assert (tmp_path / "privacy.json").read_bytes() == before
