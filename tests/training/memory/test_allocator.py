@@ -17,13 +17,13 @@ from dplit.training.memory.allocator import keep_freed
 if sys.argv[1] == "keep" and not keep_freed(): sys.exit(3)
 import torch
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-def touch(): torch.ones(4_000_000).sum()
+def touch(): torch.ones(16_000_000).sum()
 touch(); before = faults()
 for _ in range(20): touch()
 print(faults() - before)
 """
-PAGES = 20 * 16_000_000 // 4096
-"""Of twenty tensors that all come fresh from the operating system."""
+PAGES = 20 * 64_000_000 // 4096
+"""Of twenty tensors that all come fresh from the operating system, as glibc gets whatever is larger than 32 MiB."""
 
 
 def faults(how: str) -> int:
