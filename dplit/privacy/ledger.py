@@ -16,6 +16,9 @@ from dplit.privacy.journal import Contents, Journal, Record, load
 
 FORMAT = 1
 
+LedgerState = Mapping[str, Any]
+"""A ledger in JSON types, as a checkpoint holds it; nothing of it is trusted before it was checked."""
+
 
 class Ledger:
     """What was released so far, counted before it is released.
@@ -167,9 +170,7 @@ class Ledger:
             raise JournalError("the ledger has no journal to open again; attach one")
         self._go_on(self.journal.path, self.run_id, self.journal.mark, self._units)
 
-    def restore(
-        self, state: Mapping[str, Any], journal_path: str | os.PathLike[str] | None, unit: str | None = None
-    ) -> None:
+    def restore(self, state: LedgerState, journal_path: str | os.PathLike[str] | None, unit: str | None = None) -> None:
         """Go on from a checkpoint's state with its run's journal, which decides what was released.
 
         Records that the journal holds beyond the checkpoint were released and lost; they count.
@@ -214,7 +215,7 @@ class Ledger:
     @classmethod
     def resume(
         cls,
-        state: Mapping[str, Any],
+        state: LedgerState,
         journal_path: str | os.PathLike[str] | None,
         accountant: AccountantLike | None = None,
     ) -> Ledger:
@@ -223,7 +224,7 @@ class Ledger:
         ledger.restore(state, journal_path)
         return ledger
 
-    def _go_on(self, path: str | os.PathLike[str], run_id: str, mark: Any, units: Mapping[str, str | None]) -> None:
+    def _go_on(self, path: str | os.PathLike[str], run_id: str, mark: object, units: Mapping[str, str | None]) -> None:
         """Open a journal that must continue where `mark` saw it, and count all that it holds."""
         journal = Journal.reopen(path)
         try:
@@ -273,7 +274,7 @@ def _of_group(events: Mapping[Event, int], group: str | None) -> list[tuple[Even
     return [(event if group is None else event.for_group(group), times) for event, times in events.items()]
 
 
-def _from_state(state: Mapping[str, Any], unit: str | None) -> Ledger:
+def _from_state(state: LedgerState, unit: str | None) -> Ledger:
     """Return what a checkpoint's state says, without a journal."""
     ledger = Ledger()
     try:
