@@ -23,7 +23,7 @@ from dplit.fairness.metrics.counts import Counts, count
 from dplit.fairness.metrics.rates import Row
 from dplit.fairness.monitor.outputs import outcome
 from dplit.grads.backends import BACKENDS
-from dplit.grads.tape.tape import tensors
+from dplit.grads.tape.torch_functions import tensors
 from dplit.groups import group_ids
 from dplit.protocols import WrappedDataset, fetch_samples
 from dplit.sampling.draws import PhysicalCollate

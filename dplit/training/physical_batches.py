@@ -53,9 +53,9 @@ class Intake:
         """Add units, each the mean of its rows."""
         units = Units(owner.to(self.device), part.units)
         parts = list(self.run(batch, part.rows))
-        self.step.accumulate(joined(parts).together(units), ids)
+        self.step.accumulate(joined(parts).averaged(units), ids)
         losses = torch.cat([one.expand(1) if one.dim() == 0 else one for one, _ in parts])
-        return units.meant(losses).sum() if len(losses) == part.rows else losses.sum() * part.units / part.rows
+        return units.means(losses).sum() if len(losses) == part.rows else losses.sum() * part.units / part.rows
 
     def _in_pieces(self, part: PhysicalBatch, ids: Tensor | None) -> Tensor:
         """Add one unit of more rows than go through the model at one time."""

@@ -172,9 +172,9 @@ def test_exact_at_any_shape(n: int, t: int, d: int, p: int) -> None:
 
 def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(4)
-    for module in ("gram", "ops.embedding"):
-        monkeypatch.setattr(f"dplit.grads.{module}.INSTANTIATED", 40)
-    monkeypatch.setattr("dplit.grads.factors.base.INSTANTIATED", 40)
+    for module in ("factors.ghost_norm", "factors.row_sparse"):
+        monkeypatch.setattr(f"dplit.grads.{module}.MAX_INSTANTIATED", 40)
+    monkeypatch.setattr("dplit.grads.factors.base.MAX_INSTANTIATED", 40)
     for body in BODIES:
         check(Text(body), padded_ids(), torch.float64)
 
@@ -183,8 +183,8 @@ def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("t", [1, 7, 128, 132])
 def test_exact_either_way(monkeypatch: pytest.MonkeyPatch, per_number: int, t: int) -> None:
     """With gradients kept and with Gram matrices, halved or not."""
-    monkeypatch.setattr("dplit.grads.factors.ghost_norm.PER_NUMBER", {"cpu": per_number})
-    monkeypatch.setattr("dplit.grads.factors.ghost_norm.LONGEST", 130)
+    monkeypatch.setattr("dplit.grads.factors.ghost_norm.PRODUCTS_PER_NUMBER", {"cpu": per_number})
+    monkeypatch.setattr("dplit.grads.factors.ghost_norm.MAX_GRAM_POSITIONS", 130)
     torch.manual_seed(4)
     model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh())
     model.append(model[2])
@@ -233,7 +233,7 @@ def test_mutant_without_cross_terms_is_caught(monkeypatch: pytest.MonkeyPatch) -
 def test_mutant_that_sums_positions_without_their_products_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(
-        linear.OuterProductGrad, "sq_norm", lambda use: (use.x.square().sum(-1) * use.back.square().sum(-1)).sum(1)
+        linear.OuterProductGrad, "sq_norm", lambda grad: (grad.x.square().sum(-1) * grad.back.square().sum(-1)).sum(1)
     )
     with pytest.raises(AssertionError):
         check(Text(plain), padded_ids(), torch.float64)
@@ -242,9 +242,9 @@ def test_mutant_that_sums_positions_without_their_products_is_caught(monkeypatch
 def test_cancelling_uses_never_understate_the_norm() -> None:
     """Two large opposite uses of one scale leave rounding behind; the norm covers it."""
     big = torch.full((3,), 3e5) + torch.rand(3)
-    uses = {"p": [DenseGrad(big[:, None]), DenseGrad(-big[:, None] + 0.01)]}
-    gradients = per_example.PerExample({"p": torch.zeros(1)}, uses, 3)
-    contribution = sum(use.dense() for use in gradients.uses["p"]).norm(dim=1)
+    factors = {"p": [DenseGrad(big[:, None]), DenseGrad(-big[:, None] + 0.01)]}
+    gradients = per_example.PerExample({"p": torch.zeros(1)}, factors, 3)
+    contribution = sum(grad.dense() for grad in gradients.factors["p"]).norm(dim=1)
     assert torch.all(gradients.norms() >= contribution)
 
 

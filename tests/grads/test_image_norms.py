@@ -141,9 +141,7 @@ def test_refused(body: Callable[[Tensor, Tensor], Tensor], named: str) -> None:
 def test_mutant_that_forgets_the_mean_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(7)
     right = group_norm._scales
-    monkeypatch.setattr(
-        group_norm, "_scales", lambda ghost_sq_norm, plain, *rest: right(ghost_sq_norm, 0 * plain, *rest)
-    )
+    monkeypatch.setattr(group_norm, "_scales", lambda products, plain, *rest: right(products, 0 * plain, *rest))
     with pytest.raises(AssertionError):
         check(Twice(nn.GroupNorm(2, 6)), torch.randn(4, 6, 4, 5))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dplit.errors import UnsupportedOperation
 from dplit.grads import Tape
 from dplit.grads.factors.base import DenseGrad, FactoredGrad
-from dplit.grads.factors.slices import Listed, Place, SlicedGrad, Strided, view_place
+from dplit.grads.factors.slices import RowSlice, SlicedGrad, StridedSlice, TensorSlice, slice_of_view
 from dplit.grads.factors.vjp import VjpGrad
 from dplit.grads.rules import indexing
 from tests.oracle import law_exact, loop_gradients
@@ -160,7 +160,7 @@ def record(body: Body, n: int = N, dtype: torch.dtype = torch.float64) -> tuple[
         value = loss(x, ids)
     gradients = tape.backward(value)
     law_exact(gradients, expected, TOLERANCE[dtype])
-    return tape, gradients.uses
+    return tape, gradients.factors
 
 
 def law_parts(*bodies: Body) -> None:
@@ -176,15 +176,15 @@ def test_exact(body: Body, n: int, dtype: torch.dtype) -> None:
 
 
 def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("use", "gram", "ops.embedding", "ops.indexing"):
-        monkeypatch.setattr(f"dplit.grads.{module}.INSTANTIATED", 40)
+    for module in ("factors.base", "factors.ghost_norm", "factors.row_sparse", "rules.indexing"):
+        monkeypatch.setattr(f"dplit.grads.{module}.MAX_INSTANTIATED", 40)
     law_parts(*BODIES)
 
 
 @pytest.mark.parametrize("body", [chunked, sliced, near, learned, rows], ids=lambda body: body.__name__)
 def test_parts_cost_no_backward_of_their_own(body: Body) -> None:
-    _, uses = record(body)
-    assert not {VjpGrad} & {type(use) for found in uses.values() for use in found}
+    _, factors = record(body)
+    assert not {VjpGrad} & {type(grad) for found in factors.values() for grad in found}
 
 
 def test_parts_that_are_apart_build_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,13 +193,13 @@ def test_parts_that_are_apart_build_no_gradient(monkeypatch: pytest.MonkeyPatch)
     with tape:
         value = sum(F.linear(x, part).square().flatten(1).sum(1) for part in net.fused.chunk(3))
     gradients = tape.backward(value)
-    monkeypatch.setattr(SlicedGrad, "dense", lambda use: pytest.fail("built"))
+    monkeypatch.setattr(SlicedGrad, "dense", lambda grad: pytest.fail("built"))
     assert torch.all(gradients.norms() > 0)
 
 
 def test_a_relative_position_table_is_summed_by_row() -> None:
-    _, uses = record(near)
-    assert {type(use) for use in uses["table"]} == {DenseGrad}
+    _, factors = record(near)
+    assert {type(grad) for grad in factors["table"]} == {DenseGrad}
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -223,15 +223,15 @@ def test_exact_for_any_two_slices(data: st.DataObject) -> None:
     law_exact(tape.backward(value), expected, 1e-10)
 
 
-def law_places(place: Place, graph: Tensor, parent: Tensor) -> None:
+def law_places(part: TensorSlice, attached: Tensor, parent: Tensor) -> None:
     """A place scatters as autograd does, and knows its numbers."""
-    values = torch.randn(graph.shape, dtype=graph.dtype)
-    (expected,) = torch.autograd.grad(graph, parent, values, retain_graph=True)
-    assert torch.equal(place.scatter(values[None])[0], expected)
+    values = torch.randn(attached.shape, dtype=attached.dtype)
+    (expected,) = torch.autograd.grad(attached, parent, values, retain_graph=True)
+    assert torch.equal(part.scatter(values[None])[0], expected)
     count = torch.arange(parent.numel()).view(parent.shape).to(parent.dtype)
     with torch.no_grad():
         parent.copy_(count)
-    assert place.numbers().tolist() == graph.flatten().long().tolist()
+    assert part.flat_indices().tolist() == attached.flatten().long().tolist()
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -241,32 +241,32 @@ def test_places_of_views(data: st.DataObject) -> None:
     base = torch.zeros([2 * s for s in shape], dtype=torch.float64)[tuple(slice(1, 1 + s) for s in shape)]
     parent = base.permute(data.draw(st.permutations(range(len(shape))))).requires_grad_()
     index = tuple(slice(data.draw(st.integers(0, s - 1)), s, data.draw(st.integers(1, 2))) for s in parent.shape)
-    graph = parent[index].movedim(0, -1)
-    place = view_place(graph, parent)
-    assert place is not None
-    law_places(place, graph, parent)
+    attached = parent[index].movedim(0, -1)
+    part = slice_of_view(attached, parent)
+    assert part is not None
+    law_places(part, attached, parent)
 
 
 def test_places_are_apart_only_if_they_share_nothing() -> None:
     w = torch.randn(6, 8, requires_grad=True)
     views = [w[:3], w[3:], w[:, ::2], w[:, 1::2], w[2:4, 2:4], w.view(-1)[::5], w.T[3], w.diagonal(), w]
     views += [w.view(3, 16)[1], w.view(3, 2, 8)[:, 1], w.unflatten(1, (2, 4))[:, 1]]
-    places = [view_place(v, w) for v in views]
-    places += [Listed((2, 8), (6, 8), torch.tensor([5, 0]), 8)]
+    places = [slice_of_view(v, w) for v in views]
+    places += [RowSlice((2, 8), (6, 8), torch.tensor([5, 0]), 8)]
     for a in places:
         for b in places:
             assert a is not None
             assert b is not None
-            assert a.apart(b) == (not {*a.numbers().tolist()} & {*b.numbers().tolist()})
-            assert a.same(b) == (a is b)
+            assert a.disjoint_from(b) == (not {*a.flat_indices().tolist()} & {*b.flat_indices().tolist()})
+            assert a.same_as(b) == (a is b)
 
 
 def test_what_holds_a_number_twice_is_no_place() -> None:
     w = torch.randn(6, 1, requires_grad=True)
-    assert view_place(w.expand(6, 4), w) is None
-    assert view_place(w.flatten().unfold(0, 3, 1), w) is None
-    assert view_place(w.clone(), w) is None
-    assert view_place(w.expand(6, 4)[:, 0], w.expand(6, 4)) is None
+    assert slice_of_view(w.expand(6, 4), w) is None
+    assert slice_of_view(w.flatten().unfold(0, 3, 1), w) is None
+    assert slice_of_view(w.clone(), w) is None
+    assert slice_of_view(w.expand(6, 4)[:, 0], w.expand(6, 4)) is None
 
 
 @pytest.mark.parametrize(
@@ -302,19 +302,19 @@ def test_sums_of_narrow_parts_are_wide() -> None:
 
 
 def test_mutant_that_takes_overlapping_places_for_apart_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Strided, "apart", lambda place, other: True)
+    monkeypatch.setattr(StridedSlice, "disjoint_from", lambda part, other: True)
     with pytest.raises(AssertionError):
         law_parts(sliced)
 
 
 def test_mutant_that_takes_equal_shapes_for_one_place_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Strided, "same", lambda place, other: place.shape == other.shape)
+    monkeypatch.setattr(StridedSlice, "same_as", lambda part, other: part.shape == other.shape)
     with pytest.raises(AssertionError):
         law_parts(chunked)
 
 
 def test_mutant_that_takes_repeated_rows_for_a_place_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "_once", lambda rows, length: True)
+    monkeypatch.setattr(indexing, "_no_repeats", lambda rows, length: True)
     with pytest.raises(AssertionError):
         law_parts(near)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dplit.grads import Tape, per_example
 from dplit.grads.coupling.probe import probe
-from dplit.grads.precision import full_precision, narrow
+from dplit.grads.precision import full_precision, rounding_settings
 from dplit.grads.tape import tape
 
 BODIES = {
@@ -76,20 +76,20 @@ def test_mutant_that_leaves_the_setting_alone_is_caught(kind: str, monkeypatch: 
     monkeypatch.setattr(tape, "full_precision", nullcontext)
     for name in ("sq_norms", "weighted_sum"):
         monkeypatch.setattr(per_example.PerExample, name, getattr(per_example.PerExample, name).__wrapped__)
-    monkeypatch.setattr(Tape, "_found", Tape._found.__wrapped__)
+    monkeypatch.setattr(Tape, "_pull_back", Tape._pull_back.__wrapped__)
     with pytest.raises(AssertionError):
         law_norms_and_sums_are_of_full_products(kind)
 
 
 def test_the_setting_is_as_before_also_after_an_error() -> None:
     with set_to("medium"):
-        before = narrow()
+        before = rounding_settings()
         with full_precision():
-            assert narrow() == []
-        assert narrow() == before
+            assert rounding_settings() == []
+        assert rounding_settings() == before
         with pytest.raises(ZeroDivisionError), full_precision():
             raise ZeroDivisionError
-        assert narrow() == before
+        assert rounding_settings() == before
 
 
 def test_the_probe_is_not_misled_by_rounded_products() -> None:

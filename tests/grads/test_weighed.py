@@ -84,7 +84,7 @@ def test_uses_are_let_go_in_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     def watched(self: WeighingTape, *args: object) -> None:
         nonlocal most
         honest(self, *args)  # type: ignore[arg-type]
-        most = max(most, len(self._uses))
+        most = max(most, len(self._recorded))
 
     monkeypatch.setattr(WeighingTape, "record", watched)
     law_weighed(deep)
@@ -97,14 +97,14 @@ def test_a_parameter_used_after_its_end_is_refused() -> None:
 
 
 def test_mutant_that_weighs_at_the_first_use_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = weighing_tape.WeighingTape._ended
+    honest = weighing_tape.WeighingTape._weigh_when_done
 
     def early(self: WeighingTape, name: str, *rest: object) -> None:
-        source = self._sources[id(self._parameters[name])]
-        first = next(i for i, pair in enumerate(self._uses) if pair[0] is source)
-        self._uses = [pair for i, pair in enumerate(self._uses) if pair[0] is not source or i == first]
+        tracked = self._tracked[id(self._parameters[name])]
+        first = next(i for i, pair in enumerate(self._recorded) if pair[0] is tracked)
+        self._recorded = [pair for i, pair in enumerate(self._recorded) if pair[0] is not tracked or i == first]
         honest(self, name, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(weighing_tape.WeighingTape, "_ended", early)
+    monkeypatch.setattr(weighing_tape.WeighingTape, "_weigh_when_done", early)
     with pytest.raises(AssertionError):
         law_weighed(lambda m, x: m.layers[0](m.layers[0](x)))

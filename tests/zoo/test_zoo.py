@@ -65,13 +65,13 @@ def test_tied_families_are_tied(name: str) -> None:
 Spoil = Callable[[FactoredGrad], list[FactoredGrad]]
 
 
-def dropped(use: FactoredGrad) -> list[FactoredGrad]:
+def dropped(grad: FactoredGrad) -> list[FactoredGrad]:
     return []
 
 
-def misplaced(use: FactoredGrad) -> list[FactoredGrad]:
+def misplaced(grad: FactoredGrad) -> list[FactoredGrad]:
     """Each example is given its neighbour's gradient."""
-    return [use.select(torch.arange(use.examples).roll(1))]
+    return [grad.select(torch.arange(grad.examples).roll(1))]
 
 
 @pytest.mark.parametrize("spoil", [dropped, misplaced])
@@ -83,26 +83,28 @@ def test_mutant_with_one_wrong_use_is_caught(name: str, spoil: Spoil, monkeypatc
 
     def wrong(tape: Tape, losses: Tensor) -> PerExample:
         gradients = right(tape, losses)
-        uses = {key: list(found) for key, found in gradients.uses.items()}
+        factors = {key: list(found) for key, found in gradients.factors.items()}
         key, k = max(
-            ((key, k) for key in uses for k in range(len(uses[key]))), key=lambda at: _size(uses[at[0]][at[1]])
+            ((key, k) for key in factors for k in range(len(factors[key]))), key=lambda at: _size(factors[at[0]][at[1]])
         )
-        uses[key][k : k + 1] = spoil(uses[key][k])
-        return PerExample(gradients.parameters, uses, gradients.examples)
+        factors[key][k : k + 1] = spoil(factors[key][k])
+        return PerExample(gradients.parameters, factors, gradients.examples)
 
     monkeypatch.setattr(Tape, "backward", wrong)
     with pytest.raises(AssertionError):
         law_family(CASES[name], PLAIN)
 
 
-def _size(use: FactoredGrad) -> float:
-    return float(use.sq_norm().sum())
+def _size(grad: FactoredGrad) -> float:
+    return float(grad.sq_norm().sum())
 
 
 @pytest.mark.parametrize("name", TIED)
 def test_mutant_without_the_cross_term_of_a_tied_head_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if verdict(name, "float64") != "exact":
         pytest.skip("refused")
-    monkeypatch.setattr(RowSparseGrad, "inner_with", lambda use, other: torch.zeros(use.examples, dtype=torch.float64))
+    monkeypatch.setattr(
+        RowSparseGrad, "inner_with", lambda grad, other: torch.zeros(grad.examples, dtype=torch.float64)
+    )
     with pytest.raises(AssertionError):
         law_family(CASES[name], PLAIN)
