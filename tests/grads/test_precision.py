@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from dplit.grads import Tape, per_example
 from dplit.grads.coupling.probe import probe
+from dplit.grads.factors.base import DenseGrad
+from dplit.grads.factors.units import Units
 from dplit.grads.precision import full_precision, rounding_settings
 from dplit.grads.tape import tape
 
@@ -35,8 +37,8 @@ def rounds() -> bool:
     """Whether this machine has narrow products at all."""
     x = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
     with set_to("medium"):
-        narrow = x @ x
-    return not torch.equal(narrow, x @ x)
+        rounded = x @ x
+    return float((rounded - x @ x).norm() / (x @ x).norm()) > 1e-4
 
 
 def law_norms_and_sums_are_of_full_products(kind: str) -> None:
@@ -79,6 +81,59 @@ def test_mutant_that_leaves_the_setting_alone_is_caught(kind: str, monkeypatch: 
     monkeypatch.setattr(Tape, "_pull_back", Tape._pull_back.__wrapped__)
     with pytest.raises(AssertionError):
         law_norms_and_sums_are_of_full_products(kind)
+
+
+class Settings(DenseGrad):
+    """Gradients that note under which settings they are asked."""
+
+    def __init__(self, grads: Tensor, noted: list[object]) -> None:
+        super().__init__(grads)
+        object.__setattr__(self, "noted", noted)
+
+    def sq_norm(self) -> Tensor:
+        self.noted.append(rounding_settings())
+        return super().sq_norm()
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        self.noted.append(rounding_settings())
+        return super().weighted_sum(weights)
+
+    def compact(self) -> Settings:
+        self.noted.append(rounding_settings())
+        return self
+
+    def averaged(self, units: Units) -> DenseGrad:
+        self.noted.append(rounding_settings())
+        return DenseGrad(units.means(self.grads))
+
+
+def law_everything_is_asked_under_full_precision() -> None:
+    """On any machine: while norms, sums and units are computed, and gradients are built in backward."""
+    noted: list[object] = []
+    module = nn.Linear(3, 2, bias=False)
+    with set_to("medium"):
+        recording = Tape(module, 4)
+        recording._recording = True
+        recording.record(recording.tracked(module.weight), Settings(torch.ones(4, 2, 3), noted))
+        gradients = per_example.PerExample(
+            {"weight": module.weight}, {"weight": [Settings(torch.ones(4, 2, 3), noted)]}, 4
+        )
+        gradients.sq_norms()
+        gradients.weighted_sum(torch.ones(4))
+        gradients.averaged(Units(torch.tensor([0, 0, 1, 1]), 2))
+        assert rounding_settings()
+    assert noted == [[]] * 4
+
+
+def test_everything_is_asked_under_full_precision() -> None:
+    law_everything_is_asked_under_full_precision()
+
+
+@pytest.mark.parametrize("name", ["sq_norms", "weighted_sum", "averaged"])
+def test_mutant_that_leaves_the_setting_of_one_alone_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(per_example.PerExample, name, getattr(per_example.PerExample, name).__wrapped__)
+    with pytest.raises(AssertionError):
+        law_everything_is_asked_under_full_precision()
 
 
 def test_the_setting_is_as_before_also_after_an_error() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dplit.errors import ConfigurationError, DplitError, UnsupportedOperation
+from dplit.errors import ConfigurationError, UnsupportedOperation
 from dplit.grads import PerExample, Tape
 from dplit.grads import vmap as vmap_module
-from dplit.grads.backends import BACKENDS, by_loop, by_tape, by_vmap, joined
-from tests.grads.test_exact import BODIES, Text, losses, padded_ids
+from dplit.grads.backends import by_loop, by_tape, by_vmap, joined
+from tests.grads.rules.test_rules import BODIES, Text, losses, padded_ids
 from tests.oracle import law_exact, loop_gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
@@ -327,31 +327,6 @@ def test_the_loop_runs_checkpoints_and_sparse_gradients(reentrant: bool) -> None
     assert module.first.weight.grad is kept
     module.table.sparse, module.checkpoint = False, lambda layer, x, **_: layer(x)
     law_exact(found, loop_gradients(module, lambda i: squares(module, x[i : i + 1]), N), TOLERANCE)
-
-
-def test_the_loop_takes_one_example() -> None:
-    module = nn.Linear(6, 3)
-    with pytest.raises(ConfigurationError, match="one example at a time"):
-        list(by_loop(module, lambda one, n: module(one).sum(1), torch.randn(2, 6), 2))
-
-
-@pytest.mark.parametrize("name", BACKENDS)
-def test_our_own_refusals_pass_through(name: str) -> None:
-    def refusing(one: Any, n: int) -> Tensor:
-        raise DplitError("ours")
-
-    def run() -> Iterator[Any]:
-        return BACKENDS[name](nn.Linear(6, 3), refusing, torch.randn(1, 6), 1)
-
-    with pytest.raises(DplitError, match=r"^ours$"):
-        list(run())
-
-
-def test_joined_runs_keep_parameters_that_took_no_part() -> None:
-    module, x = built("images")
-    found = one_by_one(module, squares, x)
-    assert torch.equal(found.sq_norms()["idle"], torch.zeros(N, dtype=torch.float64))
-    assert found.weighted_sum(torch.ones(N).double())["idle"].shape == (2,)
 
 
 def test_batches_of_one_scalar_value_count_as_sums() -> None:
