@@ -28,8 +28,8 @@ def test_mutant_without_cross_terms_is_caught(monkeypatch: pytest.MonkeyPatch) -
             check(Text(body), padded_ids(), torch.float64)
 
 
-def test_cancelling_uses_never_understate_the_norm() -> None:
-    """Two large opposite uses of one scale leave rounding behind; the norm covers it."""
+def test_cancelling_gradients_never_understate_the_norm() -> None:
+    """Two large opposite gradients of one scale leave rounding behind; the norm covers it."""
     big = torch.full((3,), 3e5) + torch.rand(3)
     factors = {"p": [DenseGrad(big[:, None]), DenseGrad(-big[:, None] + 0.01)]}
     gradients = per_example.PerExample({"p": torch.zeros(1)}, factors, 3)

@@ -51,8 +51,8 @@ def law_norms_and_sums_are_of_full_products(kind: str) -> None:
     with set_to("medium"):
         with Tape(module, len(x)) as tape:
             losses = (module(x) * c).flatten(1).sum(1)
-        found = tape.backward(losses)
-        squares, total = found.sq_norms()["weight"], found.weighted_sum(weights)["weight"]
+        recorded = tape.backward(losses)
+        squares, total = recorded.sq_norms()["weight"], recorded.weighted_sum(weights)["weight"]
         assert torch.get_float32_matmul_precision() == "medium"
     grads = gradients(module, x.double(), c.double())
     torch.testing.assert_close(squares.double(), grads.flatten(1).square().sum(1), rtol=2e-5, atol=0)
@@ -63,8 +63,8 @@ def law_norms_and_sums_are_of_full_products(kind: str) -> None:
 def gradients(module: nn.Module, x: Tensor, c: Tensor) -> Tensor:
     wide = [p.detach().double().requires_grad_() for p in module.parameters()]
     apply = F.linear if isinstance(module, nn.Linear) else F.conv2d
-    found = [torch.autograd.grad((apply(x[i : i + 1], *wide) * c[i : i + 1]).sum(), wide[0])[0] for i in range(len(x))]
-    return torch.stack(found)
+    rows = [torch.autograd.grad((apply(x[i : i + 1], *wide) * c[i : i + 1]).sum(), wide[0])[0] for i in range(len(x))]
+    return torch.stack(rows)
 
 
 @pytest.mark.parametrize("kind", BODIES)

@@ -323,10 +323,10 @@ def test_the_loop_runs_checkpoints_and_sparse_gradients(reentrant: bool) -> None
     module, x = Checkpointed(reentrant).double(), torch.randn(N, 6).double()
     kept = torch.ones(6, 6).double()
     module.first.weight.grad = kept
-    found = one_by_one(module, squares, x)
+    gradients = one_by_one(module, squares, x)
     assert module.first.weight.grad is kept
     module.table.sparse, module.checkpoint = False, lambda layer, x, **_: layer(x)
-    law_exact(found, loop_gradients(module, lambda i: squares(module, x[i : i + 1]), N), TOLERANCE)
+    law_exact(gradients, loop_gradients(module, lambda i: squares(module, x[i : i + 1]), N), TOLERANCE)
 
 
 def test_batches_of_one_scalar_value_count_as_sums() -> None:

@@ -1,4 +1,4 @@
-"""Promise 11 over families of models: exact as shipped, under LoRA, checkpointed, partly frozen, or refused by name."""
+"""Exact gradients over families of models: exact as shipped, under LoRA, checkpointed, partly frozen, or refused by name."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ TIED = [name for name, case in CASES.items() if case.tied]
 
 @pytest.mark.parametrize(("name", "way"), [(name, way) for name in CASES for way in VARIANTS])
 def test_exact_or_refused_by_name(name: str, way: str) -> None:
-    found, case = verdict(name, way), CASES[name]
-    if found.startswith("wrong"):
+    answer, case = verdict(name, way), CASES[name]
+    if answer.startswith("wrong"):
         judge(case, VARIANTS[way])
     may_be_refused = case.coupled or not case.promised or "reentrant" in way
-    assert found in ("exact", "") or (found.startswith("refused") and may_be_refused)
+    assert answer in ("exact", "") or (answer.startswith("refused") and may_be_refused)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.coupled])
@@ -76,14 +76,14 @@ def misplaced(grad: FactoredGrad) -> list[FactoredGrad]:
 
 @pytest.mark.parametrize("spoil", [dropped, misplaced])
 @pytest.mark.parametrize("name", INDEPENDENT)
-def test_mutant_with_one_wrong_use_is_caught(name: str, spoil: Spoil, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutant_with_one_wrong_gradient_is_caught(name: str, spoil: Spoil, monkeypatch: pytest.MonkeyPatch) -> None:
     if verdict(name, "float64") != "exact":
         pytest.skip("refused")
     right = Tape.backward
 
     def wrong(tape: Tape, losses: Tensor) -> PerExample:
         gradients = right(tape, losses)
-        factors = {key: list(found) for key, found in gradients.factors.items()}
+        factors = {key: list(grads) for key, grads in gradients.factors.items()}
         key, k = max(
             ((key, k) for key in factors for k in range(len(factors[key]))), key=lambda at: _size(factors[at[0]][at[1]])
         )

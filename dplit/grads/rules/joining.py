@@ -108,9 +108,8 @@ AXIS: dict[TorchFunction | None, int] = {torch.vstack: 0, torch.hstack: 1, torch
 def beside(derived: DerivedTensor, grad: FactoredGrad) -> list[tuple[Tracked, FactoredGrad]] | None:
     """Parameters joined to one another: each has the gradient of its part of the result."""
     attached, parts = derived.attached, _joined_tensors(derived)
-    dim = AXIS.get(derived.operation, derived.kwargs.get("dim", derived.kwargs.get("axis", 0)))
-    if len(derived.args) > 1:
-        dim = derived.args[1]
+    named: int = derived.kwargs.get("dim", derived.kwargs.get("axis", 0))
+    dim: int = derived.args[1] if len(derived.args) > 1 else AXIS.get(derived.operation, named)
     dim = min(dim, attached.dim() - 1) % attached.dim()
     if any(part.dim() != attached.dim() for part in parts):
         return None

@@ -1,4 +1,4 @@
-"""Promise 13: coupling between examples is found and named; what only looks like it is not."""
+"""Coupling between examples is found and named; what only looks like it is not."""
 
 from __future__ import annotations
 

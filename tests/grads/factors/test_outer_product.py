@@ -1,4 +1,4 @@
-"""A record whose terms cancel moves the clipped sum by no more than the bound, however its norm was taken (promise 10)."""
+"""A record whose terms cancel moves the clipped sum by no more than the bound, however its norm was taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients of units, each of several examples, equal the means of their examples' (promise 11)."""
+"""Gradients of units, each of several examples, equal the means of their examples'."""
 
 from __future__ import annotations
 
@@ -117,9 +117,9 @@ def test_mutant_norms_added_without_their_cross_terms_is_caught(monkeypatch: pyt
     honest = PerExample.averaged
 
     def averaged(self: PerExample, units: Units) -> PerExample:
-        found = honest(self, units)
-        found._sq_norms = {name: units.means(squares) for name, squares in self.sq_norms().items()}
-        return found
+        averages = honest(self, units)
+        averages._sq_norms = {name: units.means(squares) for name, squares in self.sq_norms().items()}
+        return averages
 
     monkeypatch.setattr(PerExample, "averaged", averaged)
     with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""Promise 11 for convolutions of every geometry."""
+"""Exact gradients of convolutions of every geometry."""
 
 from __future__ import annotations
 
@@ -247,5 +247,5 @@ def test_gradients_made_at_once_are_those_made_one_by_one_and_a_bad_example_stay
     torch.testing.assert_close(conv.ConvGrad(x, back, geometry)._at_once(), expected, rtol=1e-4, atol=1e-4)
     x[2], back[2] = bad, bad
     others = [0, 1, 3, 4]
-    found = conv.ConvGrad(x, back, geometry)._at_once()[others]
-    torch.testing.assert_close(found, expected[others], rtol=1e-4, atol=1e-4)
+    gradients = conv.ConvGrad(x, back, geometry)._at_once()[others]
+    torch.testing.assert_close(gradients, expected[others], rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Promise 11 for parts of a parameter: slices, chunks, selections by constants, and rows looked up by data."""
+"""Exact gradients of parts of a parameter: slices, chunks, selections by constants, and rows looked up by data."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def numbers(m: Net, x: Tensor, ids: Tensor) -> Tensor:
 
 
 def experts(m: Net, x: Tensor, ids: Tensor) -> Tensor:
-    """An expert's number that comes from data picks one weight for all who use it."""
+    """An expert's number that comes from data selects the same weight for all examples."""
     best = ids[:, 0] % 3
     y = x
     for k in (best == 0).any().long().view(1).nonzero() + ids.max() % 3:

@@ -1,4 +1,4 @@
-"""Promise 11 for parameters beside, among or in place of data: class tokens, mask tokens, weights put together."""
+"""Exact gradients of parameters beside, among or in place of data: class tokens, mask tokens, weights put together."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def written(m: Net, x: Tensor, mask: Tensor) -> Tensor:
 
 
 def fused(m: Net, x: Tensor, mask: Tensor) -> Tensor:
-    """Weights put together before use."""
+    """Weights put together before they are applied."""
     y = F.linear(x, torch.cat([m.q, m.k, m.fixed, m.q]), torch.cat([m.b, m.c, m.b, m.c]))
     y = y.view(*x.shape, 4).sum(-1) @ torch.cat((m.q, m.v), dim=1)
     y = y @ torch.vstack([m.k, m.v]) + (x @ torch.hstack([m.q, m.k]))[..., 2 : D + 2]

@@ -1,4 +1,4 @@
-"""Promise 11 for matrix products written out: `@`, `torch.addmm`, `torch.einsum`, and transposes of a parameter."""
+"""Exact gradients of matrix products written out: `@`, `torch.addmm`, `torch.einsum`, and transposes of a parameter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ N, T, D, H = 5, 4, 6, 2
 
 
 class Net(nn.Module):
-    """Parameters of every shape a product can take, and a body that uses some."""
+    """Parameters of every shape a product can take, and a body that applies some."""
 
     def __init__(self, body: Callable[[Net, Tensor], Tensor]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Promise 11: ghost clipping equals per-example clipping, for every way a parameter can be used."""
+"""Ghost clipping equals per-example clipping, for every way a parameter can be used."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ VIEWS: dict[str, tuple[tuple[int, ...], View]] = {
     "rows of each example": ((2 * N, 3), lambda p: p.reshape(2 * N, 3, 1)),
     "expand": ((1, 3), lambda p: p.expand(N, 3)),
     "expand inside": ((2, 1, 3), lambda p: p.expand(2, 4, 3)),
-    "expand anew": ((3,), lambda p: p.expand(N, 3)),
+    "expand to more dimensions": ((3,), lambda p: p.expand(N, 3)),
 }
 
 

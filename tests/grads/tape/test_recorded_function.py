@@ -70,8 +70,8 @@ def test_the_gradient_of_the_input_is_autograds() -> None:
     out = _Linear.apply(x, module.weight, module.bias, Tape(module, 4))
     back = torch.randn(4, 2)
     (expected,) = torch.autograd.grad(F.linear(x, module.weight, module.bias), x, back)
-    (found,) = torch.autograd.grad(out, x, back)
-    torch.testing.assert_close(found, expected)
+    (input_gradient,) = torch.autograd.grad(out, x, back)
+    torch.testing.assert_close(input_gradient, expected)
 
 
 def test_mutant_whose_arithmetic_is_seen_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def test_a_frozen_parameter_may_go_through_anything() -> None:
 @pytest.mark.parametrize(
     "read", [lambda p: p.shape, lambda p: p.detach() + 1, lambda p: p.data.norm(), lambda p: p.dtype]
 )
-def test_reading_a_parameter_is_no_use(read: Callable[[Tensor], object]) -> None:
+def test_reading_a_parameter_is_not_an_application(read: Callable[[Tensor], object]) -> None:
     run(lambda m, x: (read(m.layer.weight), m.layer(x))[1], torch.randn(5, 4))
 
 

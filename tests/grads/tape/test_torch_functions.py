@@ -60,8 +60,8 @@ def test_getters_are_what_a_mode_receives() -> None:
 
 def test_tensors_are_found_in_lists_tuples_and_dictionaries() -> None:
     a, b, c, d = (torch.ones(k) for k in range(4))
-    found = tensors((a, 1, [b, (c, "text")]), {"x": {"y": d}, "z": None})
-    assert [id(t) for t in found] == [id(t) for t in (a, b, c, d)]
+    arguments = tensors((a, 1, [b, (c, "text")]), {"x": {"y": d}, "z": None})
+    assert [id(t) for t in arguments] == [id(t) for t in (a, b, c, d)]
 
 
 def test_mutant_that_stays_overridden_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
