@@ -1,4 +1,4 @@
-"""Gradients of units, each of several examples, equal the means of their examples' (promise 11)."""
+"""Gradients of units, each of several examples, equal the means of their examples'."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ def law_units(name: str, of: list[int], dtype: torch.dtype) -> None:
     module, x, units = make().to(dtype), data(), Units(torch.tensor(of), max(of) + 1)
     x = x.to(dtype) if x.is_floating_point() else x
     each = loop_gradients(module, lambda i: labels_of(module, x, i), N)
-    expected = {key: units.meant(grads.double()) for key, grads in each.items()}
+    expected = {key: units.means(grads.double()) for key, grads in each.items()}
     with Tape(module, N) as tape:
         losses = module(x)
-    law_exact(tape.backward(losses).together(units), expected, 1e-9 if dtype == torch.float64 else 1e-4)
+    law_exact(tape.backward(losses).averaged(units), expected, 1e-9 if dtype == torch.float64 else 1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -105,7 +105,7 @@ def test_units_are_the_means_of_their_examples(name: str, of: list[int], dtype: 
 
 
 def test_in_small_runs_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.grads.factors.base.INSTANTIATED", 50)
+    monkeypatch.setattr("dplit.grads.factors.base.MAX_INSTANTIATED", 50)
     for name in CASES:
         law_units(name, OF, torch.float64)
 
@@ -114,14 +114,14 @@ def test_mutant_norms_added_without_their_cross_terms_is_caught(monkeypatch: pyt
     """‖Σgᵢ/k‖² taken for Σ‖gᵢ‖²/k."""
     from dplit.grads.per_example import PerExample
 
-    honest = PerExample.together
+    honest = PerExample.averaged
 
-    def together(self: PerExample, units: Units) -> PerExample:
-        found = honest(self, units)
-        found._sq_norms = {name: units.meant(squares) for name, squares in self.sq_norms().items()}
-        return found
+    def averaged(self: PerExample, units: Units) -> PerExample:
+        averages = honest(self, units)
+        averages._sq_norms = {name: units.means(squares) for name, squares in self.sq_norms().items()}
+        return averages
 
-    monkeypatch.setattr(PerExample, "together", together)
+    monkeypatch.setattr(PerExample, "averaged", averaged)
     with pytest.raises(AssertionError):
         law_units("text", OF, torch.float64)
 

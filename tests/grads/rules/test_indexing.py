@@ -1,4 +1,4 @@
-"""Promise 11 for parts of a parameter: slices, chunks, selections by constants, and rows looked up by data."""
+"""Exact gradients of parts of a parameter: slices, chunks, selections by constants, and rows looked up by data."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dplit.errors import UnsupportedOperation
 from dplit.grads import Tape
 from dplit.grads.factors.base import DenseGrad, FactoredGrad
-from dplit.grads.factors.slices import Listed, Place, SlicedGrad, Strided, view_place
 from dplit.grads.factors.vjp import VjpGrad
 from dplit.grads.rules import indexing
 from tests.oracle import law_exact, loop_gradients
@@ -134,7 +131,7 @@ def numbers(m: Net, x: Tensor, ids: Tensor) -> Tensor:
 
 
 def experts(m: Net, x: Tensor, ids: Tensor) -> Tensor:
-    """An expert's number that comes from data picks one weight for all who use it."""
+    """An expert's number that comes from data selects the same weight for all examples."""
     best = ids[:, 0] % 3
     y = x
     for k in (best == 0).any().long().view(1).nonzero() + ids.max() % 3:
@@ -160,7 +157,7 @@ def record(body: Body, n: int = N, dtype: torch.dtype = torch.float64) -> tuple[
         value = loss(x, ids)
     gradients = tape.backward(value)
     law_exact(gradients, expected, TOLERANCE[dtype])
-    return tape, gradients.uses
+    return tape, gradients.factors
 
 
 def law_parts(*bodies: Body) -> None:
@@ -176,97 +173,20 @@ def test_exact(body: Body, n: int, dtype: torch.dtype) -> None:
 
 
 def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("use", "gram", "ops.embedding", "ops.indexing"):
-        monkeypatch.setattr(f"dplit.grads.{module}.INSTANTIATED", 40)
+    for module in ("factors.base", "factors.ghost_norm", "factors.row_sparse", "rules.indexing"):
+        monkeypatch.setattr(f"dplit.grads.{module}.MAX_INSTANTIATED", 40)
     law_parts(*BODIES)
 
 
 @pytest.mark.parametrize("body", [chunked, sliced, near, learned, rows], ids=lambda body: body.__name__)
 def test_parts_cost_no_backward_of_their_own(body: Body) -> None:
-    _, uses = record(body)
-    assert not {VjpGrad} & {type(use) for found in uses.values() for use in found}
-
-
-def test_parts_that_are_apart_build_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three thirds of a fused weight: norms are those of three linear maps."""
-    tape, x = Tape(net := Net(chunked), N), torch.randn(N, T, D)
-    with tape:
-        value = sum(F.linear(x, part).square().flatten(1).sum(1) for part in net.fused.chunk(3))
-    gradients = tape.backward(value)
-    monkeypatch.setattr(SlicedGrad, "dense", lambda use: pytest.fail("built"))
-    assert torch.all(gradients.norms() > 0)
+    _, factors = record(body)
+    assert not {VjpGrad} & {type(grad) for found in factors.values() for grad in found}
 
 
 def test_a_relative_position_table_is_summed_by_row() -> None:
-    _, uses = record(near)
-    assert {type(use) for use in uses["table"]} == {DenseGrad}
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(data=st.data())
-def test_exact_for_any_two_slices(data: st.DataObject) -> None:
-    """Apart, equal, nested or across one another: the cross term is that of the two gradients."""
-    bounds = st.builds(slice, st.integers(0, 5), st.integers(6, 8), st.integers(1, 3))
-    torch.manual_seed(0)
-    net = nn.ParameterDict({"w": nn.Parameter(torch.randn(8, 8).double())})
-    x = torch.randn(N, 8).double()
-    first, second = (tuple(data.draw(bounds) for _ in range(2)) for _ in range(2))
-    turned = data.draw(st.booleans())
-
-    def loss(x: Tensor) -> Tensor:
-        w = net["w"].T if turned else net["w"]
-        return sum(((x[:, : p.shape[1]] @ p.T).square().sum(1) for p in (w[first], w[second])), torch.zeros(len(x)))
-
-    expected = loop_gradients(net, lambda i: loss(x[i : i + 1]), N)
-    with Tape(net, N) as tape:
-        value = loss(x)
-    law_exact(tape.backward(value), expected, 1e-10)
-
-
-def law_places(place: Place, graph: Tensor, parent: Tensor) -> None:
-    """A place scatters as autograd does, and knows its numbers."""
-    values = torch.randn(graph.shape, dtype=graph.dtype)
-    (expected,) = torch.autograd.grad(graph, parent, values, retain_graph=True)
-    assert torch.equal(place.scatter(values[None])[0], expected)
-    count = torch.arange(parent.numel()).view(parent.shape).to(parent.dtype)
-    with torch.no_grad():
-        parent.copy_(count)
-    assert place.numbers().tolist() == graph.flatten().long().tolist()
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(data=st.data())
-def test_places_of_views(data: st.DataObject) -> None:
-    shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
-    base = torch.zeros([2 * s for s in shape], dtype=torch.float64)[tuple(slice(1, 1 + s) for s in shape)]
-    parent = base.permute(data.draw(st.permutations(range(len(shape))))).requires_grad_()
-    index = tuple(slice(data.draw(st.integers(0, s - 1)), s, data.draw(st.integers(1, 2))) for s in parent.shape)
-    graph = parent[index].movedim(0, -1)
-    place = view_place(graph, parent)
-    assert place is not None
-    law_places(place, graph, parent)
-
-
-def test_places_are_apart_only_if_they_share_nothing() -> None:
-    w = torch.randn(6, 8, requires_grad=True)
-    views = [w[:3], w[3:], w[:, ::2], w[:, 1::2], w[2:4, 2:4], w.view(-1)[::5], w.T[3], w.diagonal(), w]
-    views += [w.view(3, 16)[1], w.view(3, 2, 8)[:, 1], w.unflatten(1, (2, 4))[:, 1]]
-    places = [view_place(v, w) for v in views]
-    places += [Listed((2, 8), (6, 8), torch.tensor([5, 0]), 8)]
-    for a in places:
-        for b in places:
-            assert a is not None
-            assert b is not None
-            assert a.apart(b) == (not {*a.numbers().tolist()} & {*b.numbers().tolist()})
-            assert a.same(b) == (a is b)
-
-
-def test_what_holds_a_number_twice_is_no_place() -> None:
-    w = torch.randn(6, 1, requires_grad=True)
-    assert view_place(w.expand(6, 4), w) is None
-    assert view_place(w.flatten().unfold(0, 3, 1), w) is None
-    assert view_place(w.clone(), w) is None
-    assert view_place(w.expand(6, 4)[:, 0], w.expand(6, 4)) is None
+    _, factors = record(near)
+    assert {type(grad) for grad in factors["table"]} == {DenseGrad}
 
 
 @pytest.mark.parametrize(
@@ -288,33 +208,8 @@ def test_ids_out_of_range_are_an_error() -> None:
         net(torch.randn(N, T, D), torch.ones(N, T, dtype=torch.long))
 
 
-def test_sums_of_narrow_parts_are_wide() -> None:
-    torch.manual_seed(0)
-    model, x = (
-        nn.ParameterDict({"w": nn.Parameter(torch.randn(8, 4))}).to(torch.bfloat16),
-        torch.randn(200, 4).bfloat16(),
-    )
-    with Tape(model, 200) as tape:
-        value = F.linear(x, model["w"][:3]).sum(1)
-    total = tape.backward(value).weighted_sum(torch.ones(200))["w"]
-    assert total.dtype == torch.float32
-    assert torch.allclose(total[:3], x.float().sum(0).expand(3, -1), atol=1e-3)
-
-
-def test_mutant_that_takes_overlapping_places_for_apart_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Strided, "apart", lambda place, other: True)
-    with pytest.raises(AssertionError):
-        law_parts(sliced)
-
-
-def test_mutant_that_takes_equal_shapes_for_one_place_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Strided, "same", lambda place, other: place.shape == other.shape)
-    with pytest.raises(AssertionError):
-        law_parts(chunked)
-
-
 def test_mutant_that_takes_repeated_rows_for_a_place_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "_once", lambda rows, length: True)
+    monkeypatch.setattr(indexing, "_no_repeats", lambda rows, length: True)
     with pytest.raises(AssertionError):
         law_parts(near)
 

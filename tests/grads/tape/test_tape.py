@@ -93,7 +93,7 @@ def test_a_frozen_parameter_may_go_through_anything() -> None:
 @pytest.mark.parametrize(
     "read", [lambda p: p.shape, lambda p: p.detach() + 1, lambda p: p.data.norm(), lambda p: p.dtype]
 )
-def test_reading_a_parameter_is_no_use(read: Callable[[Tensor], object]) -> None:
+def test_reading_a_parameter_is_not_an_application(read: Callable[[Tensor], object]) -> None:
     run(lambda m, x: (read(m.layer.weight), m.layer(x))[1], torch.randn(5, 4))
 
 
@@ -134,7 +134,7 @@ def test_a_constant_written_over_with_data_is_data() -> None:
 def test_mutant_that_passes_unknown_operations_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the refusal, the second look (gradient by an unseen road) still refuses."""
     monkeypatch.setattr(
-        tape_module.Tape, "_without_rule", lambda self, func, args, kwargs, given: func(*args, **kwargs)
+        tape_module.Tape, "_apply_without_rule", lambda self, func, args, kwargs, given: func(*args, **kwargs)
     )
     with pytest.raises(UnsupportedOperation, match="road the tape cannot see"):
         run(lambda m, x: torch.cdist(x, m.layer.weight), torch.randn(5, 4))

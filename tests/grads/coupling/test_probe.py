@@ -1,4 +1,4 @@
-"""Promise 13: coupling between examples is found and named; what only looks like it is not."""
+"""Coupling between examples is found and named; what only looks like it is not."""
 
 from __future__ import annotations
 
@@ -141,13 +141,13 @@ def test_the_frozen_part_is_copied_once() -> None:
 
 def test_mutant_that_keeps_a_copy_for_each_example_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Tensor] = []
-    put_back = probe_module._Kept.put_back
+    put_back = probe_module._SavedState.put_back
 
     def hoarding(self: Any) -> Any:
         kept.extend(copy.clone() for _, copy in self._copies.values())
         return put_back(self)
 
-    monkeypatch.setattr(probe_module._Kept, "put_back", hoarding)
+    monkeypatch.setattr(probe_module._SavedState, "put_back", hoarding)
     with pytest.raises(AssertionError):
         law_the_frozen_part_is_copied_once()
 
@@ -155,7 +155,7 @@ def test_mutant_that_keeps_a_copy_for_each_example_is_caught(monkeypatch: pytest
 def test_a_frozen_part_that_was_replaced_is_put_back_as_it_came() -> None:
     module = nn.Module()
     module.register_buffer("held", torch.zeros(2))
-    kept = probe_module._Kept(module)
+    kept = probe_module._SavedState(module)
     module.held = torch.ones(2)
     with probe_module._trial(kept) as written:
         module.held += 1

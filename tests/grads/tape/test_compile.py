@@ -213,10 +213,10 @@ def test_a_fit_of_a_compiled_model_is_the_same(prepare: Callable[[Lightning], An
 def test_validation_stays_compiled() -> None:
     ran = []
 
-    def backend(graph: Any, inputs: Any) -> Any:
+    def backend(attached: Any, inputs: Any) -> Any:
         def run(*args: Any) -> Any:
             ran.append(torch.is_grad_enabled())
-            return graph.forward(*args)
+            return attached.forward(*args)
 
         return run
 

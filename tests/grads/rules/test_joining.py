@@ -1,4 +1,4 @@
-"""Promise 11 for parameters beside, among or in place of data: class tokens, mask tokens, weights put together."""
+"""Exact gradients of parameters beside, among or in place of data: class tokens, mask tokens, weights put together."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def written(m: Net, x: Tensor, mask: Tensor) -> Tensor:
 
 
 def fused(m: Net, x: Tensor, mask: Tensor) -> Tensor:
-    """Weights put together before use."""
+    """Weights put together before they are applied."""
     y = F.linear(x, torch.cat([m.q, m.k, m.fixed, m.q]), torch.cat([m.b, m.c, m.b, m.c]))
     y = y.view(*x.shape, 4).sum(-1) @ torch.cat((m.q, m.v), dim=1)
     y = y @ torch.vstack([m.k, m.v]) + (x @ torch.hstack([m.q, m.k]))[..., 2 : D + 2]
@@ -159,7 +159,7 @@ def record(body: Body, n: int = N, dtype: torch.dtype = torch.float64) -> dict[s
         value = loss(x, mask)
     gradients = tape.backward(value)
     law_exact(gradients, expected, TOLERANCE[dtype])
-    return gradients.uses  # type: ignore[return-value]
+    return gradients.factors  # type: ignore[return-value]
 
 
 def law_joined(*bodies: Body) -> None:
@@ -175,14 +175,14 @@ def test_exact(body: Body, n: int, dtype: torch.dtype) -> None:
 
 
 def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("use", "gram", "ops.embedding", "ops.indexing"):
-        monkeypatch.setattr(f"dplit.grads.{module}.INSTANTIATED", 40)
+    for module in ("factors.base", "factors.ghost_norm", "factors.row_sparse", "rules.indexing"):
+        monkeypatch.setattr(f"dplit.grads.{module}.MAX_INSTANTIATED", 40)
     law_joined(*BODIES)
 
 
 @pytest.mark.parametrize("body", [class_tokens, stacks, windows, written, fused], ids=lambda body: body.__name__)
 def test_joining_costs_no_backward_of_its_own(body: Body) -> None:
-    assert VjpGrad not in {type(use) for name, found in record(body).items() if name != "prompt" for use in found}
+    assert VjpGrad not in {type(grad) for name, found in record(body).items() if name != "prompt" for grad in found}
 
 
 @pytest.mark.parametrize("frozen", ["token", "row", "q", "b"])
@@ -276,7 +276,7 @@ def test_refused(body: Body, named: str) -> None:
 def test_mutant_that_shares_tokens_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several rows of each example taken for one."""
     broken = lambda grad, shape, n: broadcast_grad(grad[:n], grad[:n].shape, n)  # noqa: E731
-    monkeypatch.setattr(joining, "broadcast_use", broken)
+    monkeypatch.setattr(joining, "broadcast_grad", broken)
     with pytest.raises((AssertionError, RuntimeError)):
         law_joined(windows)
 
@@ -289,8 +289,8 @@ def test_mutant_that_forgets_the_mask_is_caught(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_mutant_that_credits_assignments_to_one_example_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    put_use = joining._put_grad
-    monkeypatch.setattr(joining, "_put_use", lambda grad, index, shape, n: put_use(grad.flip(0), index, shape, n))
+    put_grad = joining._put_grad
+    monkeypatch.setattr(joining, "_put_grad", lambda grad, index, shape, n: put_grad(grad.flip(0), index, shape, n))
     with pytest.raises(AssertionError):
         law_joined(written)
 

@@ -1,4 +1,4 @@
-"""Promise 11 for matrix products written out: `@`, `torch.addmm`, `torch.einsum`, and transposes of a parameter."""
+"""Exact gradients of matrix products written out: `@`, `torch.addmm`, `torch.einsum`, and transposes of a parameter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ N, T, D, H = 5, 4, 6, 2
 
 
 class Net(nn.Module):
-    """Parameters of every shape a product can take, and a body that uses some."""
+    """Parameters of every shape a product can take, and a body that applies some."""
 
     def __init__(self, body: Callable[[Net, Tensor], Tensor]) -> None:
         super().__init__()
@@ -147,8 +147,8 @@ def test_exact_at_other_lengths(t: int) -> None:
 
 
 def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.grads.factors.ghost_norm.INSTANTIATED", 40)
-    monkeypatch.setattr("dplit.grads.factors.base.INSTANTIATED", 40)
+    monkeypatch.setattr("dplit.grads.factors.ghost_norm.MAX_INSTANTIATED", 40)
+    monkeypatch.setattr("dplit.grads.factors.base.MAX_INSTANTIATED", 40)
     for body in BODIES:
         check(body)
 
@@ -180,7 +180,7 @@ def test_a_matrix_for_each_example() -> None:
 @pytest.mark.parametrize("body", [transposes, right, left, conv1d, heads])
 def test_transposes_cost_no_backward_of_their_own(body: Callable[[Net, Tensor], Tensor]) -> None:
     tape = check(body)
-    kinds = {type(use) for source, recorded in tape._uses for _, use in source.trace(recorded)}
+    kinds = {type(grad) for tracked, recorded in tape._recorded for _, grad in tracked.pull_back(recorded)}
     assert VjpGrad not in kinds
 
 
@@ -233,7 +233,7 @@ def test_refused(body: Callable[[Net, Tensor], Tensor]) -> None:
 
 def test_mutant_that_forgets_to_exchange_roles_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """D is square here: only the numbers tell W from its transpose."""
-    monkeypatch.setattr("dplit.grads.tape.tracked.VJP_RULES", dict.fromkeys(VJP_RULES, lambda derived, use: use))
+    monkeypatch.setattr("dplit.grads.tape.tracked.VJP_RULES", dict.fromkeys(VJP_RULES, lambda derived, grad: grad))
     with pytest.raises(AssertionError):
         check(transposes)
 

@@ -1,4 +1,4 @@
-"""Promise 11 for convolutions of every geometry."""
+"""Exact gradients of convolutions of every geometry."""
 
 from __future__ import annotations
 
@@ -151,9 +151,9 @@ def test_exact_at_any_shape(n: int, c: int, p: int, k: int, t: int) -> None:
 
 
 def test_exact_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("gram", "ops.conv"):
-        monkeypatch.setattr(f"dplit.grads.{module}.INSTANTIATED", 300)
-    monkeypatch.setattr("dplit.grads.factors.base.INSTANTIATED", 300)
+    for module in ("factors.ghost_norm", "rules.conv"):
+        monkeypatch.setattr(f"dplit.grads.{module}.MAX_INSTANTIATED", 300)
+    monkeypatch.setattr("dplit.grads.factors.base.MAX_INSTANTIATED", 300)
     for body in (again, as_linear, derived):
         torch.manual_seed(8)
         check(Reused(body), torch.randn(5, 4, 3, 4))
@@ -202,8 +202,8 @@ def test_refused(body: Callable[[nn.Module, Tensor], Tensor]) -> None:
 def test_mutant_that_drops_products_of_positions_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(11)
 
-    def alone(use: conv.ConvGrad) -> Tensor:
-        each = use._linear()
+    def alone(grad: conv.ConvGrad) -> Tensor:
+        each = grad._linear()
         return (each.x.square().sum(-1) * each.back.square().sum(-1)).sum((1, 2))
 
     monkeypatch.setattr(conv.ConvGrad, "sq_norm", alone)
@@ -215,7 +215,7 @@ def test_mutant_that_drops_products_of_positions_is_caught(monkeypatch: pytest.M
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_exact_either_way(monkeypatch: pytest.MonkeyPatch, per_number: int, k: int) -> None:
     """With gradients kept, with Gram matrices of pixels, and with those of windows."""
-    monkeypatch.setattr("dplit.grads.factors.ghost_norm.PER_NUMBER", {"cpu": per_number})
+    monkeypatch.setattr("dplit.grads.factors.ghost_norm.PRODUCTS_PER_NUMBER", {"cpu": per_number})
     torch.manual_seed(11)
     for options in ({}, {"stride": 2}, {"padding": 1, "groups": 2}, {"dilation": 2, "padding": "same"}):
         check(nn.Conv2d(4, 6, k, **options), torch.randn(4, 4, 6, 5))
@@ -247,5 +247,5 @@ def test_gradients_made_at_once_are_those_made_one_by_one_and_a_bad_example_stay
     torch.testing.assert_close(conv.ConvGrad(x, back, geometry)._at_once(), expected, rtol=1e-4, atol=1e-4)
     x[2], back[2] = bad, bad
     others = [0, 1, 3, 4]
-    found = conv.ConvGrad(x, back, geometry)._at_once()[others]
-    torch.testing.assert_close(found, expected[others], rtol=1e-4, atol=1e-4)
+    gradients = conv.ConvGrad(x, back, geometry)._at_once()[others]
+    torch.testing.assert_close(gradients, expected[others], rtol=1e-4, atol=1e-4)

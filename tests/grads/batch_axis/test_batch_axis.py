@@ -131,25 +131,25 @@ def test_exact_wherever_the_examples_are(body: Body, n: int, t: int) -> None:
     law_placed(body, n, t, torch.float32 if body is grouped else torch.float64)
 
 
-def anew(reentrant: bool, inside: Callable[[Net, Tensor], Tensor]) -> Body:
+def recomputed(reentrant: bool, inside: Callable[[Net, Tensor], Tensor]) -> Body:
     return lambda m, ids: checkpoint(lambda x: inside(m, x), m.table(ids), use_reentrant=reentrant)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_exact_in_layers_that_are_computed_anew(reentrant: bool) -> None:
-    law_placed(anew(reentrant, lambda m, x: work(m, x.transpose(0, 1)).transpose(0, 1)), 3, 5)
-    law_placed(anew(reentrant, lambda m, x: m.layer(x.transpose(0, 1)).transpose(0, 1)), 4, 4)
-    law_placed(anew(reentrant, lambda m, x: work(m, x.flip(0)).flip(0) * m.scale.exp()), 3, 5)
+def test_exact_in_recomputed_layers(reentrant: bool) -> None:
+    law_placed(recomputed(reentrant, lambda m, x: work(m, x.transpose(0, 1)).transpose(0, 1)), 3, 5)
+    law_placed(recomputed(reentrant, lambda m, x: m.layer(x.transpose(0, 1)).transpose(0, 1)), 4, 4)
+    law_placed(recomputed(reentrant, lambda m, x: work(m, x.flip(0)).flip(0) * m.scale.exp()), 3, 5)
 
 
 def stopped(m: Net, x: Tensor) -> Tensor:
-    """The model stops a gradient itself, inside a layer that is computed anew."""
+    """The model stops a gradient itself, inside a layer that is recomputed."""
     return m.first(x) * m.scale.detach() + m.scale.exp().detach() * m.last(x) + m.scale
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_a_stopped_gradient_stays_stopped_in_a_layer_that_is_computed_anew(reentrant: bool) -> None:
-    law_placed(anew(reentrant, stopped), 3, 5)
+def test_a_stopped_gradient_stays_stopped_in_a_recomputed_layer(reentrant: bool) -> None:
+    law_placed(recomputed(reentrant, stopped), 3, 5)
 
 
 def by_time_steps(m: Net, ids: Tensor) -> Tensor:
