@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from dplit.diagnostics.clipping_effect import Tally
 from dplit.errors import ConfigurationError
 from dplit.fairness.metrics.counts import Counts, count
-from dplit.fairness.metrics.rates import Row
+from dplit.fairness.metrics.metric import Row
 from dplit.fairness.monitor.outputs import outcome
 from dplit.grads.backends import BACKENDS
 from dplit.grads.tape.tape import tensors
