@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal
 
 from matplotlib import rc_context
 from matplotlib.artist import Artist
@@ -33,14 +33,8 @@ GREY = "#555555"
 Sharing = bool | Literal["none", "all", "row", "col"]
 
 
-class LineStyle(TypedDict):
-    """What matplotlib's `plot` takes of a line's look."""
-
-    color: str
-    marker: str
-    linestyle: NotRequired[str]
-    mfc: NotRequired[str]
-    mec: NotRequired[str]
+LineStyle = dict[str, str]
+"""What matplotlib's `plot` takes of a line's look, by the names of its arguments."""
 
 
 def of_variant(k: int) -> LineStyle:
@@ -94,9 +88,16 @@ def blank(
 
 
 def curve(axes: Axes, positions: Sequence[int], values: Sequence[float], style: LineStyle) -> None:
-    """Draw a curve with at most 30 marks; NaN leaves a hole."""
-    every = max(math.ceil(len(values) / 30), 1)
-    axes.plot(positions, values, linewidth=1.7, markersize=4.5, markevery=every, **style)  # type: ignore[arg-type]
+    """Draw a curve with at most 30 marks; NaN leaves a hole.
+
+    Args:
+        axes: to draw on.
+        positions: on the lower axis.
+        values: as many.
+        style: "color", "marker" and "linestyle".
+    """
+    (line,) = axes.plot(positions, values, linewidth=1.7, markersize=4.5, color=style["color"])
+    line.set(marker=style["marker"], linestyle=style["linestyle"], markevery=max(math.ceil(len(values) / 30), 1))
 
 
 def mark_undefined(axes: Axes) -> None:

@@ -28,6 +28,30 @@ def positive(name: str, value: Any) -> float:
     return number
 
 
+def positive_finite(name: str, value: object) -> float:
+    """Return `value` as a finite float above 0.
+
+    Raises:
+        ConfigurationError: `value` is no finite number above 0.
+    """
+    number = real(name, value)
+    if not 0 < number < math.inf:
+        raise ConfigurationError(f"{name}={value!r} must be a finite number above 0")
+    return number
+
+
+def fraction(name: str, value: object) -> float:
+    """Return `value` as a float in the open interval (0, 1).
+
+    Raises:
+        ConfigurationError: `value` is no number strictly between 0 and 1.
+    """
+    number = real(name, value)
+    if not 0 < number < 1:
+        raise ConfigurationError(f"{name}={value!r} must lie between 0 and 1")
+    return number
+
+
 def rate(name: str, value: Any) -> float:
     """Return `value` as a sampling rate in (0, 1]."""
     number = real(name, value)

@@ -93,7 +93,9 @@ class SubgroupDiagnostics(DrawsAtEnd):
         """Name the files that left the run so far, exact and uncharged."""
         if self._path is None:
             return []
-        content = "gradient norms, clipping, directions, accuracy, loss and perplexity by group; records declared public"
+        content = (
+            "gradient norms, clipping, directions, accuracy, loss and perplexity by group; records declared public"
+        )
         return [f"{file} ({content})" for file in (self._path.name, self._path.with_suffix(".png").name)]
 
     # ---- before anything is measured

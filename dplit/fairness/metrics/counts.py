@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,13 +93,13 @@ class Counts:
     def __add__(self, other: Counts) -> Counts:
         """Return the counts of both sets of examples, over the larger number of classes."""
         left, right = self.widened(other.classes), other.widened(self.classes)
-        noise_std = math.hypot(left.noise_std, right.noise_std)
-        sums = [getattr(left, name) + getattr(right, name) for name in SUMS]
-        return Counts(left.groups, *sums, noise_std=noise_std)
+        sums: dict[str, Any] = {name: getattr(left, name) + getattr(right, name) for name in SUMS}
+        return replace(left, noise_std=math.hypot(left.noise_std, right.noise_std), **sums)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Counts:
-        """Return counts in which each of the sums, a tensor with a row for each group, is changed by `change`, as a sum over ranks does."""
-        return Counts(self.groups, *(change(getattr(self, name)) for name in SUMS), noise_std=self.noise_std)
+        """Return counts in which `change`, such as a sum over ranks, is applied to each of the sums."""
+        sums: dict[str, Any] = {name: change(getattr(self, name)) for name in SUMS}
+        return replace(self, **sums)
 
     def merged(self) -> Counts:
         """Return the counts of all examples as those of one group, "all"."""

@@ -71,9 +71,8 @@ def _ids(counts: Counts) -> tuple[torch.Tensor, ...]:
 
 def _default_metrics(counts: Counts) -> dict[str, WeightedMetric]:
     from fairlearn.metrics import false_positive_rate, selection_rate, true_positive_rate
-    from sklearn.metrics import accuracy_score
 
-    any_class: dict[str, WeightedMetric] = {"n": _Size(counts), "accuracy": _Known(counts, accuracy_score)}
+    any_class: dict[str, WeightedMetric] = {"n": _Size(counts), "accuracy": _Known(counts, _accuracy)}
     if counts.classes > 2:
         return any_class
     return {
@@ -82,6 +81,10 @@ def _default_metrics(counts: Counts) -> dict[str, WeightedMetric]:
         "tpr": _Known(counts, true_positive_rate, label=1),
         "fpr": _Known(counts, false_positive_rate, label=0),
     }
+
+
+def _accuracy(y_true: Ids, y_pred: Ids, *, sample_weight: Weights) -> float:
+    return float(np.average(y_true == y_pred, weights=sample_weight))
 
 
 class _Size:

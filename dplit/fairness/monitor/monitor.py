@@ -55,7 +55,8 @@ class FairnessMonitor(DrawsAtEnd):
     Each of several loaders has its own table.
 
     With identity terms declared, for two classes, a batch's "mentions" `(n, T)` says which of them each text mentions:
-    the file gets `term_negatives`, `term_fpr` and `term_fpr_difference` (with the term in the column `group`) and the false positive equality difference, Σₜ |FPR − FPRₜ| (`dplit.fairness.metrics.terms`; Dixon et al. 2018).
+    the file gets `term_negatives`, `term_fpr` and `term_fpr_difference` (with the term in the column `group`) and the
+    false positive equality difference, Σₜ |FPR − FPRₜ| (`dplit.fairness.metrics.terms`; Dixon et al. 2018).
 
     Written to the run directory (`trainer.log_dir`): `filename`, tidy with the columns of `csv_log.HEADER`, and a
     picture of the curves beside it when fit ends or fails. Logged: `fairness/<summary metric>` and

@@ -71,10 +71,16 @@ def _panels(history: Sequence[Snapshot]) -> list[Panel]:
     per_group = dict.fromkeys(metric for snapshot in history for metric in snapshot.per_group)
     if "accuracy" in per_group:
         second = "loss" if any(snapshot.is_defined("loss") for snapshot in history) else "selection_rate"
-        return [*(partial(_group_panel, metric=metric) for metric in ("accuracy", second, "tpr")), partial(_gap_panel, gaps=GAPS)]
+        return [
+            *(partial(_group_panel, metric=metric) for metric in ("accuracy", second, "tpr")),
+            partial(_gap_panel, gaps=GAPS),
+        ]
     qualities = [metric for metric in QUALITIES if metric in per_group]
     gaps = [{f"{metric}_gap": f"{metric} gap"} for metric in qualities]
-    return [*(partial(_group_panel, metric=metric) for metric in qualities), *(partial(_gap_panel, gaps=gap) for gap in gaps)]
+    return [
+        *(partial(_group_panel, metric=metric) for metric in qualities),
+        *(partial(_gap_panel, gaps=gap) for gap in gaps),
+    ]
 
 
 def _group_panel(axes: Axes, history: Sequence[Snapshot], metric: str) -> None:
@@ -101,7 +107,7 @@ def draw_groups(axes: Axes, history: Sequence[Snapshot], positions: Sequence[int
 
 def _gap_panel(axes: Axes, history: Sequence[Snapshot], gaps: Mapping[str, str]) -> None:
     for k, metric in enumerate(gaps):
-        style = plotting.LineStyle(color=GAP_GREYS[k], marker=plotting.MARKERS[k], linestyle=plotting.DASHES[k])
+        style = {"color": GAP_GREYS[k], "marker": plotting.MARKERS[k], "linestyle": plotting.DASHES[k]}
         plotting.curve(axes, _positions(history), [snapshot.value(metric) for snapshot in history], style)
     axes.set_ylabel("difference between groups")
     if any(not math.isnan(snapshot.value(metric)) for snapshot in history for metric in gaps):
