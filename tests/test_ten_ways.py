@@ -70,8 +70,8 @@ WAYS = {
     ],
     9: [
         "tests.test_ten_ways.test_mutant_unlisted_figure",
-        "tests.fairness.test_fairness_release.test_mutant_exact_counts_published",
-        "tests.fairness.test_fairness_monitor.test_mutant_watchers_unseen",
+        "tests.fairness.monitor.test_release.test_mutant_exact_counts_published",
+        "tests.fairness.monitor.test_monitor.test_mutant_watchers_unseen",
     ],
     10: [
         "tests.test_step.test_mutant_skipped_parameter_is_caught",

@@ -29,13 +29,14 @@ WeightedMetric = Callable[..., float]
 def metric_frame(counts: Counts, metrics: Mapping[str, WeightedMetric] | None = None) -> MetricFrame:
     """Return a MetricFrame in which each cell of the counts is one record with the count as its weight.
 
-    Noisy counts below 0 weigh 0. What `table` leaves undefined is NaN: a group without examples, a rate with an empty
-    denominator (fairlearn alone takes it as 0), and what is lost in the noise. `n` is the released size of a group.
+    Its own metrics are those of `table`: NaN for a group without examples, for a rate with an empty
+    denominator (fairlearn's own functions return 0) and for what is lost in the noise.
 
     Args:
         counts: of examples with labels and predictions.
-        metrics: functions that take `sample_weight`, NaN for a group that has no examples or is lost in the noise. None:
-            `n` and `accuracy`; of two classes also `selection_rate`, `tpr` and `fpr`.
+        metrics: functions that take `sample_weight`, in which noisy counts below 0 weigh 0; they are not called for a
+            group that has no examples or is lost in the noise, which is NaN. None: `n` and `accuracy`; of two classes
+            also `selection_rate`, `tpr` and `fpr`.
 
     Raises:
         ConfigurationError: examples came with a loss alone.
@@ -54,7 +55,7 @@ def metric_frame(counts: Counts, metrics: Mapping[str, WeightedMetric] | None = 
         )
     group, label, pred = (ids.flatten().numpy() for ids in _ids(counts))
     weights = counts.cells.to(torch.float64).flatten().numpy()
-    chosen = _default_metrics(counts) if metrics is None else {name: _Known(counts, m) for name, m in metrics.items()}
+    chosen = _own_metrics(counts) if metrics is None else {name: _Foreign(counts, m) for name, m in metrics.items()}
     return MetricFrame(
         metrics=chosen,
         y_true=label,
@@ -69,22 +70,20 @@ def _ids(counts: Counts) -> tuple[torch.Tensor, ...]:
     return torch.meshgrid(*(torch.arange(size) for size in counts.cells.shape), indexing="ij")
 
 
-def _default_metrics(counts: Counts) -> dict[str, WeightedMetric]:
-    from fairlearn.metrics import false_positive_rate, selection_rate, true_positive_rate
-
-    any_class: dict[str, WeightedMetric] = {"n": _Size(counts), "accuracy": _Known(counts, _accuracy)}
+def _own_metrics(counts: Counts) -> dict[str, WeightedMetric]:
+    of_any_classes: dict[str, WeightedMetric] = {"n": _Size(counts), "accuracy": _Rate(counts, np.equal)}
     if counts.classes > 2:
-        return any_class
+        return of_any_classes
     return {
-        **any_class,
-        "selection_rate": _Known(counts, selection_rate),
-        "tpr": _Known(counts, true_positive_rate, label=1),
-        "fpr": _Known(counts, false_positive_rate, label=0),
+        **of_any_classes,
+        "selection_rate": _Rate(counts, _selected),
+        "tpr": _Rate(counts, _selected, label=1),
+        "fpr": _Rate(counts, _selected, label=0),
     }
 
 
-def _accuracy(y_true: Ids, y_pred: Ids, *, sample_weight: Weights) -> float:
-    return float(np.average(y_true == y_pred, weights=sample_weight))
+def _selected(y_true: Ids, y_pred: Ids) -> npt.NDArray[np.bool_]:
+    return y_pred == 1
 
 
 class _Size:
@@ -98,15 +97,31 @@ class _Size:
         return float(sample_weight.sum()) if known else math.nan
 
 
-class _Known:
-    """A metric of cells, NaN where all of them, or those of the label it is about, sum to nothing or are lost in the noise."""
+class _Rate:
+    """The weight of the hits among the cells with one label, or any; see `rates.fraction`."""
 
-    def __init__(self, counts: Counts, metric: WeightedMetric, label: int | None = None) -> None:
-        self.noise_std, self.metric, self.label = counts.noise_std, metric, label
+    def __init__(
+        self, counts: Counts, hit: Callable[[Ids, Ids], npt.NDArray[np.bool_]], label: int | None = None
+    ) -> None:
+        self.noise_std, self.hit, self.label = counts.noise_std, hit, label
 
     def __call__(self, y_true: Ids, y_pred: Ids, *, sample_weight: Weights) -> float:
-        denominator = sample_weight if self.label is None else sample_weight[y_true == self.label]
-        if not (_is_known(sample_weight, self.noise_std) and _is_known(denominator, self.noise_std)):
+        among = np.ones_like(y_true, dtype=bool) if self.label is None else y_true == self.label
+        whole = sample_weight[among]
+        if not (_is_known(sample_weight, self.noise_std) and _is_known(whole, self.noise_std)):
+            return math.nan
+        part = sample_weight[among & self.hit(y_true, y_pred)].sum()
+        return float(min(max(part, 0.0) / whole.sum(), 1.0))
+
+
+class _Foreign:
+    """A given metric, NaN where there are no examples or they are lost in the noise."""
+
+    def __init__(self, counts: Counts, metric: WeightedMetric) -> None:
+        self.noise_std, self.metric = counts.noise_std, metric
+
+    def __call__(self, y_true: Ids, y_pred: Ids, *, sample_weight: Weights) -> float:
+        if not _is_known(sample_weight, self.noise_std):
             return math.nan
         return float(self.metric(y_true, y_pred, sample_weight=sample_weight.clip(min=0.0)))
 
