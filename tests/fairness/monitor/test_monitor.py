@@ -19,6 +19,7 @@ from dplit.errors import ConfigurationError
 from dplit.fairness import FairnessMonitor
 from dplit.fairness.metrics import catalogue, counts
 from dplit.fairness.metrics.counts import Counts
+from dplit.protocols import ReleasesFigures
 from tests.fairness.fairness_project import NAMES, Model, Paid, Project, make_private, refusal
 
 pytestmark = [
@@ -280,6 +281,7 @@ def test_public_figures_are_not_listed(trainer):
 
 def test_what_left_is_listed(trainer):
     monitor = FairnessMonitor(table=False)
+    assert isinstance(monitor, ReleasesFigures)
     assert monitor.released_without_charge() == []
     trainer(monitor).fit(Model(), datamodule=Project())
     listed = monitor.released_without_charge()
