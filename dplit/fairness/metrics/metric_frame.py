@@ -83,7 +83,7 @@ def _own_metrics(counts: Counts) -> dict[str, WeightedMetric]:
 
 
 def _selected(y_true: Ids, y_pred: Ids) -> npt.NDArray[np.bool_]:
-    return y_pred == 1
+    return np.equal(y_pred, 1)
 
 
 class _Size:
