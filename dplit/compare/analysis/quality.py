@@ -6,7 +6,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dplit.fairness.metrics.rates import QUALITIES
+from dplit.fairness.metrics.quality import QUALITIES
 
 FALLBACK = {"overall_accuracy": "overall_loss"}
 """What chooses among grid points in place of a figure that runs do not have: of language models, what they minimise."""

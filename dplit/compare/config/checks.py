@@ -54,7 +54,7 @@ def search_seeds(value: Any, seeds: Sequence[int]) -> int:
 
 def metric(name: Any) -> str:
     """Return the name of a summary figure; refuse what `fairness.csv` does not hold."""
-    from dplit.fairness.metrics.rates import SUMMARY
+    from dplit.fairness.metrics.catalogue import SUMMARY
 
     if name not in SUMMARY:
         raise ConfigurationError(f"choose_by={name!r} is no figure of fairness.csv{nearest(str(name), SUMMARY)}")

@@ -15,12 +15,13 @@ from dplit.errors import ConfigurationError
 from dplit.fairness import FairnessMonitor
 from dplit.fairness.metrics import terms
 from dplit.fairness.metrics.counts import Counts, count
-from dplit.fairness.metrics.rates import fprs
+from dplit.fairness.metrics.equalized_odds import false_positive_rates
 from dplit.fairness.metrics.terms import PER_TERM, SUMMARY, count_terms, term_rows
 from dplit.fairness.monitor.outputs import Outcome
 from tests.fairness.fairness_project import TERMS, Mentioning, Model, Project, Texts, Writer
-from tests.fairness.test_fairness_monitor import fitted, read, values
-from tests.fairness.test_fairness_release import run_noisy
+from tests.fairness.metrics.cases import same
+from tests.fairness.monitor.test_monitor import fitted, read, values
+from tests.fairness.monitor.test_release import run_noisy
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -29,15 +30,15 @@ pytestmark = [
 LAW = settings(max_examples=60, derandomize=True, deadline=None, database=None, phases=[Phase.generate])
 
 
-def seen(label, pred, classes=2):
+def outcome_of(label, pred, classes=2):
     return Outcome(torch.tensor(label), torch.tensor(pred), None, None, classes)
 
 
-def told(mentions, label, pred, batch=7):
+def figures_of(mentions, label, pred, batch=7):
     """Rows of some texts, counted in batches."""
     by_term, counts = Counts.none(TERMS), Counts.none(("all of them",))
     for at in torch.arange(len(label)).split(batch):
-        part = seen(label[at].tolist(), pred[at].tolist())
+        part = outcome_of(label[at].tolist(), pred[at].tolist())
         by_term += count_terms(TERMS, mentions[at], part)
         counts += count(("all of them",), 2, torch.zeros(len(at)).long(), part.label, part.pred)
     return {(row.metric, row.group): row.value for row in term_rows(by_term, counts)}
@@ -47,10 +48,6 @@ def rate(label, pred):
     return false_positive_rate(label, pred, pos_label=1) if (label == 0).any() else math.nan
 
 
-def same(left, right):
-    return (math.isnan(left) and math.isnan(right)) or left == pytest.approx(right, abs=1e-12)
-
-
 def law_rates_are_of_the_negatives_that_mention_a_term():
     one = st.tuples(st.lists(st.booleans(), min_size=3, max_size=3), st.integers(0, 1), st.integers(0, 1))
 
@@ -58,7 +55,7 @@ def law_rates_are_of_the_negatives_that_mention_a_term():
     @given(st.lists(one, min_size=1, max_size=30))
     def law(drawn):
         mentions, label, pred = (np.array(part) for part in zip(*drawn, strict=True))
-        got = told(torch.tensor(mentions), torch.tensor(label), torch.tensor(pred))
+        got = figures_of(torch.tensor(mentions), torch.tensor(label), torch.tensor(pred))
         whole, away = rate(label, pred), []
         for t, term in enumerate(TERMS):
             mine = mentions[:, t]
@@ -82,21 +79,23 @@ def test_rates_are_of_the_negatives_that_mention_a_term():
 def test_mutant_a_text_counts_for_its_first_term_alone(monkeypatch):
     real = terms.count_terms
     first = lambda mentions: mentions & (mentions.cumsum(1) == 1)  # noqa: E731
-    monkeypatch.setattr(f"{__name__}.count_terms", lambda names, mentions, seen: real(names, first(mentions), seen))
+    monkeypatch.setattr(
+        f"{__name__}.count_terms", lambda names, mentions, outcome: real(names, first(mentions), outcome)
+    )
     with pytest.raises(AssertionError):
         law_rates_are_of_the_negatives_that_mention_a_term()
 
 
 def test_mutant_a_share_of_all_that_mention_it(monkeypatch):
     share = lambda counts: counts.cells[:, 0, 1:].double() / counts.cells.sum((1, 2))[:, None]  # noqa: E731
-    monkeypatch.setattr(terms, "fprs", share)
+    monkeypatch.setattr(terms, "false_positive_rates", share)
     with pytest.raises(AssertionError):
         law_rates_are_of_the_negatives_that_mention_a_term()
 
 
 def test_mutant_the_mean_over_terms_stands_for_all_texts(monkeypatch):
     def mean(rates, counts):
-        return {"": float(fprs(counts).nanmean()) / 2}
+        return {"": float(false_positive_rates(counts).nanmean()) / 2}
 
     monkeypatch.setattr(terms, "overall", mean)
     with pytest.raises(AssertionError):
@@ -174,7 +173,7 @@ def test_the_batch_must_say_what_is_mentioned(trainer):
     assert "'mentions' of a batch is missing" in refused(trainer, project=Project(), terms=["gay"])
     assert "is of shape (16, 3), but 1 identity terms" in refused(trainer, terms=["gay"])
     with pytest.raises(ConfigurationError, match="2 rows for 1 texts"):
-        count_terms(["a"], torch.ones(2, 1).bool(), seen([0], [0]))
+        count_terms(["a"], torch.ones(2, 1).bool(), outcome_of([0], [0]))
     with pytest.raises(ConfigurationError, match="must be distinct"):
         FairnessMonitor(terms=["gay", "gay"])
 

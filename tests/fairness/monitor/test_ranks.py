@@ -16,7 +16,8 @@ SCRIPT = """
 import sys
 from lightning.pytorch import Trainer
 from tests.fairness import fairness_project
-from dplit.fairness import FairnessMonitor, monitor
+from dplit.fairness import FairnessMonitor
+from dplit.fairness.monitor import monitor
 
 if sys.argv[2] == "alone":
     monitor.across_ranks = lambda trainer, counts: counts

@@ -19,8 +19,8 @@ from dplit.errors import ConfigurationError
 from dplit.fairness import FairnessMonitor
 from dplit.fairness.metrics.counts import Counts
 from dplit.fairness.monitor import release
-from dplit.fairness.monitor.release import _repeats
-from tests.fairness.fairness_project import NAMES, Model, Paid, Project, Records, refusal
+from dplit.fairness.monitor.release import _why_not_once
+from tests.fairness.fairness_project import NAMES, Model, Paid, Project, Records, make_private, refusal
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -50,7 +50,7 @@ def run_noisy(trainer, model=None, project=None, desk=None, **options):
     fit_options = options.pop("fit", {})
     monitor = FairnessMonitor(**{"release": "noisy", "noise_multiplier": SIGMA, "table": False, **options})
     run = trainer(monitor, **fit_options)
-    run.strategy.release_statistic, run.strategy.spent = desk.release_statistic, desk.spent
+    make_private(run.strategy, desk.spent, desk.release_statistic)
     run.fit(model or Model(), datamodule=project or Project(n=4000, batch_size=512))
     return run, desk, monitor
 
@@ -121,7 +121,7 @@ def test_charged_figures_may_steer(trainer):
         FairnessMonitor(release="noisy", noise_multiplier=SIGMA, table=False),
         EarlyStopping("fairness/accuracy_gap", check_finite=False),
     )
-    run.strategy.release_statistic = desk.release_statistic
+    make_private(run.strategy, release_statistic=desk.release_statistic)
     run.fit(Model(), datamodule=Project(n=4000))
     assert len(desk.asked) == 2
 
@@ -197,7 +197,7 @@ def test_one_record_moves_one_count(trainer):
     law_one_record_moves_one_count(trainer)
 
 
-@pytest.mark.parametrize("check", ["check_once_each", "check_no_more"])
+@pytest.mark.parametrize("check", ["check_each_record_once", "check_no_more_than_records"])
 def test_mutant_no_check(trainer, monkeypatch, check):
     monkeypatch.setattr(f"dplit.fairness.monitor.monitor.{check}", lambda *given: None)
     with pytest.raises(AssertionError):
@@ -215,8 +215,10 @@ def test_reasons():
         drop_last = True
 
     data = Records(10)
-    assert "is a list" in _repeats([])
-    assert _repeats(DataLoader(data, batch_size=None)) == ""
-    assert "drops its last batch" in _repeats(DataLoader(data, batch_sampler=Odd(SequentialSampler(data), 3, True)))
-    assert "come from a list" in _repeats(DataLoader(data, batch_sampler=[[0], [0]]))
-    assert "sampler is a RandomSampler" in _repeats(DataLoader(data, sampler=RandomSampler(data, num_samples=5)))
+    assert "is a list" in _why_not_once([])
+    assert _why_not_once(DataLoader(data, batch_size=None)) == ""
+    assert "drops its last batch" in _why_not_once(
+        DataLoader(data, batch_sampler=Odd(SequentialSampler(data), 3, True))
+    )
+    assert "come from a list" in _why_not_once(DataLoader(data, batch_sampler=[[0], [0]]))
+    assert "sampler is a RandomSampler" in _why_not_once(DataLoader(data, sampler=RandomSampler(data, num_samples=5)))

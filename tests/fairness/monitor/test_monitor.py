@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import io
 import math
 from functools import partial
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from fairlearn.metrics import MetricFrame, demographic_parity_difference
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from rich.console import Console
 from sklearn.metrics import accuracy_score
 
 from dplit.errors import ConfigurationError
 from dplit.fairness import FairnessMonitor
-from dplit.fairness.metrics import counts
-from dplit.fairness.metrics import rates as metrics
-from dplit.fairness.metrics.counts import Counts, count
-from dplit.fairness.metrics.rates import table
-from dplit.fairness.monitor.csv_log import HEADER
-from dplit.fairness.monitor.display import rendered, say, shown, summary_line
-from dplit.fairness.monitor.plots import draw
-from dplit.fairness.monitor.snapshot import Snapshot
-from tests.fairness.fairness_project import NAMES, Model, Paid, Project, refusal
+from dplit.fairness.metrics import catalogue, counts
+from dplit.fairness.metrics.counts import Counts
+from dplit.protocols import ReleasesFigures
+from tests.fairness.fairness_project import NAMES, Model, Paid, Project, make_private, refusal
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
 ]
-PER_GROUP = tuple(metric for metric in metrics.PER_GROUP if "perplexity" not in metric)
-SUMMARY = tuple(metric for metric in metrics.SUMMARY if "perplexity" not in metric)
+PER_GROUP = tuple(metric for metric in catalogue.PER_GROUP if "perplexity" not in metric)
+SUMMARY = tuple(metric for metric in catalogue.SUMMARY if "perplexity" not in metric)
 
 
 def read(tmp_path, name="fairness.csv"):
@@ -84,7 +76,7 @@ def test_mutant_groups_renumbered_by_presence(trainer, tmp_path, monkeypatch):
     def packed(group, label, pred, classes):
         return (torch.unique(group, return_inverse=True)[1] * classes + label) * classes + pred
 
-    monkeypatch.setattr(counts, "_cell", packed)
+    monkeypatch.setattr(counts, "_cell_index", packed)
     with pytest.raises(AssertionError):
         law_file_equals_fairlearn(trainer, tmp_path, 7)
 
@@ -109,39 +101,7 @@ def test_sanity_checking_is_not_counted(trainer, tmp_path):
     assert values(frame, 0)["n", "Female"] == 45
 
 
-class ByIds(Model):
-    def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        return {"preds": self.layer(batch["x"]).argmax(1), "target": batch["y"].float()[:, None]}
-
-
-class OneLogit(Model):
-    def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        logits = self.layer(batch["x"])
-        return {"logits": logits[:, 1] - logits[:, 0], "target": batch["y"]}
-
-
-@pytest.mark.parametrize("model", [ByIds, OneLogit])
-def test_ids_and_single_logits_mean_the_same(trainer, tmp_path, model):
-    fitted(trainer)
-    fitted(trainer, model(), filename="other.csv")
-    first, second = values(read(tmp_path)), values(read(tmp_path, "other.csv"))
-    assert all(math.isnan(second["loss", name]) for name in NAMES)
-    assert {k: v for k, v in first.items() if "loss" not in k[0]} == pytest.approx(
-        {k: v for k, v in second.items() if "loss" not in k[0]}, nan_ok=True
-    )
-
-
 # ---- where they go
-
-
-def test_file_is_tidy(trainer, tmp_path):
-    fitted(trainer)
-    frame = read(tmp_path)
-    assert tuple(frame.columns) == HEADER
-    assert len(frame) == 2 * (len(PER_GROUP) * len(NAMES) + len(SUMMARY))
-    assert set(frame.split) == {"validation"}
-    assert list(frame.step.unique()) == [2, 4]
-    assert frame.epsilon.isna().all()
 
 
 def test_scalars_are_logged(trainer):
@@ -159,23 +119,6 @@ def test_logger_and_run_directory(trainer, tmp_path):
     assert (directory / "fairness.csv").exists()
     assert (directory / "fairness.png").exists()
     assert "fairness/accuracy_gap" in pd.read_csv(directory / "metrics.csv").columns
-
-
-def test_another_runs_file_is_left_alone(trainer, tmp_path):
-    (tmp_path / "fairness.csv").write_text("theirs")
-    (tmp_path / "fairness-1.png").write_text("theirs too")
-    fitted(trainer)
-    assert (tmp_path / "fairness.csv").read_text() == "theirs"
-    assert (tmp_path / "fairness-1.png").read_text() == "theirs too"
-    assert tuple(read(tmp_path, "fairness-2.csv").columns) == HEADER
-    assert (tmp_path / "fairness-2.png").exists()
-
-
-def test_each_fit_has_its_own_file(trainer, tmp_path):
-    monitor = FairnessMonitor(table=False)
-    for _ in range(2):
-        trainer(monitor, max_epochs=1).fit(Model(), datamodule=Project())
-    assert len(read(tmp_path)) == len(read(tmp_path, "fairness-1.csv"))
 
 
 def test_test_split_is_appended(trainer, tmp_path):
@@ -234,7 +177,7 @@ class Private(Model):
         self.paid = paid
 
     def setup(self, stage):
-        self.trainer.strategy.spent = lambda: self.paid
+        make_private(self.trainer.strategy, spent=lambda: self.paid)
 
 
 def test_epsilon_is_written(trainer, tmp_path):
@@ -250,76 +193,7 @@ def test_only_the_headline_where_groups_have_none(trainer, tmp_path):
     assert "epsilon" not in set(read(tmp_path).metric)
 
 
-def test_groups_come_from_the_strategy_first(trainer, tmp_path):
-    monitor = FairnessMonitor(table=False)
-    run = trainer(monitor)
-    run.strategy.group, run.strategy.groups = "y", ["no", "yes"]
-    run.fit(Model(), datamodule=Project())
-    assert set(read(tmp_path).group) == {"", "no", "yes"}
-
-
-def test_no_groups_anywhere(trainer):
-    run = trainer(FairnessMonitor())
-    with pytest.raises(ConfigurationError, match="no groups to tell apart"):
-        run.fit(Model(), Project().train_dataloader(), Project().val_dataloader())
-
-
 # ---- the terminal
-
-
-def snapshot(**options):
-    group, ids = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 1])
-    rows = table(count(NAMES, 2, group, ids, torch.tensor([0, 1, 0]), torch.tensor([0.1, 0.2, 0.3])))
-    return Snapshot(3, 120, "validation", NAMES, tuple(rows), **options)
-
-
-def text(message, width=100):
-    console = Console(file=io.StringIO(), width=width)
-    console.print(message)
-    return console.file.getvalue()
-
-
-def test_table_says_everything():
-    said = text(rendered(snapshot(epsilon=2.5, delta=1e-5, epsilon_by_group={"Female": 2.5, "Male": 1.25}), "exact"))
-    assert "epoch 3, step 120, validation (exact)" in said
-    male = next(line.split() for line in said.splitlines() if "Male" in line)
-    assert male == ["Male", "2", "0.500", "0.500", "0.500", "–", "0.250", "1.25"]
-    assert next(line.split() for line in said.splitlines() if "Other" in line)[1:] == ["0"] + ["–"] * 6
-    assert "ε ≤ 2.50 at δ = 1e-05" in said
-    assert "worst group Male (0.500)" in said
-
-
-def test_not_private_and_not_defined():
-    assert summary_line(snapshot()).startswith("not private · accuracy 0.667")
-    nothing = Snapshot(0, 0, "validation", NAMES, tuple(table(Counts.none(NAMES))))
-    assert "worst group – (–) · accuracy gap –" in summary_line(nothing)
-    assert shown(math.nan) == "–"
-
-
-def test_names_are_not_markup():
-    names = ("[red]a[/red]", "$b$")
-    odd = Snapshot(0, 0, "validation", names, tuple(table(Counts.none(names))))
-    assert "[red]a[/red]" in text(rendered(odd, "exact"))
-    draw([odd]).canvas.draw()
-
-
-@pytest.mark.parametrize("bar", [RichProgressBar, TQDMProgressBar, None])
-def test_prints_beside_progress_bars(trainer, capsys, bar):
-    bars = [bar()] if bar else []
-    run = trainer(FairnessMonitor(), *bars, enable_progress_bar=bool(bars))
-    run.fit(Model(), datamodule=Project())
-    run.test(run.model, datamodule=Project(), verbose=False)
-    out = capsys.readouterr().out
-    for heading in ("epoch 0, step 2, validation (exact, not charged)", "epoch 1, step 4", "epoch 2, step 4, test"):
-        assert out.count(heading) == 1
-    assert out.count("not private") == 3
-
-
-def test_prints_although_the_bar_is_switched_off(trainer, capsys):
-    trainer(FairnessMonitor(), TQDMProgressBar(refresh_rate=0), enable_progress_bar=True).fit(
-        Model(), datamodule=Project()
-    )
-    assert capsys.readouterr().out.count("not private") == 2
 
 
 def test_only_rank_zero_prints_and_writes(trainer, tmp_path, capsys, monkeypatch):
@@ -330,48 +204,7 @@ def test_only_rank_zero_prints_and_writes(trainer, tmp_path, capsys, monkeypatch
     assert list(tmp_path.glob("fairness*")) == []
 
 
-def test_say_needs_no_bar(trainer, capsys):
-    say(trainer(), rendered(snapshot(), "exact"))
-    assert "Female" in capsys.readouterr().out
-
-
 # ---- the picture
-
-
-def inked(path):
-    pixels = (matplotlib.image.imread(path) * 255).astype(np.uint8)
-    return len(np.unique(pixels.view(np.uint32)))
-
-
-def test_picture(trainer, tmp_path):
-    fitted(trainer, Private(Paid(1.5, 1e-5, None)))
-    assert inked(tmp_path / "fairness.png") > 50
-    assert (tmp_path / "fairness.png").stat().st_size > 20_000
-
-
-class Failing(Model):
-    def on_train_epoch_start(self):
-        if self.current_epoch == 1:
-            raise RuntimeError("out of luck")
-
-
-def test_picture_although_fit_failed(trainer, tmp_path):
-    with pytest.raises(RuntimeError, match="out of luck"):
-        fitted(trainer, Failing())
-    assert inked(tmp_path / "fairness.png") > 50
-    assert set(read(tmp_path).epoch) == {0}
-
-
-def test_axes_of_the_picture():
-    looks = [snapshot(epsilon=float(i + 1), delta=1e-5) for i in range(2)]
-    figure = draw([Snapshot(e, 10 * e, s.split, s.groups, s.rows, s.epsilon, s.delta) for e, s in enumerate(looks)])
-    labels = [axes.get_ylabel() for axes in figure.axes]
-    assert labels == ["accuracy", "loss", "true positive rate", "difference between groups"]
-    assert figure.axes[2].get_xlabel() == "epoch"
-    assert [entry.get_text() for entry in figure.legends[0].get_texts()] == list(NAMES)
-    assert draw(looks).axes[2].get_xlabel() == "step"  # two looks in one epoch
-    (above,) = figure.axes[0].child_axes
-    assert [tick.get_text() for tick in above.get_xticklabels()] == ["1", "2"]
 
 
 # ---- refusals
@@ -383,48 +216,6 @@ def refused(trainer, model, error=ConfigurationError, **options):
     message = str(caught.value)
     assert "\n" not in message
     return message
-
-
-def returning(make):
-    class Odd(Model):
-        def validation_step(self, batch, batch_idx, dataloader_idx=0):
-            return make(self.layer(batch["x"]), batch["y"])
-
-    return Odd()
-
-
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (lambda logits, y: None, "validation_step returned nothing"),
-        (lambda logits, y: logits.mean(), "returned a torch.float32 tensor of shape ()"),
-        (lambda logits, y: {"logits": logits}, "a mapping with keys logits"),
-        (lambda logits, y: {"target": y, "loss": logits[:, 0]}, "a mapping with keys target, loss"),
-        (lambda logits, y: {"preds": y, "loss": logits[:, 0]}, "a mapping with keys preds, loss"),
-        (lambda logits, y: {"loss": logits.mean()}, "loss as a torch.float32 tensor of shape ()"),
-        (
-            lambda logits, y: {"logits": logits[None], "target": y},
-            "logits as a torch.float32 tensor of shape (1,",
-        ),
-        (lambda logits, y: {"preds": logits[:, 0], "target": y}, "preds as a torch.float32 tensor of shape (16,)"),
-        (lambda logits, y: {"logits": logits, "target": logits}, "target as a torch.float32 tensor of shape (16, 2)"),
-        (lambda logits, y: {"logits": logits, "target": y, "loss": logits.mean()}, "loss as a torch.float32 tensor"),
-    ],
-)
-def test_other_outputs_are_refused_with_an_example(trainer, make, says):
-    message = refused(trainer, returning(make))
-    assert says in message
-    assert 'return {"logits": logits, "target": y' in message
-
-
-def test_ids_beyond_the_logits_are_refused(trainer):
-    assert "target id 5" in refused(trainer, returning(lambda logits, y: {"logits": logits, "target": y * 0 + 5}))
-    odd = returning(lambda logits, y: {"logits": logits, "target": y[:3]})
-    assert "the batch has 16 examples" in refused(trainer, odd)
-
-
-def test_declared_classes_must_agree(trainer):
-    assert "leave classes out" in refused(trainer, Model(), classes=3)
 
 
 def test_undeclared_group_is_refused(trainer):
@@ -469,7 +260,7 @@ def test_uncharged_figures_steer_nothing(trainer, tmp_path):
 
 
 def test_mutant_watchers_unseen(trainer, tmp_path, monkeypatch):
-    monkeypatch.setattr("dplit.fairness.monitor.monitor._watchers", lambda trainer, prefix: [])
+    monkeypatch.setattr("dplit.fairness.monitor.monitor.watchers", lambda trainer, prefix: [])
     with pytest.raises(AssertionError):
         law_uncharged_figures_steer_nothing(trainer, tmp_path)
 
@@ -490,6 +281,7 @@ def test_public_figures_are_not_listed(trainer):
 
 def test_what_left_is_listed(trainer):
     monitor = FairnessMonitor(table=False)
+    assert isinstance(monitor, ReleasesFigures)
     assert monitor.released_without_charge() == []
     trainer(monitor).fit(Model(), datamodule=Project())
     listed = monitor.released_without_charge()

@@ -259,7 +259,7 @@ def test_mutant_sensitivity_of_one_count_for_all_blocks_is_caught(monkeypatch: p
 
 def test_mutant_each_block_to_the_whole_bound_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = lambda self: torch.full((len(self._blocks.names), 1), self.threshold, dtype=torch.float64)  # noqa: E731
-    monkeypatch.setattr(PerLayer, "_each", whole)
+    monkeypatch.setattr(PerLayer, "_thresholds", whole)
     with pytest.raises(AssertionError):
         law_bounded(ready(PerLayer()), [ones(1e3, 0)])
 
