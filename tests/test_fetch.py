@@ -237,7 +237,7 @@ def test_two_processes_fetch_once(tmp_path):
 
 
 def test_mutant_no_lock(tmp_path):
-    no_lock = "import contextlib, dplit.hub.download\ndplit.fetch.FileLock = contextlib.nullcontext\n"
+    no_lock = "import contextlib, dplit.hub.download\ndplit.hub.download.FileLock = contextlib.nullcontext\n"
     unlocked = TWO.replace("subprocess.run =", f"{no_lock}subprocess.run =")
     with pytest.raises(AssertionError):
         law_two_processes_fetch_once(tmp_path, unlocked)

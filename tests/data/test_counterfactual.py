@@ -25,7 +25,7 @@ from dplit.errors import ConfigurationError
 from dplit.protocols import UnitSamples
 from dplit.sampling.units import single_records
 from tests.data.own import bert
-from tests.data.own import files as own_texts
+from tests.data.own import texts as own_texts
 from tests.data.swapped import SAID, SWAPS, data
 
 PAIRS = {"he": "she", "man": "woman", "king": "queen", "good": "bad"}
