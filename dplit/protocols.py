@@ -65,13 +65,13 @@ class PrivateStrategy(TakesLosses, Protocol):
 
 def per_example_losses(trainer: Trainer | None) -> bool:
     """Whether the strategy of a trainer takes `(n,)` losses from `training_step`."""
-    strategy = None if trainer is None else trainer.strategy
+    strategy: object = None if trainer is None else trainer.strategy
     return isinstance(strategy, TakesLosses) and strategy.per_example_losses
 
 
 def private_strategy(trainer: Trainer | None) -> PrivateStrategy | None:
     """Return the strategy of a trainer if it trains privately, else None."""
-    strategy = None if trainer is None else trainer.strategy
+    strategy: object = None if trainer is None else trainer.strategy
     return strategy if isinstance(strategy, PrivateStrategy) else None
 
 

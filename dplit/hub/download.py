@@ -29,6 +29,7 @@ from platformdirs import user_cache_dir
 from typing_extensions import override
 
 from dplit.errors import ConfigurationError
+from dplit.files import write_atomically
 
 TIMEOUT_SECONDS = 1800
 """How long the download of one package may take."""
@@ -293,7 +294,7 @@ class PinnedFiles:
         for member in self.members:
             content = self.read(member.name)
             if not (folder / member.name).is_file():
-                write_whole(folder / member.name, content)
+                write_atomically(folder / member.name, content)
         return folder
 
     def _read_from_root(self, member: Member, root: Path) -> bytes:
@@ -329,10 +330,8 @@ class PinnedFiles:
     def _download_from(self, source: Source, folder: Path) -> None:
         print(f"dplit: downloading {self.title} from {source} into {folder}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix="downloading-") as scratch:
-            for number, (member, content) in enumerate(source.contents(self.members, Path(scratch))):
-                written = Path(scratch) / f"member-{number}"
-                written.write_bytes(content)
-                os.replace(written, folder / member.name)
+            for member, content in source.contents(self.members, Path(scratch)):
+                write_atomically(folder / member.name, content)
 
     def _refusal(self, member: Member, folder: Path, reason: str) -> ConfigurationError:
         return ConfigurationError(
@@ -345,15 +344,6 @@ class PinnedFiles:
 def cache_folder() -> Path:
     """Return the folder that keeps downloaded files: `DPLIT_CACHE` if it is set, else `dplit` in the user's cache folder."""
     return Path(os.environ.get("DPLIT_CACHE") or user_cache_dir("dplit", appauthor=False))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that no reader sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="writing-") as scratch:
-        written = Path(scratch) / path.name
-        written.write_bytes(content)
-        os.replace(written, path)
 
 
 def read_stored(folder: Path, member: Member) -> bytes:

@@ -7,14 +7,13 @@ pinned SHA-256, and they are kept in `DPLIT_CACHE` as folders that `from_pretrai
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from filelock import FileLock
 
 from dplit.errors import ConfigurationError
+from dplit.files import new_folder
 from dplit.hub.download import Member, PinnedFiles, PyPI, one_line
 
 if TYPE_CHECKING:
@@ -117,17 +116,9 @@ def _as_float32(pinned: PinnedFiles) -> Path:
     converted = source / f"float32-{pinned.members[0].sha256[:12]}"
     with FileLock(source / "float32.lock"):
         if not converted.is_dir():
-            _write_folder(converted, lambda scratch: dequantise(source, pinned.members[0].name, scratch))
+            with new_folder(converted) as unfinished:
+                dequantise(source, pinned.members[0].name, unfinished)
     return _with_licence(converted, pinned.name)
-
-
-def _write_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary folder, then rename it to `target`, so that no reader sees half of it."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="writing-") as scratch:
-        unfinished = Path(scratch) / target.name
-        unfinished.mkdir()
-        write(unfinished)
-        os.replace(unfinished, target)
 
 
 def dequantise(source: Path, file: str, target: Path) -> None:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dplit.errors import ConfigurationError
-from dplit.files import next_free_path
+from dplit.files import new_folder, next_free_path
 from dplit.models.base import BaseModel, Batch
 from dplit.models.huggingface import check_vocabulary, disable_dropout, enable_checkpointing, load, without_adapter
-from dplit.models.saving import write_folder, write_model
+from dplit.models.saving import write_model
 from dplit.models.trainable import Tuning, apply_tuning
 from dplit.protocols import HasTokenizer
 
@@ -124,7 +124,10 @@ class FineTuned(BaseModel):
             ConfigurationError: the folder exists, or there is no model yet.
 
         """
-        write_folder(folder, self._write)
+        if Path(folder).exists():
+            raise ConfigurationError(f"{folder} exists and would be overwritten; give a new folder")
+        with new_folder(folder) as unfinished:
+            self._write(unfinished)
 
     def on_fit_end(self) -> None:
         """Save to the folder `save_to`."""
