@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from dplit.data.images import files
-from dplit.data.images.files import picture
+from dplit.data.images.files import read_image
 from dplit.errors import ConfigurationError
 from tests.data.own import draw_images, images
 
@@ -30,13 +30,13 @@ def refusal(data):
 def test_a_picture_has_the_declared_shape_whatever_the_file(tmp_path):
     for name in draw_images(tmp_path, 10)["file"]:
         for shape in ((3, 8, 10), (1, 5, 5)):
-            assert picture(tmp_path / name, shape).shape == shape
+            assert read_image(tmp_path / name, shape).shape == shape
 
 
 def test_channels_height_and_width_stand_in_that_order(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert np.array_equal(picture(tmp_path / "a.png", (3, 4, 6)), pixels.transpose(2, 0, 1))
+    assert np.array_equal(read_image(tmp_path / "a.png", (3, 4, 6)), pixels.transpose(2, 0, 1))
 
 
 def test_a_picture_is_turned_as_its_exif_data_say(tmp_path):
@@ -45,20 +45,20 @@ def test_a_picture_is_turned_as_its_exif_data_say(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera lay on its side
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    turned = picture(tmp_path / "a.png", (1, 8, 8))[0]
+    turned = read_image(tmp_path / "a.png", (1, 8, 8))[0]
     assert turned[:4].max() == 0
     assert turned[4:].min() == 255
 
 
 def test_colours_are_scaled_by_declared_constants(data):
     batch = data.test.collate([data.test[0]])
-    pixels = picture(data.test.paths[0], data.image_shape)
+    pixels = read_image(data.test.paths[0], data.image_shape)
     torch.testing.assert_close(batch["x"][0], torch.from_numpy(pixels / 127.5 - 1).float())
 
 
 def test_images_are_read_only_when_asked_for(data, monkeypatch):
     read = []
-    monkeypatch.setattr(files, "picture", lambda path, shape: read.append(path) or np.zeros(shape, np.uint8))
+    monkeypatch.setattr(files, "read_image", lambda path, shape: read.append(path) or np.zeros(shape, np.uint8))
     loader = data.train_dataloader()
     assert read == []
     next(iter(loader))
@@ -137,7 +137,7 @@ def test_what_cannot_be_read_is_named_before_training(tmp_path, name):
 
 def test_mutant_only_existence_is_checked(tmp_path, monkeypatch):
     absent = lambda self: [f"{path}" for path in self.paths if not path.exists()]  # noqa: E731
-    monkeypatch.setattr(files.Images, "faults", absent)
+    monkeypatch.setattr(files.Images, "unreadable", absent)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         law_what_cannot_be_read_is_named_before_training(tmp_path, "3 cut")
 

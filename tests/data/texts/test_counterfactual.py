@@ -18,14 +18,14 @@ from lightning.pytorch import LightningDataModule
 
 from dplit.data import bold, bug, redditbias
 from dplit.data.texts import counterfactual, files
-from dplit.data.texts.base import Records
-from dplit.data.texts.counterfactual import READY, Counterfactuals, Swaps
+from dplit.data.texts.counterfactual import BUILT_IN, Counterfactuals, Swaps
 from dplit.data.texts.encoding import Encoder
+from dplit.data.texts.records import Records
 from dplit.errors import ConfigurationError
 from dplit.protocols import UnitSamples
 from dplit.sampling.units import single_records
 from tests.data.own import bert
-from tests.data.own import files as own_texts
+from tests.data.own import texts as own_texts
 from tests.data.swapped import SAID, SWAPS, data
 
 PAIRS = {"he": "she", "man": "woman", "king": "queen", "good": "bad"}
@@ -58,7 +58,7 @@ def test_twice_gives_the_text_back(text):
     law_twice_gives_the_text_back(text)
 
 
-ONE_TO_ONE = [(a, b) for a, b in READY["gender"][0].items() if READY["gender"][0][b] == a]
+ONE_TO_ONE = [(a, b) for a, b in BUILT_IN["gender"][0].items() if BUILT_IN["gender"][0][b] == a]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -104,14 +104,14 @@ def within_words(self, text):
 
 @pytest.mark.parametrize("mutant", [one_after_the_other, in_lower_case])
 def test_mutants_that_do_not_come_back_are_caught(mutant, monkeypatch):
-    monkeypatch.setattr(counterfactual._Terms, "copies", mutant)
+    monkeypatch.setattr(counterfactual._TermList, "copies", mutant)
     with pytest.raises(AssertionError):
         law_twice_gives_the_text_back("He and she")
 
 
 def test_mutant_substrings_are_caught(monkeypatch):
     law_only_whole_terms_move("the man")
-    monkeypatch.setattr(counterfactual._Terms, "copies", within_words)
+    monkeypatch.setattr(counterfactual._TermList, "copies", within_words)
     with pytest.raises(AssertionError):
         law_only_whole_terms_move("the man")
 
@@ -141,14 +141,14 @@ def test_copies(given, text, copies):
     assert Swaps(given)(text) == copies
 
 
-@pytest.mark.parametrize("most", [1, 2, 9])
-def test_no_more_copies_than_asked_for(most):
-    assert len(Swaps(["gender", "religion"], most)("her bible and her christian quran")) == min(most, 6)
+@pytest.mark.parametrize("max_copies", [1, 2, 9])
+def test_no_more_copies_than_asked_for(max_copies):
+    assert len(Swaps(["gender", "religion"], max_copies)("her bible and her christian quran")) == min(max_copies, 6)
 
 
-@pytest.mark.parametrize("name", READY)
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_ready_lists_hold_whole_terms_that_become_another(name):
-    for turn in READY[name]:
+    for turn in BUILT_IN[name]:
         for term, other in turn.items():
             assert term == term.lower() == " ".join(term.split())
             assert other in turn
@@ -164,8 +164,8 @@ def test_ready_lists_hold_whole_terms_that_become_another(name):
         ({}, "names no terms"),
         ("", "names no terms"),
         (["gender", []], "names no terms"),
-        (7, "swaps=7 is neither"),
-        ([7], "is neither"),
+        (7, "swaps=7 is not the name"),
+        ([7], "is not the name"),
         ({"he": ""}, "empty term"),
         ([["he", "  "]], "empty term"),
         ({"he": None}, "None, a NoneType, for a term"),
@@ -174,7 +174,7 @@ def test_ready_lists_hold_whole_terms_that_become_another(name):
         ([["he", "she"], ["they", "he"]], "'he' twice"),
         ([["he", "he"]], "'he' twice"),
         ([["he"]], "'he' alone in its family"),
-        ({"he": "He"}, "stand for itself"),
+        ({"he": "He"}, "itself, which swaps nothing"),
     ],
 )
 def test_wrong_lists_get_one_line_before_anything_is_read(tmp_path, wrong, says):
@@ -202,14 +202,14 @@ def law_copies_are_encoded_as_they_would_be_alone(tmp_path):
     n = len(without.train)
     assert len(made.train) == n
     assert torch.equal(made.train.group_ids(), without.train.group_ids())
-    files = {str(alone(made.prepared([one]))): one for one in SAID}
+    files = {str(alone(made.prepared([one], made.tokenizer))): one for one in SAID}
     for i in range(n):
         sample, record = made.train[i], without.train.collate([i])
         batch = made.train.collate([sample])
         first, *copies = unpadded(batch)
         assert [first] == unpadded(record)
         swapped = Swaps(SWAPS)(files[str([first])])
-        assert copies == [alone(made.prepared([copy]))[0] for copy in swapped]
+        assert copies == [alone(made.prepared([copy], made.tokenizer))[0] for copy in swapped]
         for key in ("y", "group", "unit"):
             assert batch[key].tolist() == record[key].tolist() * len(sample)
 

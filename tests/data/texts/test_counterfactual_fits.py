@@ -7,16 +7,11 @@ import json
 import pytest
 import torch
 import yaml
-from torch.utils.data import DataLoader
 
 import dplit
 from dplit.cli import fit
 from dplit.clipping import Flat, GroupRates
-from dplit.data.images.files import ImageFolder
-from dplit.data.units import Copies, flattened
-from dplit.models.cnn import CNN
 from dplit.models.sequence_classifier import SequenceClassifier
-from tests.data.own import draw_images
 from tests.data.swapped import SWAPS, data, rows
 from tests.lightning import trainer
 from tests.models.tiny import folder
@@ -134,36 +129,6 @@ def test_rates_by_group_and_several_workers(tmp_path):
     strategy = dplit.DPStrategy(policy, 1.0, 8, noise_seed=1)
     trainer(strategy, max_epochs=1, limit_val_batches=0, default_root_dir=tmp_path).fit(model(), datamodule=made)
     assert strategy.ledger.steps == 4
-
-
-# Images
-
-
-def mirrored(sample):
-    image, label, group = sample
-    return [(image.flip(-1), label, group)]
-
-
-class Mirrored(ImageFolder):
-    """As in docs/data.md."""
-
-    def train_dataloader(self):
-        copies, collate = Copies(self.train, mirrored), flattened(self.train.collate)
-        return DataLoader(copies, self.batch_size, shuffle=True, collate_fn=collate, num_workers=self.num_workers)
-
-
-@pytest.mark.parametrize("strategy", [dplit.DPStrategy(Flat(), 1.0, 8, noise_seed=1), "auto"], ids=["private", "auto"])
-def test_images_come_with_their_mirror_images(tmp_path, strategy):
-    draw_images(tmp_path).to_csv(tmp_path / "images.csv", index=False)
-    declared = {"labels": ["no", "yes"], "groups": ["I", "II", "III"], "image_size": 8, "batch_size": 8}
-    made = Mirrored(str(tmp_path), str(tmp_path / "images.csv"), **declared)
-    made.setup()
-    batch = next(iter(made.train_dataloader()))
-    assert torch.equal(batch["x"][0::2], batch["x"][1::2].flip(-1))
-    assert torch.equal(batch["y"][0::2], batch["y"][1::2])
-    run = trainer(strategy, max_steps=2, max_epochs=2, limit_val_batches=0, default_root_dir=tmp_path)
-    run.fit(CNN(num_classes=2, image_shape=made.image_shape), datamodule=made)
-    assert run.global_step == 2
 
 
 # Recipes

@@ -45,7 +45,7 @@ def test_a_term_is_found_as_whole_words():
 
 
 def test_mutant_a_part_of_a_word(monkeypatch):
-    monkeypatch.setattr(terms, "_whole", lambda term: re.compile(re.escape(term), re.IGNORECASE))
+    monkeypatch.setattr(terms, "_whole_words", lambda term: re.compile(re.escape(term), re.IGNORECASE))
     with pytest.raises(AssertionError):
         law_a_term_is_found_as_whole_words()
 

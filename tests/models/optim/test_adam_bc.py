@@ -1,8 +1,6 @@
-"""DP-AdamBC and the schedules."""
+"""DP-AdamBC: Adam without the variance of the noise."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
@@ -10,9 +8,8 @@ import torch
 import dplit
 from dplit.models.mlp import MLP
 from dplit.models.optim.adam_bc import AdamBC
-from dplit.models.optim.schedule import factor
 from dplit.noise.gaussian import GaussianReleaseNoise
-from tests.models.test_tabular import Toy, trainer
+from tests.models.toy import Toy, trainer
 
 
 def mean_step(optimizer_of, std, steps=3000):
@@ -113,20 +110,3 @@ def test_a_run_goes_on_with_the_moment_it_had(tmp_path):
     second = trainer(tmp_path, max_epochs=2, strategy=dplit.DPStrategy(noise=2.0, noise_seed=1))
     second.fit(MLP([4], optimizer="adam_bc"), datamodule=Toy(), ckpt_path=tmp_path / "last.ckpt")
     assert second.optimizers[0].param_groups[0]["taken"] == 8
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
-        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
-        ("cosine", [0.5, 1.0, *[(1 + math.cos(math.pi * done / 4)) / 2 for done in range(4)]]),
-    ],
-)
-def test_schedules_rise_and_fall(schedule, expected):
-    assert [factor(schedule, 6, 2 / 6)(step) for step in range(6)] == pytest.approx(expected)
-
-
-def test_a_schedule_stays_at_its_end():
-    assert factor("linear", 4)(9) == 0.0
-    assert factor("linear", 1, 0.9)(0) == 1.0
