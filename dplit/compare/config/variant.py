@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from dplit.cli.config_errors import TOP
+from dplit.cli.config_errors import RECIPE_KEYS
 from dplit.compare.config import checks
 from dplit.errors import ConfigurationError
 
@@ -118,8 +118,8 @@ def label(point: Point) -> str:
 
 def _check_key(key: str, where: str) -> None:
     top = key.split(".")[0]
-    if top not in TOP:
-        raise ConfigurationError(f"{where}: {key!r} is no key of a recipe{checks.nearest(top, TOP)}")
+    if top not in RECIPE_KEYS:
+        raise ConfigurationError(f"{where}: {key!r} is no key of a recipe{checks.nearest(top, RECIPE_KEYS)}")
     for own, instead in TAKEN.items():
         if f"{key}.".startswith(f"{own}."):
             raise ConfigurationError(f"{where}: {key} is set for all runs alike, by {instead}; leave it out")
