@@ -47,7 +47,7 @@ def names() -> list[str]:
 
 
 def describe(name: str) -> Description:
-    """Return the first line and the first example of a command's docstring, without importing the command.
+    """Return the first line of a command's docstring and its first line that begins with `dplit`; imports nothing.
 
     Example:
         >>> describe("account").summary
@@ -56,7 +56,7 @@ def describe(name: str) -> Description:
     spec = find_spec(f"{commands.__name__}.{name}")
     source = spec.loader.get_source(spec.name) if spec and hasattr(spec.loader, "get_source") else None
     text = ast.get_docstring(ast.parse(source or "")) or ""
-    examples = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    examples = [line.strip() for line in text.splitlines() if line.strip().startswith("dplit ")]
     return Description(text.split("\n", 1)[0].rstrip("."), examples[0] if examples else f"dplit {name} --help")
 
 
