@@ -8,7 +8,7 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from dplit.errors import ConfigurationError, DplitError
 
@@ -37,7 +37,14 @@ class OneLineParser(argparse.ArgumentParser):
         raise ConfigurationError(f"{message}; see --help")
 
 
-def command(run: Callable[[list[str]], int]) -> Callable[[Sequence[str] | None], int]:
+class Main(Protocol):
+    """The `main` of a command."""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the command with these arguments, or with those of the process; return the exit status."""
+
+
+def command(run: Callable[[list[str]], int]) -> Main:
     """Make the `main` of a command out of a function from arguments to an exit status.
 
     The `main` takes the arguments of the process where none are given. It prints a `DplitError` as one line on standard

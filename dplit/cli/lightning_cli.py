@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from jsonargparse import ArgumentError, Namespace
@@ -82,7 +82,7 @@ class RecipeCLI(LightningCLI):
             logger = CSVLogger(folder, name="", version="")
         bars = [] if _has_progress_bar(config) else [RichProgressBar()]
         config["callbacks"] = [*(config.get("callbacks") or []), *bars]
-        return cast(Trainer, super().instantiate_trainer(default_root_dir=str(folder), logger=logger, **kwargs))
+        return super().instantiate_trainer(default_root_dir=str(folder), logger=logger, **kwargs)
 
     def run(self) -> None:
         """Train, then test if the data has a test split, and print where everything is.

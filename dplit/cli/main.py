@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.resources import files
 from pkgutil import iter_modules
 from typing import NamedTuple
 
@@ -53,9 +53,8 @@ def describe(name: str) -> Description:
         >>> describe("account").summary
         'What a run costs, which noise a target needs, which batch size suits it, and what was spent'
     """
-    spec = find_spec(f"{commands.__name__}.{name}")
-    source = spec.loader.get_source(spec.name) if spec and hasattr(spec.loader, "get_source") else None
-    text = ast.get_docstring(ast.parse(source or "")) or ""
+    source = files(commands).joinpath(f"{name}.py").read_text(encoding="utf-8")
+    text = ast.get_docstring(ast.parse(source)) or ""
     examples = [line.strip() for line in text.splitlines() if line.strip().startswith("dplit ")]
     return Description(text.split("\n", 1)[0].rstrip("."), examples[0] if examples else f"dplit {name} --help")
 

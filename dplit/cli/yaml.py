@@ -12,9 +12,9 @@ from collections.abc import Hashable, Mapping
 from io import StringIO
 from pathlib import Path
 
-from ruamel.yaml import YAML, MappingNode, Node, SequenceNode, YAMLError
+from ruamel.yaml import YAML, MappingNode, Node, SequenceNode
 from ruamel.yaml.constructor import SafeConstructor
-from ruamel.yaml.error import MantissaNoDotYAML1_1Warning, MarkedYAMLError
+from ruamel.yaml.error import MantissaNoDotYAML1_1Warning, MarkedYAMLError, YAMLError
 from ruamel.yaml.resolver import BaseResolver
 
 from dplit.errors import ConfigurationError

@@ -12,7 +12,15 @@ from dplit.cli.recipes import find
 from dplit.cli.yaml import Config, read
 from dplit.compare.config import checks
 from dplit.compare.config.overrides import lookup, overridden
-from dplit.compare.config.variant import NOISE, NONPRIVATE, Point, Variant, check_differ, checked_overrides, parse_variant
+from dplit.compare.config.variant import (
+    NOISE,
+    NONPRIVATE,
+    Point,
+    Variant,
+    check_differ,
+    checked_overrides,
+    parse_variant,
+)
 from dplit.errors import ConfigurationError
 
 KEYS = ("base", "epsilon", "delta", "seeds", "grid", "choose_by", "search_seeds", "nonprivate", "variants", "smoke")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from itertools import count
 from pathlib import Path
 from typing import Literal
 
 from dplit.cli.yaml import Config, write
 from dplit.compare.run.plan import Run
 from dplit.errors import ConfigurationError
+from dplit.files import set_aside, write_atomically
 
 MARKER = "comparison.json"
 """A folder with this file holds a comparison."""
@@ -32,7 +30,7 @@ def claim(out: Path, about: Config) -> None:
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise ConfigurationError(f"{out} holds something that is no comparison; choose another --out or move it away")
     out.mkdir(parents=True, exist_ok=True)
-    put(out / MARKER, json.dumps(about, indent=2) + "\n")
+    write_atomically(out / MARKER, json.dumps(about, indent=2) + "\n")
 
 
 def state(out: Path, run: Run) -> State:
@@ -61,9 +59,9 @@ def prepare(out: Path, run: Run) -> Path:
     """
     folder = _within(out, run)
     if folder.exists():
-        _set_aside(out, run)
+        set_aside(folder, out / ASIDE / run.path)
     folder.mkdir(parents=True)
-    put(folder / RECIPE, write(run.config))
+    write_atomically(folder / RECIPE, write(run.config))
     return folder
 
 
@@ -77,7 +75,7 @@ def finish(folder: Path, run: Run, seconds: float) -> None:
         "seed": run.seed,
         "seconds": round(seconds, 2),
     }
-    put(folder / DONE, json.dumps(about, indent=2) + "\n")
+    write_atomically(folder / DONE, json.dumps(about, indent=2) + "\n")
 
 
 def fail(out: Path, run: Run, reason: str, details: str = "") -> None:
@@ -88,7 +86,7 @@ def fail(out: Path, run: Run, reason: str, details: str = "") -> None:
     """
     folder = _within(out, run)
     folder.mkdir(parents=True, exist_ok=True)
-    put(folder / ERROR, f"{reason}\n\n{details}".rstrip() + "\n")
+    write_atomically(folder / ERROR, f"{reason}\n\n{details}".rstrip() + "\n")
 
 
 def reason(out: Path, run: Run) -> str:
@@ -96,30 +94,8 @@ def reason(out: Path, run: Run) -> str:
     return (out / run.path / ERROR).read_text(encoding="utf-8").split("\n", 1)[0]
 
 
-def put(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def _within(out: Path, run: Run) -> Path:
     folder = out / run.path
     if not folder.resolve().is_relative_to(out.resolve()):
         raise ConfigurationError(f"{folder} leads out of {out}; remove the link")
     return folder
-
-
-def _set_aside(out: Path, run: Run) -> None:
-    place = out / ASIDE / run.path
-    place.parent.mkdir(parents=True, exist_ok=True)
-    free = next(p for n in count(1) if not (p := place.with_name(f"{place.name}-{n}")).exists())
-    os.replace(out / run.path, free)
