@@ -20,7 +20,7 @@ from scripts.benchmark.__main__ import main, usual
 from scripts.benchmark.methods import METHODS, Fit, Here, Setup
 from scripts.benchmark.workloads import WORKLOADS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 OPACUS = importlib.util.find_spec("opacus") is not None
 RUNNABLE = [name for name in METHODS if OPACUS or "opacus" not in name]

@@ -2,21 +2,78 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from dplit import plotting
 from dplit.compare.analysis import summary
-from dplit.compare.analysis.intervals import Interval
+from dplit.compare.analysis.quality import Quality
 from dplit.compare.analysis.results import Results
 from dplit.compare.report import report, table
-from dplit.compare.run import plan, run_folder
-from tests.compare.fabricated import comparison, plain
-from tests.compare.test_compare_results import fabricate
+from dplit.compare.run import run_folder
+from dplit.compare.run.plan import Run
+from tests.compare.fabricated import comparison, fabricate, language, mentioning, plain, rate
+
+
+def written(text: str) -> str:
+    return re.sub(r"<[^>]+>|data:image[^\"]+", " ", re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL))
+
+
+def test_the_page_of_a_language_model_says_nothing_of_accuracy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = fabricate(tmp_path, comparison(epsilon=[1]), figures_of=language)
+    text = report.write(measured).read_text()
+    assert text.count("<figure>") == 6
+    assert "accuracy" not in written(text).lower()
+    assert "share" not in written(text)
+    assert "overall_loss on the validation split" in " ".join(written(text).split())
+    table.show(Console(width=160, color_system=None), measured)
+    output = capsys.readouterr().out
+    assert re.search(r"perplexity +worst group +perplexity gap +loss +loss gap", output)
+    assert "grid points were chosen by overall_loss" in output
+
+
+def test_losses_alone_make_a_page(tmp_path: Path) -> None:
+    measured = fabricate(
+        tmp_path,
+        comparison(epsilon=[1]),
+        figures_of=lambda values: [row for row in language(values) if "perplexity" not in row[0]],
+    )
+    assert measured.quality == Quality("loss")
+    assert "lowest loss" in report.write(measured).read_text()
+
+
+def infinite(values: Mapping[str, float]) -> list[tuple[str, str, float]]:
+    return [(metric, group, math.inf if math.isnan(value) else value) for metric, group, value in language(values)]
+
+
+def test_a_run_that_diverged_is_not_chosen_and_does_not_break_the_page(tmp_path: Path) -> None:
+    def torn(run: Run, split: str, group: str) -> float:
+        diverged = (run.variant == "Flat" and rate(run) > 0.3) or run.variant == "Group"
+        return -math.inf if diverged else plain(run, split, group)
+
+    measured = fabricate(tmp_path, comparison(epsilon=[1], seeds=[0]), torn, figures_of=infinite)
+    assert dict(measured.chosen[("Flat", 1.0)])["model.init_args.learning_rate"] == 0.1
+    assert measured.mean(("Group", 1.0), "overall_perplexity").text() == "inf"
+    assert report.write(measured).is_file()
+
+
+def test_terms_have_a_table_a_column_and_a_question(tmp_path: Path) -> None:
+    measured = fabricate(tmp_path, comparison(epsilon=[1]), figures_of=mentioning)
+    assert measured.terms == ("gay", "old")
+    text = " ".join(written(report.write(measured).read_text()).split())
+    assert "False positives among texts that mention a term" in text
+    assert "all texts gay old sum of differences 1 Flat 0.250 ± 0.000 0.500 ± 0.000 0.125 ± 0.000 0.375 ± 0.000" in text
+    assert "term FPR diff." in text
+    assert "smallest false positive equality difference" in dict(summary.answers(measured))
+    assert measured.groups == ("Female", "Male")
+
 
 SECTIONS = ("short", "what", "results", "cost", "budgets", "figures", "search", "failed", "reading")
 
@@ -42,11 +99,11 @@ class Page(HTMLParser):
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     out = tmp_path_factory.mktemp("out")
     made = comparison()
-    found = fabricate(out, made)
-    lost = found.of(("Group", 3.0))[-1]
+    measured = fabricate(out, made)
+    lost = measured.of(("Group", 3.0))[-1]
     run_folder.prepare(out, lost)
     run_folder.fail(out, lost, "RuntimeError: <script>alert(1)</script> & so on", "Traceback ...")
-    return Results(made, out, found.chosen)
+    return Results(made, out, measured.chosen)
 
 
 @pytest.fixture(scope="module")
@@ -106,32 +163,4 @@ def test_one_seed_without_reference_and_without_groups_epsilon(tmp_path: Path) -
     assert "One run has no interval" in text
     assert "one seed: no interval" in text
     assert "There are no finished runs without privacy" in text
-    assert "headline" in text
-
-
-def test_the_table_tells_all(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
-    table.show(Console(width=140, color_system=None), results)
-    told = capsys.readouterr().out
-    assert "failed Group/eps-3/learning_rate-0.5/seed-2: RuntimeError: <script>" in told
-    assert re.search(r"3 +Flat +0\.5 +0\.736 ± 0\.002 +0\.726 ± 0\.002 +0\.020 ± 0\.000 .* 3", told)
-    assert re.search(r"none +not private", told)
-
-
-def test_thirteen_variants_look_different() -> None:
-    looks = {tuple(sorted(plotting.of_variant(k).items())) for k in range(13)}
-    assert len(looks) == 13
-    assert len({plotting.of_group(k) for k in range(10)}) == 10
-
-
-def test_overlap_is_said() -> None:
-    assert summary.overlap(Interval(0.5, 0.1, 3), Interval(0.65, 0.1, 3))
-    assert not summary.overlap(Interval(0.5, 0.1, 3), Interval(0.75, 0.1, 3))
-    assert summary.overlap(Interval(0.5, 0.1, 3), Interval(0.9, float("nan"), 1))
-
-
-def test_the_best_is_named_with_its_ties(tmp_path: Path) -> None:
-    found = fabricate(tmp_path, comparison(), plain)
-    told = dict(summary.answers(found))
-    assert [each["who"] for each in told["highest accuracy (share)"]] == ["Flat, Group"] * 2
-    assert told["highest accuracy (share)"][0]["figure"] == "0.736 ± 0.002"
-    assert plan.exact(0.1) == "0.1"
+    assert "overall only" in text

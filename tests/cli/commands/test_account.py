@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from dplit.cli import account
+from dplit.cli.commands import account
 from dplit.privacy import Gaussian, Journal, Ledger, Sampled, Target, calibrate, epsilon
 from dplit.privacy.planning import advise
 
@@ -18,8 +18,8 @@ def answered(capsys, *arguments):
 
 def test_epsilon_of_a_plan(capsys):
     bound = epsilon([(Sampled(0.01, [Gaussian(1.0)]), 1000)], 1e-5)
-    found = answered(capsys, *TYPICAL, "--noise-multiplier", "1.0")
-    assert (found["lower"], found["estimate"], found["epsilon"]) == tuple(bound)
+    answer = answered(capsys, *TYPICAL, "--noise-multiplier", "1.0")
+    assert (answer["lower"], answer["estimate"], answer["epsilon"]) == tuple(bound)
     assert account.main([*TYPICAL, "--noise-multiplier", "1.0"]) == 0
     out = capsys.readouterr().out
     assert "epsilon 1.8328 at delta 1e-05" in out
@@ -27,14 +27,14 @@ def test_epsilon_of_a_plan(capsys):
 
 
 def test_joint_queries(capsys):
-    found = answered(capsys, *TYPICAL, "--noise-multiplier", "1.00504", "--query-noise", "10", "--query-noise", "inf")
-    assert found["joint_noise_multiplier"] == pytest.approx(1.0, abs=1e-5)
+    answer = answered(capsys, *TYPICAL, "--noise-multiplier", "1.00504", "--query-noise", "10", "--query-noise", "inf")
+    assert answer["joint_noise_multiplier"] == pytest.approx(1.0, abs=1e-5)
 
 
 def test_noise_for_a_target(capsys):
-    found = answered(capsys, *TYPICAL, "--epsilon", "3", "--query-noise", "10")
-    assert found["noise_multiplier"] == calibrate(Target(3, 1e-5), rate=0.01, steps=1000, queries=[10.0])
-    assert found["epsilon"] <= 3
+    answer = answered(capsys, *TYPICAL, "--epsilon", "3", "--query-noise", "10")
+    assert answer["noise_multiplier"] == calibrate(Target(3, 1e-5), rate=0.01, steps=1000, queries=[10.0])
+    assert answer["epsilon"] <= 3
     assert account.main([*TYPICAL, "--epsilon", "3"]) == 0
     assert capsys.readouterr().out.startswith("noise multiplier 0.81")
 
@@ -45,9 +45,9 @@ def test_a_finished_run(capsys, tmp_path):
         ledger = Ledger(journal)
         ledger.record(Sampled(0.01, [Gaussian(1.0)], {"a": Sampled(0.01, [Gaussian(2.0)])}), times=1000)
         ledger.note("fixed noise seed")
-    found = answered(capsys, "--journal", str(path), "--delta", "1e-5", "--group", "a", "--group", "b")
-    assert found["epsilon"] == ledger.epsilon(1e-5).upper
-    assert found["groups"] == {"a": ledger.epsilon(1e-5, group="a").upper, "b": None}
+    answer = answered(capsys, "--journal", str(path), "--delta", "1e-5", "--group", "a", "--group", "b")
+    assert answer["epsilon"] == ledger.epsilon(1e-5).upper
+    assert answer["groups"] == {"a": ledger.epsilon(1e-5, group="a").upper, "b": None}
     assert account.main(["--journal", str(path), "--delta", "1e-5", "--group", "b"]) == 0
     out = capsys.readouterr().out
     assert "1000 steps recorded" in out
@@ -60,11 +60,11 @@ ADVICE = ["--records", "2000", "--epsilon", "3", "--delta", "1e-5", "--epochs", 
 
 def test_advice_on_the_batch_size(capsys):
     sizes = ["--batch-size", "64", "--batch-size", "250"]
-    found = answered(capsys, *ADVICE, *sizes, "--least-steps", "20", "--query-noise", "20")
+    answer = answered(capsys, *ADVICE, *sizes, "--least-steps", "20", "--query-noise", "20")
     advised = advise(2000, Target(3, 1e-5), epochs=[3], batch_sizes=[64, 250], least_steps=20, queries=[20.0]).advised
-    assert found["advised"] == {**advised._asdict(), "effective_noise": advised.effective_noise}
-    (best,) = [plan for plan in found["plans"] if plan.pop("best")]
-    assert best == found["advised"]
+    assert answer["advised"] == {**advised._asdict(), "effective_noise": advised.effective_noise}
+    (best,) = [plan for plan in answer["plans"] if plan.pop("best")]
+    assert best == answer["advised"]
     assert account.main([*ADVICE, "--batch-size", "64", "--batch-size", "2000"]) == 0
     out = capsys.readouterr().out
     assert "2000 records, epsilon 3 at delta 1e-05" in out
@@ -111,7 +111,7 @@ def test_bad_input_is_one_line(capsys, arguments, message):
     assert account.main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("error: ")
+    assert err.startswith("dplit: ")
     assert err.count("\n") == 1
     assert message in err
 
@@ -120,7 +120,7 @@ def test_help_has_an_example(capsys):
     with pytest.raises(SystemExit) as caught:
         account.main(["--help"])
     assert caught.value.code == 0
-    assert "python -m dplit.account --rate 0.01" in capsys.readouterr().out
+    assert "dplit account --rate 0.01" in capsys.readouterr().out
 
 
 def test_neither_the_command_nor_the_package_imports_torch():

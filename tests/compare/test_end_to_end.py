@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
-from dplit.compare.run import worker
-
 ROOT = Path(__file__).parents[2]
+
+
 SMALL = {"trainer.max_epochs": 1, "trainer.limit_train_batches": 3}
+
+
 BROKEN = """
 import os
 from dplit.models.tabular import MLP
@@ -94,8 +96,8 @@ def test_help_and_refusals_are_quick_and_light() -> None:
 @pytest.mark.slow
 def test_two_variants_two_seeds_from_end_to_end(tmp_path: Path) -> None:
     recipe(tmp_path)
-    told = compare(tmp_path, "--jobs", "1").stdout
-    assert "4/4" in told
+    output = compare(tmp_path, "--jobs", "1").stdout
+    assert "4/4" in output
     assert set(finished(tmp_path)) == {
         f"{v}/eps-3/as-given/seed-{s}" for v in ("Flat", "GroupQuantile") for s in (0, 1)
     }
@@ -119,10 +121,10 @@ def test_two_variants_two_seeds_from_end_to_end(tmp_path: Path) -> None:
 def test_a_run_that_fails_and_one_that_dies_leave_the_others(tmp_path: Path) -> None:
     broken = {name: {**SMALL, "model": {"class_path": f"broken.{name}"}} for name in ("Raises", "Dies")}
     recipe(tmp_path, variants={"Flat": SMALL, **broken}, seeds=[0])
-    told = compare(tmp_path, "--jobs", "2", expect=1).stdout
+    output = compare(tmp_path, "--jobs", "2", expect=1).stdout
     assert set(finished(tmp_path)) == {"Flat/eps-3/as-given/seed-0"}
-    assert "RuntimeError: as the test wants" in told
-    assert "the worker process died (exit code 9)" in told
+    assert "RuntimeError: as the test wants" in output
+    assert "the worker process died (exit code 9)" in output
     error = (tmp_path / "out/Raises/eps-3/as-given/seed-0/error.txt").read_text()
     assert error.startswith("RuntimeError: as the test wants\n\nTraceback")
     page = (tmp_path / "out/report.html").read_text()
@@ -147,8 +149,8 @@ def test_only_what_is_lost_is_made_again(tmp_path: Path) -> None:
 
 
 @contextmanager
-def heard(number: int) -> Iterator[None]:
-    """Let what is started meanwhile hear a signal that the shell told this process to ignore, as it does behind an `&`."""
+def not_ignoring(number: int) -> Iterator[None]:
+    """Let processes started meanwhile receive a signal that this process ignores, as it does behind a shell's `&`."""
     before = signal.signal(number, signal.default_int_handler)
     try:
         yield
@@ -159,7 +161,7 @@ def heard(number: int) -> Iterator[None]:
 @pytest.mark.slow
 def test_ctrl_c_stops_in_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
     recipe(tmp_path, seeds=[0, 1, 2, 3])
-    with heard(signal.SIGINT):
+    with not_ignoring(signal.SIGINT):
         ran = subprocess.Popen(
             command(tmp_path, "--jobs", "1"),
             cwd=tmp_path,
@@ -173,9 +175,9 @@ def test_ctrl_c_stops_in_one_line_and_the_same_command_goes_on(tmp_path: Path) -
     while len(finished(tmp_path)) < 2 and time.monotonic() < until:
         time.sleep(0.1)
     os.killpg(ran.pid, signal.SIGINT)
-    _, told = ran.communicate(timeout=60)
+    _, error = ran.communicate(timeout=60)
     assert ran.returncode == 130
-    assert told.strip() == "stopped; the same command goes on with the runs that are not done"
+    assert error.strip() == "stopped; the same command goes on with the runs that are not done"
     before = finished(tmp_path)
     assert 2 <= len(before) < 8
     compare(tmp_path)
@@ -198,84 +200,3 @@ def test_shipped_smoke_ends_in_two_minutes(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert time.monotonic() - began < 120
     assert (tmp_path / "runs/compare_adult-smoke/report.html").is_file()
-
-
-REFUSED = {
-    "policy": ({"policy": {"class_path": "dplit.clipping.Flat", "init_args": {"bound": -1}}}, "bound=-1"),
-    "class": ({"policy": {"class_path": "dplit.clipping.Flatt"}}, "did you mean Flat?"),
-    "groups": (
-        {"policy": {"class_path": "dplit.clipping.GroupThresholds", "init_args": {"thresholds": {"Old": 1.0}}}},
-        "the declared groups are Female, Male",
-    ),
-    "unreachable": (
-        {"policy": {"class_path": "dplit.clipping.GroupQuantile", "init_args": {"noise_multiplier": 0.1}}},
-        "epsilon=3 cannot be reached",
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_rehearsal_finds_what_fit_would_refuse(name: str) -> None:
-    from dplit.compare.config.recipe import parse
-
-    change, told = REFUSED[name]
-    overrides = {f"trainer.strategy.init_args.{key}": value for key, value in change.items()}
-    made = parse({"base": "adult_flat", "epsilon": [3], "variants": {"A": overrides}}, Path("made.yaml"))
-    ran = subprocess.run(
-        [sys.executable, "-c", REHEARSE, json.dumps(made.config(made.variants[0], 3.0, (), 0))],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    line = ran.stdout.strip().splitlines()[-1]
-    assert told in line
-
-
-REHEARSE = (
-    "import json, sys; from dplit.compare.run.worker import rehearse; print(rehearse([json.loads(sys.argv.pop())]))"
-)
-
-
-KILLED = """
-import os
-import time
-from collections.abc import Iterator
-from dplit.compare.run.runner import _pool
-from contextlib import contextmanager
-from pathlib import Path
-
-if __name__ == "__main__":
-    with _pool(1, Path.cwd()) as pool:
-        print(pool.schedule(os.getpid).result(), flush=True)
-        pool.schedule(time.sleep, args=(600,))
-        time.sleep(1)
-        os.kill(os.getpid(), 9)
-"""
-
-
-def test_workers_at_work_leave_with_a_parent_that_was_killed(tmp_path: Path) -> None:
-    (tmp_path / "killed.py").write_text(KILLED)
-    ran = subprocess.run(
-        [sys.executable, "killed.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=environment(tmp_path),
-        check=False,
-    )
-    assert ran.returncode == -signal.SIGKILL, ran.stderr
-    worker_id = int(ran.stdout)
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{worker_id}").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not Path(f"/proc/{worker_id}").exists()
-
-
-def test_errors_are_told_in_one_line() -> None:
-    from dplit.errors import ConfigurationError
-
-    assert worker.line_of(ConfigurationError("a\n  b")) == "a b"
-    assert worker.line_of(KeyError("x")) == "KeyError: 'x'"
-    assert worker.line_of(MemoryError()) == "MemoryError"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from dplit.compare.__main__ import main
+from dplit.cli.commands.compare import main
 from dplit.compare.analysis.results import Results
 from dplit.compare.report import report
 from dplit.compare.run import runner, worker
@@ -35,9 +35,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def test_it_leaves_results_and_report(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mine.yaml"]) == 0
-    told = capsys.readouterr().out
-    assert "written: runs/mine/results.csv and runs/mine/report.html" in told
-    assert f"{len(bench.made)}/{len(bench.made)} " in told
+    output = capsys.readouterr().out
+    assert "written: runs/mine/results.csv and runs/mine/report.html" in output
+    assert f"{len(bench.made)}/{len(bench.made)} " in output
     assert Path("runs/mine/report.html").is_file()
 
 
@@ -70,8 +70,8 @@ def test_smoke_is_small_and_apart(bench: Bench) -> None:
 def test_a_failed_run_shows_in_the_exit_status(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     bench.fails = lambda run: str(run) == "Flat/eps-1/learning_rate-0.1/seed-0"
     assert main(["mine.yaml"]) == 1
-    told = capsys.readouterr().out
-    assert "failed Flat/eps-1/learning_rate-0.1/seed-0: RuntimeError: as told" in told
+    output = capsys.readouterr().out
+    assert "failed Flat/eps-1/learning_rate-0.1/seed-0: RuntimeError: as the test wants" in output
     assert main(["mine.yaml", "--report"]) == 1
     bench.fails = lambda run: False
     assert main(["mine.yaml"]) == 0
@@ -81,11 +81,11 @@ def test_two_at_once_are_refused(bench: Bench, capsys: pytest.CaptureFixture[str
     main(["mine.yaml"])
     with FileLock("runs/mine/.lock"):
         assert main(["mine.yaml"]) == 2
-    assert "another dplit.compare is at work in runs/mine" in capsys.readouterr().err
+    assert "another dplit compare is at work in runs/mine" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["mine.yaml", "--jobs", "0"], "--jobs 0: give a number of runs"),
         (["mine.yaml", "--only", "Flot"], "did you mean Flat?"),
@@ -97,11 +97,11 @@ def test_two_at_once_are_refused(bench: Bench, capsys: pytest.CaptureFixture[str
     ],
 )
 def test_refusals_are_one_line(
-    bench: Bench, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    bench: Bench, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert len(error.strip().splitlines()) <= 1
     assert bench.made == []
     assert not Path("runs").exists()

@@ -14,12 +14,19 @@ from typing import Any
 import pytest
 import yaml
 
+from dplit.cli.commands.fit import main, yaml_files
 from dplit.cli.recipes import shipped, summary
 from dplit.privacy import read
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
+
+
 QUICK = ["--trainer.max_epochs", "2", "--data.init_args.batch_size", "4096"]
+
+
 FEW = ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "8"]
+
+
 TEXTS = ["--data.init_args.batch_size", "16", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
 """Besides, for models that take long for each text."""
 
@@ -115,3 +122,38 @@ def test_print_config_prints_and_trains_nothing() -> None:
     assert printed["trainer"]["max_epochs"] == 7
     assert printed["trainer"]["strategy"]["class_path"] == "dplit.DPStrategy"
     assert not Path("runs").exists()
+
+
+def test_an_unknown_recipe_names_the_nearest(capsys: pytest.CaptureFixture) -> None:
+    assert main(["adult_flatt"]) == 2
+    assert "did you mean adult_flat?" in capsys.readouterr().err
+
+
+def test_help_lists_every_recipe(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in shipped())
+    assert main([]) == 2
+
+
+def test_refusing_a_recipe_takes_no_time() -> None:
+    """Nothing heavy is imported to say that a recipe does not exist."""
+    code = "import sys; from dplit.fit import main; main(['none']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3], capture_output=True)
+
+
+@pytest.mark.parametrize("how", ["{}", "--config {}", "--config={}"])
+def test_a_key_that_stands_twice_is_refused_wherever_it_is(how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """jsonargparse would let the last one win: a strategy that is given twice might not be private."""
+    Path("twice.yaml").write_text("trainer: {strategy: dp}\ntrainer: {max_epochs: 1}\n")
+    arguments = how.format("twice.yaml").split()
+    assert main(arguments if how == "{}" else ["adult_flat", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("dplit: twice.yaml, line 2: the key 'trainer' stands twice")
+    assert not Path("runs").exists()
+
+
+def test_files_among_overrides_are_found(tmp_path: Path) -> None:
+    Path("a.yaml").write_text("")
+    Path("b.yml").write_text("")
+    overrides = ["--config", "a.yaml", "--data=b.yml", "--ckpt_path", "c.ckpt", "--model", "none.yaml"]
+    assert yaml_files(overrides) == [Path("a.yaml"), Path("b.yml")]
