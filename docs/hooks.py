@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File
-
 ROOT = Path(__file__).parents[1]
 BORROWED = {"contributing.md": "CONTRIBUTING.md", "security.md": "SECURITY.md", "changelog.md": "CHANGELOG.md"}
 """Pages of the site that are files at the top of the repository."""
+WIDE = {"benchmarks.md", "models.md", "policies.md", "results.md"}
+"""Pages of wide tables, which need the room of the table of contents."""
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))")
 """The target of a Markdown link that is a relative path, and its anchor."""
 OUTPUT = re.compile(r"<!-- output: ([\w. -]+) -->")
@@ -29,14 +29,18 @@ log = logging.getLogger("mkdocs.hooks.dplit")
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the borrowed pages."""
+    from mkdocs.structure.files import File
+
     for page, source in BORROWED.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Send links that leave `docs/` to the repository."""
+    """Send links that leave `docs/` to the repository, print the outputs asked for, and make room for wide tables."""
     path = page.file.src_uri
+    if path in WIDE:
+        page.meta["hide"] = ["toc"]
     return printed(rewritten(markdown, BORROWED.get(path, f"docs/{path}"), config.repo_url))
 
 
@@ -47,9 +51,7 @@ def printed(markdown: str) -> str:
 
 def _output(command: list[str]) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    ran = subprocess.run(
-        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, check=False
-    )
+    ran = subprocess.run([sys.executable, "-m", *command], env=environment, capture_output=True, text=True, check=False)
     if ran.returncode:
         log.warning("python -m %s ended with %d: %s", " ".join(command), ran.returncode, ran.stderr.strip()[-300:])
     return ran.stdout

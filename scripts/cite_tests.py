@@ -17,7 +17,7 @@ CITED = re.compile(r"\[`(?P<name>test_\w+)`\]\(\.\./(?P<path>tests/[\w/]+\.py)\)
 DEFINED = re.compile(r"^def (test_\w+)", re.MULTILINE)
 
 
-def tests(root: Path) -> dict[str, list[str]]:
+def defined_tests(root: Path) -> dict[str, list[str]]:
     """Return the files, from the root, that define each test function."""
     where: dict[str, list[str]] = defaultdict(list)
     for path in sorted((root / "tests").rglob("test_*.py")):
@@ -48,7 +48,7 @@ def corrected(page: str, where: dict[str, list[str]]) -> str:
 
 def main() -> int:
     """Run the command; 1 if a citation does not hold."""
-    page, where = PAGE.read_text(encoding="utf-8"), tests(ROOT)
+    page, where = PAGE.read_text(encoding="utf-8"), defined_tests(ROOT)
     if "--write" in sys.argv[1:]:
         page = corrected(page, where)
         PAGE.write_text(page, encoding="utf-8")
