@@ -19,10 +19,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 BORROWED = {"contributing.md": "CONTRIBUTING.md", "security.md": "SECURITY.md", "changelog.md": "CHANGELOG.md"}
 """Pages of the site that are files at the top of the repository."""
-WIDE = {"benchmarks.md", "models.md", "policies.md", "results.md"}
-"""Pages of wide tables, which need the room of the table of contents."""
+WIDE = {"benchmarks.md", "models.md", "policies.md", "results.md", "reference/commands.md"}
+"""Pages of wide tables or texts, which need the room of the table of contents."""
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))")
 """The target of a Markdown link that is a relative path, and its anchor."""
+JOINED = re.compile(r"(?<=\d) ([±–]) (?=\d)|(?<=\| ≤) (?=\d)")
 OUTPUT = re.compile(r"<!-- output: ([\w. -]+) -->")
 log = logging.getLogger("mkdocs.hooks.dplit")
 
@@ -41,12 +42,22 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     path = page.file.src_uri
     if path in WIDE:
         page.meta["hide"] = ["toc"]
-    return printed(rewritten(markdown, BORROWED.get(path, f"docs/{path}"), config.repo_url))
+    return kept_together(printed(rewritten(markdown, BORROWED.get(path, f"docs/{path}"), config.repo_url)))
+
+
+def kept_together(markdown: str) -> str:
+    """Return the text with spaces in the figures of tables (`0.86 ± 0.01`, `1.1 – 1.3`, `≤ 1.2`) at which no line ends."""
+
+    def joined(match: re.Match[str]) -> str:
+        return f"\u00a0{match[1]}\u2060\u00a0" if match[1] else "\u00a0"
+
+    return "\n".join(JOINED.sub(joined, line) if line.startswith("|") else line for line in markdown.split("\n"))
 
 
 def printed(markdown: str) -> str:
     """Return the text with the output of `python -m` in place of each comment that asks for one."""
-    return OUTPUT.sub(lambda match: f"```text\n{_output(match[1].split()).rstrip()}\n```", markdown)
+    block = '<div class="help" markdown>\n\n```text\n{}\n```\n\n</div>'
+    return OUTPUT.sub(lambda match: block.format(_output(match[1].split()).rstrip()), markdown)
 
 
 def _output(command: list[str]) -> str:
