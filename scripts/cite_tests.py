@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -36,12 +36,21 @@ def wrong(page: str, where: dict[str, list[str]]) -> list[tuple[str, str, list[s
 
 
 def corrected(page: str, where: dict[str, list[str]]) -> str:
-    """Return the page with the links of tests that are in exactly one other file led there."""
+    """Return the page with links that follow the tests that moved.
+
+    Where several files have a test of that name, it is taken to be where most other tests of its old file went.
+    """
+    moved: dict[str, Counter[str]] = defaultdict(Counter)
+    for _, path, files in wrong(page, where):
+        moved[path].update(files if len(files) == 1 else [])
 
     def link(cited: re.Match[str]) -> str:
-        files = where.get(cited["name"], [])
-        path = files[0] if len(files) == 1 else cited["path"]
-        return f"[`{cited['name']}`](../{path})"
+        name, path = cited["name"], cited["path"]
+        files = where.get(name, [])
+        if files and path not in files:
+            likely = max(files, key=lambda file: moved[path][file])
+            path = likely if len(files) == 1 or moved[path][likely] else path
+        return f"[`{name}`](../{path})"
 
     return CITED.sub(link, page)
 

@@ -22,9 +22,9 @@ from dplit.grads import Tape
 from dplit.grads.factors.base import DenseGrad
 from dplit.grads.per_example import PerExample
 from dplit.noise.gaussian import ReleaseNoise
+from dplit.training.reduce import OneDevice
 from dplit.training.run_record import RunRecord
 from dplit.training.step import PrivateStep
-from dplit.training.strategies import single_device as strategy_module
 from tests.clipping.laws import (
     GROUPS,
     instances,
@@ -35,7 +35,7 @@ from tests.clipping.laws import (
     tensors,
 )
 from tests.lightning import SIZE, Data, Linear, fit
-from tests.test_step import SILENT, add, law_empty, make, net, released
+from tests.training.test_step import SILENT, add, law_empty, make, net, released
 
 WAYS = {
     1: ["tests.test_ten_ways.test_mutant_bound_of_the_groups_present", "tests.test_ten_ways.test_mutant_mean_bound"],
@@ -45,7 +45,7 @@ WAYS = {
         "tests.clipping.test_contract.test_mutant_query_left_out_of_the_charge_is_caught",
     ],
     4: [
-        "tests.test_step.test_mutant_realised_batch_size_is_caught",
+        "tests.training.test_step.test_mutant_realised_batch_size_is_caught",
         "tests.test_ten_ways.test_mutant_without_the_probe",
     ],
     5: [
@@ -56,12 +56,12 @@ WAYS = {
         "tests.data.test_sampling.test_mutant_shuffled_batches_are_caught",
         "tests.data.test_sampling.test_mutant_fixed_sizes_are_caught",
         "tests.data.test_sampling.test_mutant_one_rate_for_all_is_caught",
-        "tests.test_refusals.test_mutant_without_the_check_at_fit_start_is_caught",
+        "tests.training.checks.test_trainer.test_mutant_without_the_check_at_fit_start_is_caught",
         "tests.test_ten_ways.test_mutant_a_draw_fewer",
     ],
     7: [
-        "tests.test_step.test_mutant_skipped_empty_draw_is_caught",
-        "tests.test_step.test_mutant_record_per_chunk_is_caught",
+        "tests.training.test_step.test_mutant_skipped_empty_draw_is_caught",
+        "tests.training.test_step.test_mutant_record_per_chunk_is_caught",
         "tests.test_ten_ways.test_mutant_draw_without_a_group_skipped",
     ],
     8: [
@@ -74,9 +74,9 @@ WAYS = {
         "tests.fairness.test_fairness_monitor.test_mutant_watchers_unseen",
     ],
     10: [
-        "tests.test_step.test_mutant_skipped_parameter_is_caught",
-        "tests.test_strategy.test_mutant_default_generator_is_caught",
-        "tests.test_strategy.test_mutant_ledger_left_out_is_caught",
+        "tests.training.test_step.test_mutant_skipped_parameter_is_caught",
+        "tests.training.strategies.test_single_device.test_mutant_default_generator_is_caught",
+        "tests.training.strategies.test_single_device.test_mutant_ledger_left_out_is_caught",
         "tests.privacy.test_accountant.test_mutant_estimate_instead_of_upper",
         "tests.test_ten_ways.test_mutant_noise_in_half_precision",
     ],
@@ -160,7 +160,7 @@ def law_hears_noise_only(make_policy: Any) -> None:
         policy.tell = heard.append
         x, group = torch.randn(6, 4).double(), torch.arange(6) % 3
         add(step, x, group)
-        exact = step._asked.clone()
+        exact = step._statistic.clone()
         step.release()
         assert heard[0].shape == exact.shape
         assert torch.all(heard[0] != exact)
@@ -226,7 +226,7 @@ def test_group_mean_losses_are_refused() -> None:
 
 
 def test_mutant_without_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strategy_module, "examine", lambda *a, **k: None)
+    monkeypatch.setattr("dplit.training.probing.examine", lambda *a, **k: None)
     with pytest.raises(AssertionError):
         law_coupling_is_refused()
 
@@ -297,7 +297,11 @@ def test_mutant_a_draw_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mutant_draw_without_a_group_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = PrivateStep.release
-    complete = lambda self: honest(self) if self._asked is not None and bool((self._asked.sum(1) > 0).all()) else None  # noqa: E731
+
+    def complete(self: PrivateStep) -> None:
+        if self._statistic is not None and bool((self._statistic.sum(1) > 0).all()):
+            honest(self)
+
     monkeypatch.setattr(PrivateStep, "release", complete)
     with pytest.raises(AssertionError):
         law_empty(GroupQuantile.example(GROUPS))
@@ -325,7 +329,7 @@ def test_everything_logged_is_listed() -> None:
 
 def test_mutant_unlisted_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunRecord, "logged_by_training", lambda *a, **k: None)
-    honest = RunRecord.state
+    honest = RunRecord.write_statement
 
     def forgetful(self: RunRecord, folder: Path, trainer: Any) -> None:
         self._logged = set()
@@ -333,7 +337,7 @@ def test_mutant_unlisted_figure(monkeypatch: pytest.MonkeyPatch) -> None:
             patch.setattr(type(trainer), "callback_metrics", property(lambda t: {}))
             honest(self, folder, trainer)
 
-    monkeypatch.setattr(RunRecord, "state", forgetful)
+    monkeypatch.setattr(RunRecord, "write_statement", forgetful)
     with pytest.raises(AssertionError):
         law_everything_logged_is_listed()
 
@@ -362,7 +366,7 @@ def test_noise_is_drawn_in_float32_for_narrow_parameters() -> None:
 
 
 def test_mutant_noise_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PrivateStep, "_total", lambda self, name, p: torch.zeros(p.shape, dtype=p.dtype))
+    monkeypatch.setattr(OneDevice, "_take", lambda self, name, p: torch.zeros(p.shape, dtype=p.dtype))
     monkeypatch.setattr(ReleaseNoise, "_draw", lambda self, queue, std, divisor: list(queue))
     with pytest.raises(AssertionError):
         law_noise_is_drawn_wide()

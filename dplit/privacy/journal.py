@@ -38,11 +38,15 @@ _sync = getattr(os, "fdatasync", os.fsync)
 
 
 class Record(NamedTuple):
-    """`event`, released `times` times from the records of `split`."""
+    """`event`, released `times` times from the records of `split`.
+
+    `unit` is the key that says whose a record is, where it is charged for a person; None where it is for a record.
+    """
 
     event: Event
     times: int
     split: str
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,8 +134,9 @@ class Journal:
         Raises:
             JournalError: as `append` does; the wait raises it too, where the disk refuses.
         """
+        unit = "" if record.unit is None else f',"unit":{_text_json(record.unit)}'
         return self._write(
-            f'"event":{_event_json(record.event)},"times":{record.times},"split":{_text_json(record.split)}'
+            f'"event":{_event_json(record.event)},"times":{record.times},"split":{_text_json(record.split)}{unit}'
         )
 
     def note(self, text: str) -> None:
@@ -258,8 +263,9 @@ def _entry(path: Path, number: int, fields: dict[str, Any]) -> Record | str:
     if "note" in fields:
         return str(fields["note"])
     try:
+        event, times, unit = _event(json.dumps(fields["event"])), fields["times"], fields.get("unit")
         return Record(
-            _event(json.dumps(fields["event"])), validation.count("times", fields["times"]), str(fields["split"])
+            event, validation.count("times", times), str(fields["split"]), None if unit is None else str(unit)
         )
     except (KeyError, ConfigurationError) as error:
         raise JournalError(f"{path} line {number} holds a record this dplit cannot read ({error})") from error

@@ -26,8 +26,8 @@ from dplit.training.memory import batch_size_finder, device_memory
 from dplit.training.memory.batch_size_finder import Cost, largest, quickest
 from dplit.training.memory.device_memory import GIB, Allocations
 from tests.lightning import BATCH, SIZE, Data, Linear, fit, loader, trainer
-from tests.test_strategy_policies import GROUPS
-from tests.test_units import Persons, swapped
+from tests.training.strategies.test_policies import GROUPS
+from tests.training.test_units import Persons, swapped
 
 
 @pytest.fixture(autouse=True)

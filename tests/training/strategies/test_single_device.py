@@ -25,12 +25,12 @@ from dplit.clipping import Flat, GroupQuantile
 from dplit.errors import JournalError
 from dplit.noise.keys import Noise
 from dplit.privacy import Gaussian, Ledger, read, steps_within
-from dplit.training.strategies import single_device as strategy_module
+from dplit.training.private_fit import PrivateFit
 from tests.lightning import BATCH, SIZE, Data, Linear, fit, loader, trainer
 from tests.test_noise import law_uncorrelated
 
 DRAWS = SIZE // BATCH
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
 
 
 @pytest.fixture(autouse=True)
@@ -216,7 +216,7 @@ run.fit(Linear(), loader(), ckpt_path=str(last) if last.exists() else None)
 
 @pytest.mark.slow
 def test_killed_at_random_moments_nothing_is_forgotten() -> None:
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[3])
     generator, kills = random.Random(0), 4
     for _ in range(kills):
         before = _size("applied")
@@ -259,9 +259,7 @@ def test_resume_keeps_the_ledger() -> None:
 
 
 def test_mutant_ledger_left_out_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        strategy_module.DPStrategy, "load_checkpoint", pl.strategies.SingleDeviceStrategy.load_checkpoint
-    )
+    monkeypatch.setattr(dplit.DPStrategy, "load_checkpoint", pl.strategies.SingleDeviceStrategy.load_checkpoint)
     with pytest.raises(AssertionError):
         law_resume_keeps_the_ledger()
 
@@ -372,7 +370,7 @@ def test_noise_is_never_used_twice() -> None:
 
 def test_mutant_default_generator_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Noise, "generator", lambda self, *key, **named: torch.default_generator)
-    monkeypatch.setattr(strategy_module.DPStrategy, "_probe", lambda self, rest: None)
+    monkeypatch.setattr(PrivateFit, "_probe", lambda self, given: None)
     with pytest.raises(AssertionError):
         law_noise_is_fresh()
 

@@ -18,6 +18,7 @@ import dplit
 from dplit.clipping import Flat, GroupQuantile, GroupThresholds
 from dplit.errors import ConfigurationError, CoupledExamples, PrivacyError, UnsupportedOperation
 from dplit.grads import backends
+from dplit.training.private_fit import PrivateFit
 from tests.lightning import SIZE, Data, Linear, fit
 
 
@@ -89,7 +90,7 @@ def test_mutant_runs_out_of_order_are_caught(monkeypatch: pytest.MonkeyPatch) ->
     honest = backends.by_vmap
     monkeypatch.setattr("dplit.grads.factors.base.INSTANTIATED", 4 * 63)
     monkeypatch.setitem(backends.BACKENDS, "vmap", lambda *a: iter([*honest(*a)][::-1]))
-    monkeypatch.setattr(dplit.DPStrategy, "_probe", lambda self, rest: None)
+    monkeypatch.setattr(PrivateFit, "_probe", lambda self, given: None)
     with pytest.raises(AssertionError):
         law_engines_agree(POLICIES["groups"])
 

@@ -22,7 +22,7 @@ from dplit.privacy import read
 from tests.clipping.laws import GROUPS
 from tests.lightning import SIZE, Linear, fit, loader, trainer
 from tests.oracle import law_exact, loop_gradients
-from tests.test_step import add, make, net
+from tests.training.test_step import add, make, net
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_a_reloaded_loader_that_draws_alike_goes_on() -> None:
 
 def test_mutant_without_the_check_of_the_draw_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """What would happen: half of the draws at rate 1, all charged at 1/4."""
-    monkeypatch.setattr("dplit.training.strategies.single_device.check_draw", lambda *a: None)
+    monkeypatch.setattr("dplit.training.private_fit.check_draw", lambda *a: None)
     sizes: list[int] = []
 
     class Sizes(Callback):
@@ -223,7 +223,7 @@ def test_a_bound_that_changes_within_a_draw_waits_for_the_next() -> None:
     add(step, 100 * torch.randn(4, 4).double())
     policy.threshold = 50.0
     add(step, 100 * torch.randn(4, 4).double())
-    total = torch.stack([s.norm() for s in step._sums.values()]).norm()
+    total = torch.stack([s.norm() for s in step.reduction._sums.values()]).norm()
     assert total <= 8.0 * (1 + 1e-6)
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Subset
 import dplit
 from dplit.clipping import GroupRates, GroupThresholds, PerLayer, PerLayerAdaptive, Quantile
 from dplit.errors import ConfigurationError, DplitError, PrivacyError
+from dplit.training.sensitivity import bounded
 from tests.clipping.laws import GROUPS, instances
 from tests.lightning import BATCH, SIZE, Data, Linear, fit, loader, trainer
 
@@ -254,8 +255,9 @@ def test_groups_are_meant_by_name_in_whatever_order() -> None:
     assert {g: event.view(g).rate for g in GROUPS} == {"north": 0.0125, "east": 0.05, "south": 0.2}
     drawn = torch.bincount(data.group[torch.tensor(data.seen[300:])], minlength=3) / 100 / strategy.ledger.steps
     assert drawn.tolist() == pytest.approx([0.0125, 0.05, 0.2], rel=0.15)
-    most = strategy._step._most(torch.zeros(3), torch.arange(3))
-    assert most.tolist() == [0.5, 0.25, 1.0]
+    ratios = [ratio for _, ratio in strategy.fit.step._charge.sensitivity_ratios]
+    held = bounded(torch.full((3,), 9.0), torch.ones(3), torch.arange(3), strategy.policy.bound, ratios)
+    assert held.tolist() == [0.5, 0.25, 1.0]
 
 
 def test_groups_that_were_not_declared_are_refused_by_name() -> None:

@@ -18,6 +18,7 @@ from dplit.noise.gaussian import ReleaseNoise
 from dplit.noise.keys import Noise
 from dplit.privacy import Ledger
 from dplit.training import step as step_module
+from dplit.training.reduce import OneDevice
 from dplit.training.step import PrivateStep
 from tests.clipping.laws import GROUPS, instances
 from tests.test_noise import law_normal
@@ -211,7 +212,7 @@ def test_a_failed_release_leaves_no_sums() -> None:
 
 
 def test_mutant_sums_kept_over_a_failure_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PrivateStep, "_total", lambda self, name, p: self._sums[name])
+    monkeypatch.setattr(OneDevice, "_take", lambda self, name, p: self._sums[name])
     with pytest.raises(AssertionError):
         law_a_failed_release_leaves_no_sums()
 
@@ -222,12 +223,12 @@ def test_sums_of_any_layout_and_type_become_gradients() -> None:
         {"a": torch.zeros(3, 4), "b": torch.zeros(5), "c": torch.zeros(2), "none": torch.zeros(0)}
     )
     step = make(module, Flat(), SILENT)
-    step._sums = {
+    step.reduction._sums = {
         "a": torch.arange(12.0).view(4, 3).T,
         "b": torch.ones(1).expand(5),
         "c": torch.ones(2, dtype=torch.float64),
     }
-    expected = {name: total.float() / EXPECTED for name, total in step._sums.items()}
+    expected = {name: total.float() / EXPECTED for name, total in step.reduction._sums.items()}
     step.release()
     for name, total in expected.items():
         assert torch.allclose(module[name].grad, total, atol=1e-6)
@@ -253,7 +254,7 @@ def test_an_empty_draw_is_an_ordinary_step(make_policy: Any) -> None:
 
 def test_mutant_skipped_empty_draw_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = PrivateStep.release
-    monkeypatch.setattr(PrivateStep, "release", lambda self: honest(self) if self._sums else None)
+    monkeypatch.setattr(PrivateStep, "release", lambda self: honest(self) if self.reduction._sums else None)
     with pytest.raises(AssertionError):
         law_empty(Flat())
 
@@ -288,7 +289,7 @@ def test_a_bad_example_contributes_nothing(make_policy: Any, bad: float) -> None
 
 def test_mutant_minimum_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Flat, "weights", lambda self, norms, group: (self.threshold / norms).clamp(max=1))
-    monkeypatch.setattr(PrivateStep, "_bounded", lambda self, weights, norms, ids: weights)
+    monkeypatch.setattr("dplit.training.step.bounded", lambda weights, *rest: weights)
     monkeypatch.setattr("dplit.grads.per_example._kept", lambda weights: None)
     with pytest.raises(AssertionError):
         law_bad_contributes_nothing(Flat, math.nan)
@@ -329,7 +330,7 @@ def test_the_step_holds_the_bound_against_any_policy(scales: Any) -> None:
 
 def test_mutant_weights_outside_the_bound_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Flat, "weights", lambda self, norms, group: torch.ones_like(norms))
-    monkeypatch.setattr(PrivateStep, "_bounded", lambda self, weights, norms, ids: weights)
+    monkeypatch.setattr("dplit.training.step.bounded", lambda weights, *rest: weights)
     with pytest.raises(AssertionError):
         law_neighbours(Flat, [(1.0, 1.0), (100.0, 1.0)], 0)
 
@@ -349,7 +350,7 @@ def law_physical_batches_change_nothing(chunk: int) -> None:
         step = make(net(), one, SILENT)
         for i in range(0, 13, size):
             add(step, x[i : i + size], group[i : i + size])
-        asked.append(step._asked.clone())
+        asked.append(step._statistic.clone())
         step.release()
         assert step.ledger.steps == 1
     assert torch.equal(*asked)

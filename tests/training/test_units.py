@@ -18,12 +18,12 @@ from dplit.data.units import Copies, flattened
 from dplit.errors import ConfigurationError, PrivacyError
 from dplit.fairness import FairnessMonitor
 from dplit.privacy import read
+from dplit.privacy.ledger import Ledger
 from dplit.protocols import UnitSamples
 from dplit.sampling.loader import poisson_loader
 from dplit.sampling.units import People, members, unit_ids, unit_name
-from dplit.training.checks import ledger as ledger_checks
 from tests.lightning import Data, Linear, fit, trainer
-from tests.test_strategy_policies import GROUPS
+from tests.training.strategies.test_policies import GROUPS
 
 
 @pytest.fixture(autouse=True)
@@ -310,12 +310,12 @@ def test_a_collate_function_that_sorts_is_refused(monkeypatch: pytest.MonkeyPatc
     """Even if the probe for coupled examples, which sees a few records, does not see it."""
     data = Persons()
     data.x[:, 0] = torch.where(torch.arange(64) % 2 == 0, 7.0, 1.0)
-    monkeypatch.setattr("dplit.training.strategies.single_device.examine", lambda *args: None)
+    monkeypatch.setattr("dplit.training.probing.examine", lambda *args: None)
     law_records_of_others_are_refused(data, collate_fn=stably)
 
 
 def test_mutant_rows_not_compared_with_whom_was_drawn_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.training.strategies.single_device.check_owners", lambda part, key: None)
+    monkeypatch.setattr("dplit.training.physical_batches.check_owners", lambda part, key: None)
     with pytest.raises(pytest.fail.Exception):
         law_records_of_others_are_refused(Moving())
 
@@ -334,7 +334,6 @@ def law_a_ledger_is_of_one_unit(before: Any, after: Any, tmp_path: Path) -> None
     steps = first.ledger.steps
     with pytest.raises(PrivacyError, match="keep the unit"):
         fit(module, dplit.DPStrategy(Flat(), 1.0, 8, unit=after, ledger=first.ledger), data)
-    ledger_checks._UNITS.clear()  # as another process would find it
     again = trainer(dplit.DPStrategy(Flat(), 1.0, 8, unit=after), max_epochs=2)
     with pytest.raises(PrivacyError, match="keep the unit"):
         again.fit(Linear(), data, ckpt_path=tmp_path / "a.ckpt", weights_only=False)
@@ -347,7 +346,7 @@ def test_a_ledger_is_of_one_unit(before: Any, after: Any, tmp_path: Path) -> Non
 
 
 def test_mutant_a_unit_that_is_not_kept_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("dplit.training.checks.ledger.check_unit", lambda ledger, unit: None)
+    monkeypatch.setattr(Ledger, "check_unit", lambda self, unit, split="train": None)
     with pytest.raises(pytest.fail.Exception):
         law_a_ledger_is_of_one_unit(None, "user", tmp_path)
 
