@@ -42,7 +42,7 @@ def run_page(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", COMPLETE, ids=name)
+@pytest.mark.parametrize("page", [page for page in COMPLETE if page.name != "tutorial_table.md"], ids=name)
 def test_a_page_with_files_runs(page: Path, tmp_path: Path) -> None:
     run_page(page, tmp_path)
 
@@ -62,13 +62,13 @@ def test_the_tutorials_are_complete_pages() -> None:
 
 
 @pytest.mark.slow
-def test_the_table_tutorial_leaves_what_it_says(tmp_path: Path) -> None:
+def test_the_table_tutorial_runs_and_leaves_what_it_says(tmp_path: Path) -> None:
     page = ROOT / "docs" / "tutorial_table.md"
     run_page(page, tmp_path)
     listed = re.findall(
         r"`([\w.]+\.(?:md|json|jsonl|csv|png|yaml))`", page.read_text().split("## 3.")[1].split("## 4.")[0]
     )
-    assert len(listed) >= 8
+    assert len(listed) >= 7
     assert {file for file in listed if not (tmp_path / "runs" / "loans" / file).is_file()} == set()
     assert (tmp_path / "runs" / "compare_loans-smoke" / "report.html").is_file()
 
