@@ -6,12 +6,12 @@ import ast
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.resources import files
-from pkgutil import iter_modules
 from typing import NamedTuple
 
 import dplit
 from dplit.cli import commands
 from dplit.cli.exit_status import OK, REFUSED, command
+from dplit.discovery import module_names
 from dplit.errors import ConfigurationError
 
 HELP = """usage: dplit COMMAND ...
@@ -43,7 +43,7 @@ def names() -> list[str]:
         >>> names()
         ['account', 'compare', 'fit']
     """
-    return sorted(module.name for module in iter_modules(commands.__path__))
+    return module_names(commands.__path__)
 
 
 def describe(name: str) -> Description:

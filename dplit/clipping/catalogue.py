@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
-from importlib import import_module
-from pkgutil import iter_modules
 
 from dplit.clipping.policy import ClippingPolicy
+from dplit.discovery import subclasses
 from dplit.errors import ConfigurationError
 
 LABELS = ("Rule", "Bound", "Query", "Charge", "Per-group ε", "Source")
@@ -28,19 +26,11 @@ A policy is one file in `dplit/clipping`, a subclass of `ClippingPolicy` whose d
 """
 
 
-def discover(path: Iterable[str], package: str) -> list[type[ClippingPolicy]]:
-    """Return the policies defined in the modules of a package, by name."""
-    names = [module.name for module in iter_modules(path) if not module.name.startswith("__")]
-    modules = [import_module(f"{package}.{name}") for name in names]
-    defined = {cls for module in modules for cls in vars(module).values() if _is_policy(cls, module.__name__)}
-    return sorted(defined, key=lambda cls: cls.__name__)
-
-
 def policies() -> list[type[ClippingPolicy]]:
     """Return every policy of `dplit.clipping`, by name."""
     import dplit.clipping
 
-    return discover(dplit.clipping.__path__, dplit.clipping.__name__)
+    return subclasses(ClippingPolicy, dplit.clipping.__name__, dplit.clipping.__path__)
 
 
 def described(policy: type[ClippingPolicy]) -> dict[str, str]:
@@ -73,9 +63,3 @@ def page() -> str:
 def _stated(label: str, text: str) -> str:
     match = re.search(rf"^{label}: (.*(?:\n    .*)*)", text, re.MULTILINE)
     return " ".join(match[1].split()) if match else ""
-
-
-def _is_policy(cls: object, module: str) -> bool:
-    """Whether this is a concrete policy, defined in the module and not imported into it."""
-    defined_here = inspect.isclass(cls) and issubclass(cls, ClippingPolicy) and cls.__module__ == module
-    return defined_here and not inspect.isabstract(cls)

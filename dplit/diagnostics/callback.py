@@ -21,7 +21,7 @@ from dplit.fairness.monitor.csv_log import append, claim
 from dplit.fairness.monitor.plots import DrawsAtEnd
 from dplit.fairness.monitor.release import spent
 from dplit.fairness.monitor.snapshot import Snapshot
-from dplit.plotting import save
+from dplit.fairness.plotting import save
 from dplit.training.strategies.private import PrivateHooks
 
 GAP = "train minus validation"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dplit import plotting
+from dplit.fairness import plotting
 from dplit.fairness.metrics.quality import QUALITIES
 from dplit.fairness.monitor.plots import draw_groups, label_lower_axis
 from dplit.fairness.monitor.snapshot import Snapshot

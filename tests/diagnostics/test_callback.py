@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from dplit.diagnostics import SubgroupDiagnostics, callback
 from dplit.errors import ConfigurationError
-from dplit.plotting import save
+from dplit.fairness.plotting import save
 from dplit.protocols import ReleasesFigures
 from tests.diagnostics.project import GROUPS, SIZE, Net, fit, indices_of, public, rows
 from tests.lightning import Data, Linear, trainer

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dplit import plotting
 from dplit.diagnostics import plots
 from dplit.diagnostics.plots import PANELS, SPANS, draw
+from dplit.fairness import plotting
 from dplit.fairness.metrics.metric import Row
 from dplit.fairness.monitor.snapshot import Snapshot
-from dplit.plotting import save
+from dplit.fairness.plotting import save
 
 
 def test_a_picture_of_what_is_not_defined() -> None:

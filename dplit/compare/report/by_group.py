@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from dplit import plotting
 from dplit.compare.analysis.intervals import Interval
 from dplit.compare.analysis.results import Results
 from dplit.compare.report.drawing import Look, Picture, contenders_at, draw_mark, epsilons_of, group_handles
 from dplit.compare.run.plan import VariantAtEpsilon, exact
+from dplit.fairness import plotting
 
 
 def quality_bars(results: Results) -> Picture:

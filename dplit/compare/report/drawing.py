@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dplit import plotting
 from dplit.compare.analysis.intervals import Interval
 from dplit.compare.analysis.results import Results
 from dplit.compare.run.plan import VariantAtEpsilon
+from dplit.fairness import plotting
 
 
 @dataclass(frozen=True)

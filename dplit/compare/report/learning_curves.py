@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from dplit import plotting
 from dplit.compare.analysis.intervals import interval
 from dplit.compare.analysis.results import CHOICE_SPLIT, Results, rows
 from dplit.compare.report.drawing import Picture, contenders_at, group_handles
 from dplit.compare.run.plan import VariantAtEpsilon, exact
+from dplit.fairness import plotting
 
 COLUMNS = 4
 """Panels side by side."""

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from dplit import plotting
 from dplit.compare.analysis.results import Results
 from dplit.compare.report.drawing import (
     Picture,
@@ -19,6 +18,7 @@ from dplit.compare.report.drawing import (
     variant_handles,
 )
 from dplit.compare.run.plan import VariantAtEpsilon, exact
+from dplit.fairness import plotting
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:

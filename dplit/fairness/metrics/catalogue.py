@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib import import_module
-from pkgutil import iter_modules
 
 import dplit.fairness.metrics
+from dplit.discovery import modules
 from dplit.errors import ConfigurationError
 from dplit.fairness.metrics.counts import Counts
 from dplit.fairness.metrics.metric import Metric, Row, Section
@@ -19,9 +18,7 @@ def discover(path: Iterable[str], package: str) -> tuple[Metric, ...]:
         ConfigurationError: two metrics have one name.
 
     """
-    names = sorted(module.name for module in iter_modules(path))
-    modules = [import_module(f"{package}.{name}") for name in names if f"{package}.{name}" != __name__]
-    metrics = [metric for module in modules for metric in getattr(module, "METRICS", ())]
+    metrics = [metric for module in modules(package, path) for metric in vars(module).get("METRICS", ())]
     for name in {metric.name for metric in metrics}:
         if sum(metric.name == name for metric in metrics) > 1:
             raise ConfigurationError(f"two files define the metric {name!r}, and one would hide the other; rename one")

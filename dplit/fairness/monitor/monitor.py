@@ -31,8 +31,8 @@ from dplit.fairness.monitor.release import (
     watchers,
 )
 from dplit.fairness.monitor.snapshot import Snapshot
+from dplit.fairness.plotting import save
 from dplit.groups import GroupKey, declared, group_ids
-from dplit.plotting import save
 
 if TYPE_CHECKING:
     from fairlearn.metrics import MetricFrame

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dplit import plotting
+from dplit.fairness import plotting
 from dplit.fairness.metrics.quality import QUALITIES
 from dplit.fairness.monitor.snapshot import Snapshot
 

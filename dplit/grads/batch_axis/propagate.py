@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
+from dplit.discovery import modules
 from dplit.grads.batch_axis.axes import BatchAxes, BatchAxis, InDim, Mixed, RowOwners
 from dplit.grads.types import Args, Kwargs, Result, TorchFunction
 
@@ -94,9 +94,7 @@ def stays_outermost(operation: TorchFunction, args: Args, result: Result, exampl
 
 def load() -> None:
     """Import every file of `dplit.grads.batch_axis.rules`."""
-    package = import_module("dplit.grads.batch_axis.rules")
-    for module in iter_modules(package.__path__):
-        import_module(f"dplit.grads.batch_axis.rules.{module.name}")
+    modules("dplit.grads.batch_axis.rules", import_module("dplit.grads.batch_axis.rules").__path__)
 
 
 def axis_rule(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, TypeVar
 
+from dplit.discovery import modules
 from dplit.grads.factors.base import FactoredGrad
 from dplit.grads.types import TorchFunction
 
@@ -64,6 +64,4 @@ def vjp_rule(*operations: TorchFunction) -> Callable[[_F], _F]:
 
 def load() -> None:
     """Import every file of `dplit.grads.rules`."""
-    package = import_module("dplit.grads.rules")
-    for module in iter_modules(package.__path__):
-        import_module(f"dplit.grads.rules.{module.name}")
+    modules("dplit.grads.rules", import_module("dplit.grads.rules").__path__)

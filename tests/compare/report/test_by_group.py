@@ -9,10 +9,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dplit import plotting
 from dplit.compare.analysis.results import Results
 from dplit.compare.report import by_group
 from dplit.compare.run.plan import Run
+from dplit.fairness import plotting
 from tests.compare.fabricated import comparison, fabricate, language
 
 

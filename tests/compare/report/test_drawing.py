@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dplit import plotting
+from dplit.fairness import plotting
 
 
 def test_thirteen_variants_look_different() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from dplit import plotting
 from dplit.compare.report.learning_curves import learning_curves
+from dplit.fairness import plotting
 from tests.compare.fabricated import comparison, fabricate
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from lightning.pytorch import Callback
 
-from dplit import plotting
+from dplit.fairness import plotting
 from dplit.fairness.monitor.plots import DrawsAtEnd, draw
 from dplit.fairness.monitor.snapshot import Snapshot
 from tests.fairness.fairness_project import NAMES, Model, Paid, Project

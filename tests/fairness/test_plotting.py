@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from dplit import plotting
+from dplit.fairness import plotting
 
 
 def test_curves_of_forty_groups_look_different() -> None:
