@@ -102,9 +102,7 @@ def test_ids_are_integers_or_names() -> None:
     assert unit_ids({"user": [1, 2]}, lambda batch: [f"u{i}" for i in batch["user"]]) == ["u1", "u2"]
 
 
-@pytest.mark.parametrize(
-    "batch", [{}, {"user": torch.rand(3)}, {"user": torch.ones(2, 2).long()}, {"user": [1.5]}, 3]
-)
+@pytest.mark.parametrize("batch", [{}, {"user": torch.rand(3)}, {"user": torch.ones(2, 2).long()}, {"user": [1.5]}, 3])
 def test_what_gives_no_ids_is_refused(batch: object) -> None:
     with pytest.raises(ConfigurationError, match=r"^[^\n]+$"):
         unit_ids(batch, "user")
