@@ -1,13 +1,19 @@
-"""Colours and marks: the same for a variant, or a group, in every figure, and told apart by any common eye."""
+"""How every figure looks: the same colours and marks for a variant, or a group, told apart with every common colour vision.
+
+Only matplotlib's object interface is used, so that no global figure or setting is touched.
+"""
 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
+from pathlib import Path
+from typing import Literal
 
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,6 +22,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 VARIANT_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette without yellow, which is faint on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d")
+DASHES = ("-", "--", ":", "-.")
 GROUP_COLOURS = (
     *("#332288", "#DDAA33", "#117733", "#88CCEE", "#882255"),
     *("#44AA99", "#999933", "#CC6677", "#AA4499", "#777777"),
@@ -23,9 +30,15 @@ GROUP_COLOURS = (
 """Tol's muted palette, darker where white shows through; so that no group looks like a variant's line."""
 GREY = "#555555"
 
+Sharing = bool | Literal["none", "all", "row", "col"]
 
-def of_variant(k: int) -> dict[str, Any]:
-    """Return colour and marker of the k-th variant; after seven the marks are hollow."""
+
+LineStyle = dict[str, str]
+"""What matplotlib's `plot` takes of a line's look, by the names of its arguments."""
+
+
+def of_variant(k: int) -> LineStyle:
+    """Return colour and marker of the k-th variant; the marks of every second seven are hollow."""
     colour = VARIANT_COLOURS[k % len(VARIANT_COLOURS)]
     hollow = k // len(VARIANT_COLOURS) % 2 == 1
     return {"color": colour, "marker": MARKERS[k % len(MARKERS)], "mfc": "white" if hollow else colour, "mec": colour}
@@ -36,28 +49,91 @@ def of_group(k: int) -> str:
     return GROUP_COLOURS[k % len(GROUP_COLOURS)]
 
 
-def blank(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, list[list[Axes]]]:
-    """Return a figure of `width` × `height` inches with rows × columns axes, and the axes by row."""
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.04))
+def of_group_curve(k: int) -> LineStyle:
+    """Return colour, marker and dashes of the k-th group's curve."""
+    dashes = DASHES[k // len(GROUP_COLOURS) % len(DASHES)]
+    return {"color": of_group(k), "marker": MARKERS[k % len(MARKERS)], "linestyle": dashes}
+
+
+def blank(
+    rows: int,
+    columns: int,
+    width: float,
+    height: float,
+    *,
+    dpi: float = 100,
+    sharex: Sharing = False,
+    sharey: Sharing = False,
+) -> tuple[Figure, list[list[Axes]]]:
+    """Return a figure of `width` × `height` inches with rows × columns axes, and the axes by row.
+
+    Args:
+        rows: at least 1.
+        columns: at least 1.
+        width: in inches.
+        height: in inches.
+        dpi: dots per inch, for what is saved as pixels.
+        sharex: as for `Figure.subplots`.
+        sharey: as for `Figure.subplots`.
+    """
+    figure = Figure(figsize=(width, height), dpi=dpi, layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.04))
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False, **options)
-    for one in axes.flat:
-        one.grid(alpha=0.25, linewidth=0.6)
-        one.set_axisbelow(True)
-        one.spines[["top", "right"]].set_visible(False)
-        one.tick_params(labelsize=8)
-    return figure, axes.tolist()
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
+    for axes in grid.flat:
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    return figure, grid.tolist()
 
 
-def legend_below(figure: Figure, handles: Sequence[Any], names: Sequence[str], columns: int = 6) -> None:
-    """Put a legend under all axes."""
-    told = [literal(name) for name in names]
-    figure.legend(handles, told, loc="outside lower center", ncols=min(len(told), columns), frameon=False, fontsize=9)
+def curve(axes: Axes, positions: Sequence[int], values: Sequence[float], style: LineStyle) -> None:
+    """Draw a curve with at most 30 marks; NaN leaves a hole.
+
+    Args:
+        axes: to draw on.
+        positions: on the lower axis.
+        values: as many.
+        style: "color", "marker" and "linestyle".
+    """
+    (line,) = axes.plot(positions, values, linewidth=1.7, markersize=4.5, color=style["color"])
+    line.set(marker=style["marker"], linestyle=style["linestyle"], markevery=max(math.ceil(len(values) / 30), 1))
+
+
+def mark_undefined(axes: Axes) -> None:
+    """Say on the axes that none of their values is defined."""
+    axes.text(0.5, 0.5, "not defined", transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.set_yticks([])
+
+
+def legend_below(
+    figure: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int = 6, title: str | None = None
+) -> None:
+    """Put a legend under all axes, with names shown as they are."""
+    shown = [literal(name) for name in names]
+    figure.legend(
+        list(handles),
+        shown,
+        loc="outside lower center",
+        ncols=min(len(shown), columns),
+        frameon=False,
+        fontsize=9,
+        title=title,
+    )
 
 
 def literal(name: str) -> str:
-    """Return a name that matplotlib shows as it is."""
+    r"""Return a name that matplotlib shows as it is.
+
+    >>> print(literal("$x$"))
+    \$x\$
+    """
     return name.replace("$", r"\$")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG."""
+    figure.savefig(path, format="png")
 
 
 def as_data(figure: Figure) -> str:

@@ -42,14 +42,14 @@ WAYS = {
     2: ["tests.test_ten_ways.test_mutant_raw_answer", "tests.test_ten_ways.test_mutant_threshold_moved_by_asking"],
     3: [
         "tests.clipping.test_charges.test_mutant_separate_charges_are_caught",
-        "tests.clipping.test_contract.test_mutant_query_left_out_of_the_charge_is_caught",
+        "tests.clipping.test_policy.test_mutant_query_left_out_of_the_charge_is_caught",
     ],
     4: [
         "tests.training.test_step.test_mutant_realised_batch_size_is_caught",
         "tests.test_ten_ways.test_mutant_without_the_probe",
     ],
     5: [
-        "tests.clipping.test_contract.test_mutant_scaling_after_the_clip_without_its_bound_is_caught",
+        "tests.clipping.test_policy.test_mutant_scaling_after_the_clip_without_its_bound_is_caught",
         "tests.test_ten_ways.test_mutant_clipped_mean_of_a_physical_batch",
     ],
     6: [
@@ -70,8 +70,8 @@ WAYS = {
     ],
     9: [
         "tests.test_ten_ways.test_mutant_unlisted_figure",
-        "tests.fairness.test_fairness_release.test_mutant_exact_counts_published",
-        "tests.fairness.test_fairness_monitor.test_mutant_watchers_unseen",
+        "tests.fairness.monitor.test_release.test_mutant_exact_counts_published",
+        "tests.fairness.monitor.test_monitor.test_mutant_watchers_unseen",
     ],
     10: [
         "tests.training.test_step.test_mutant_skipped_parameter_is_caught",

@@ -1,11 +1,11 @@
-"""Clipping policies: who may weigh how much in a private gradient. One file each.
+"""Clipping policies: how much each example may weigh in a private gradient. One file each.
 
-Every module of this package is imported, and each policy in it is a name here: a new policy is one new file. The names
-below are for type checkers and readers.
+Every module of this package is imported, and each policy in it is a name of this package: a new policy is one new file.
+The names below are for type checkers and readers.
 """
 
 from dplit.clipping.automatic import Automatic
-from dplit.clipping.catalogue import found
+from dplit.clipping.catalogue import discover
 from dplit.clipping.flat import Flat
 from dplit.clipping.global_adaptive import GlobalAdaptive
 from dplit.clipping.global_cutoff import Global
@@ -36,4 +36,4 @@ __all__ = [
     "Reweighted",
 ]
 
-globals().update({cls.__name__: cls for cls in found(__path__, __name__)})
+globals().update({cls.__name__: cls for cls in discover(__path__, __name__)})

@@ -25,22 +25,27 @@ T = TypeVar("T")
 
 HEAD = """# Benchmarks
 
-Written by `python scripts/bench.py --write docs/benchmarks.md`; a run replaces the sections it measured.
+Written by `python scripts/bench.py --write docs/benchmarks.md`. A run replaces the sections that it measured.
 
-A step is forward, backward, clipping, noise (σ = 1, bound 1) and AdamW, with dropout as the model ships it, on random
-weights and data. One physical batch is the whole logical batch. The methods take turns: each has one turn a round, and
-the order rotates. *Over baseline* is the ratio of medians in that run, *range* the smallest and largest ratio of one round.
-The baseline is plain training of the same model; for methods through the Trainer, the plain Trainer. There draws have rate
-1, so that every draw is the whole batch, and a step is all that the Trainer does from one batch's start to the next one's.
-Memory is the peak of live tensors over a step after the first two (parameters, optimizer, activations, gradients), each method
-in a fresh process; *resident* is the largest that process ever was, imports included. *Disagreement* is how far the
-clipped sum is from dplit's, relative, without dropout and noise: rounding gives 1e-6 to 1e-4 in float32, and what is above 1e-3
-is another algorithm or an error. *Goal* and *floor* are of the time over baseline; the floor is the norms' arithmetic alone.
+One step is forward, backward, clipping, noise (σ = 1, bound 1) and AdamW, with dropout as the model ships it, on
+random weights and random data. One physical batch is the whole logical batch. The methods take turns: each has one
+turn in a round, and their order rotates.
 
-What stands between a figure and its floor: noise, once per logical batch; output gradients that are kept to the end of the
-step, so that memory is cold where plain training writes into what it has just freed; gradients of norms and biases for each
-example; on W5, whose step takes a few milliseconds, what Python does for each operation. All methods run in a process whose C
-library keeps freed memory (`dplit.training.memory.allocator`), the plain one too.
+* **Over baseline** is the ratio of the medians of that run, and *range* is the smallest and the largest ratio of one
+  round. The baseline is plain training of the same model. For methods that run through the Trainer, the baseline is
+  the plain Trainer; draws there have rate 1, so that every draw is the whole batch, and a step is everything that the
+  Trainer does from the start of one batch to the start of the next.
+* **Memory** is the peak of live tensors in a step after the first two (parameters, optimizer, activations,
+  gradients), with each method in a fresh process. *Resident* is the largest size that this process ever had, imports
+  included.
+* **Disagreement** is the relative distance of the clipped sum from dplit's, without dropout and noise. Rounding in
+  float32 gives 1e-6 to 1e-4; more than 1e-3 means another algorithm, or an error.
+* **Goal** and *floor* are about the time over baseline. The floor is the arithmetic of the norms alone.
+
+Four things stand between a figure and its floor: the noise, once per logical batch; output gradients that are kept
+until the end of the step, so that memory is cold where plain training writes into memory that it has just freed;
+gradients of norms and biases for each example; and, on W5, whose step takes a few milliseconds, the work of Python
+for each operation. All methods, also the plain one, run in a process whose C library keeps freed memory.
 """
 
 COLUMNS = (
@@ -102,12 +107,12 @@ def table(rows: Sequence[Row], workload: Workload) -> list[list[str]]:
 
 
 def on_screen(title: str, lines: Sequence[Sequence[str]]) -> Table:
-    made = Table(title=title, title_justify="left")
+    screen = Table(title=title, title_justify="left")
     for i, column in enumerate(lines[0]):
-        made.add_column(column, justify="right" if i else "left")
+        screen.add_column(column, justify="right" if i else "left")
     for line in lines[1:]:
-        made.add_row(*line)
-    return made
+        screen.add_row(*line)
+    return screen
 
 
 def in_markdown(lines: Sequence[Sequence[str]]) -> str:
@@ -141,8 +146,8 @@ def installed(name: str) -> str | None:
 
 def processor() -> str:
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found.group(1) if found else platform.processor() or platform.machine()
+    model = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    return model.group(1) if model else platform.processor() or platform.machine()
 
 
 def written(path: Path, sections: Mapping[str, str]) -> str:
