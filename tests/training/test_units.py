@@ -372,7 +372,7 @@ def test_the_statement_says_when_splits_must_be_of_different_persons() -> None:
     strategy.release_statistic(torch.zeros(3), sensitivity=1.0, noise_multiplier=50.0)
     strategy.teardown()
     stated = json.loads(Path("privacy.json").read_text())
-    assert any("more than one of the splits" in line for line in stated["voided_by"])
+    assert any("records in more than one split" in line for line in stated["voided_by"])
     assert "each person" in stated["sampling"]["scheme"]
     assert "number of persons, which is taken to be public" in stated["sampling"]["scheme"]
 
