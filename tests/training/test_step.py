@@ -290,7 +290,7 @@ def test_a_bad_example_contributes_nothing(make_policy: Any, bad: float) -> None
 def test_mutant_minimum_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Flat, "weights", lambda self, norms, group: (self.threshold / norms).clamp(max=1))
     monkeypatch.setattr("dplit.training.step.bounded", lambda weights, *rest: weights)
-    monkeypatch.setattr("dplit.grads.per_example._kept", lambda weights: None)
+    monkeypatch.setattr("dplit.grads.per_example._nonzero", lambda weights: None)
     with pytest.raises(AssertionError):
         law_bad_contributes_nothing(Flat, math.nan)
 
