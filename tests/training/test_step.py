@@ -106,8 +106,10 @@ def test_noise_covers_every_trainable_parameter(make_policy: Any, dtype: torch.d
 
 
 def test_mutant_skipped_parameter_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = step_module.trainable
-    monkeypatch.setattr(step_module, "trainable", lambda m: {k: p for k, p in honest(m).items() if k != "idle"})
+    honest = step_module.trainable_parameters
+    monkeypatch.setattr(
+        step_module, "trainable_parameters", lambda m: {k: p for k, p in honest(m).items() if k != "idle"}
+    )
     with pytest.raises(AssertionError):
         law_covered(Flat(), torch.float32)
 
