@@ -49,15 +49,13 @@ def run(checkout: Path, *command: str) -> str:
 
 @pytest.mark.slow
 def test_the_contract_tests_take_it(checkout: Path) -> None:
-    said = run(
-        checkout, "-m", "pytest", "tests/fairness/metrics", "-q", "-k", "precision", "-p", "no:cacheprovider"
-    )
+    said = run(checkout, "-m", "pytest", "tests/fairness/metrics", "-q", "-k", "precision", "-p", "no:cacheprovider")
     assert int(said.rsplit(" passed", 1)[0].split()[-1]) >= 12
 
 
 @pytest.mark.slow
 def test_other_tests_of_metrics_do_not_mind(checkout: Path) -> None:
-tests = ["tests/fairness/metrics", "--ignore=tests/fairness/metrics/test_metrics.py"]
+    tests = ["tests/fairness/metrics", "--ignore=tests/fairness/metrics/test_metrics.py"]
     run(checkout, "-m", "pytest", *tests, "-q", "-m", "not slow", "-p", "no:cacheprovider")
 
 
