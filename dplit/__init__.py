@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from dplit.training import strategies
+
 if TYPE_CHECKING:
     from dplit import clipping, diagnostics, fairness, grads, privacy
     from dplit.privacy.calibration import Target
@@ -18,12 +20,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["DPStrategy", "Target", "clipping", "diagnostics", "fairness", "grads", "privacy"]
 
-_HOME = {"DPStrategy": "dplit.training.strategies.single_device", "Target": "dplit.privacy.calibration"}
+_MODULE_OF = {"DPStrategy": "dplit.training.strategies.single_device", "Target": "dplit.privacy.calibration"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(_MODULE_OF[name]), name)
     if name in __all__:
         return import_module(f"dplit.{name}")
     raise AttributeError(f"module 'dplit' has no attribute {name!r}")
@@ -34,10 +36,6 @@ def __dir__() -> list[str]:
 
 
 @wrapt.when_imported("lightning.pytorch.strategies")  # type: ignore[untyped-decorator, unused-ignore]
-def _register_by_name(strategies: Any) -> None:
+def _register_by_name(lightning: Any) -> None:
     """`Trainer(strategy="dp")`, whichever of lightning and dplit is imported first."""
-
-    def default(**options: Any) -> Any:
-        return __getattr__("DPStrategy")(**options)
-
-    strategies.StrategyRegistry.register("dp", default, description="DP-SGD with ghost clipping (dplit)", override=True)
+    strategies.register(lightning.StrategyRegistry)

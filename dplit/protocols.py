@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from dplit.groups import GroupKey
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import Callback, LightningDataModule, Trainer
 
 
 # -- what models, callbacks and commands may ask of a strategy -------------------------------------------------------
@@ -64,26 +64,42 @@ class PrivateStrategy(TakesLosses, Protocol):
 
 def per_example_losses(trainer: Trainer | None) -> bool:
     """Whether the strategy of a trainer takes `(n,)` losses from `training_step`."""
-    strategy = None if trainer is None else trainer.strategy
+    strategy: object = None if trainer is None else trainer.strategy
     return isinstance(strategy, TakesLosses) and strategy.per_example_losses
 
 
 def private_strategy(trainer: Trainer | None) -> PrivateStrategy | None:
     """Return the strategy of a trainer if it trains privately, else None."""
-    strategy = None if trainer is None else trainer.strategy
+    strategy: object = None if trainer is None else trainer.strategy
     return strategy if isinstance(strategy, PrivateStrategy) else None
 
 
 # -- what a strategy may ask of callbacks and data modules -----------------------------------------------------------
 
 
+def callbacks_of(trainer: Trainer) -> Sequence[Callback]:
+    """Return the callbacks of a trainer, which sets them by name."""
+    callbacks: Sequence[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def datamodule_of(trainer: Trainer | None) -> LightningDataModule | None:
+    """Return the data module of a trainer, which sets it by name; None without one."""
+    return getattr(trainer, "datamodule", None)
+
+
 @runtime_checkable
-class ReleasesFigures(Protocol):
-    """A callback that says itself which exact figures it lets out, so that the privacy statement can list them."""
+class LogsFigures(Protocol):
+    """A callback whose logged figures are spoken for: charged, or listed by `released_without_charge`."""
 
     @property
     def logged_keys(self) -> Collection[str]:
-        """Names under which it logs; the statement leaves them to `released_without_charge`."""
+        """Names under which it logs."""
+
+
+@runtime_checkable
+class ReleasesFigures(Protocol):
+    """A callback that says itself which exact figures it lets out, so that the privacy statement can list them."""
 
     def released_without_charge(self) -> Iterable[str]:
         """Return one line for each exact figure or file that left the private records so far."""

@@ -135,3 +135,19 @@ def test_neither_the_command_nor_the_package_imports_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "epsilon" in done.stdout
+
+
+def test_another_accountant_by_name(capsys, tmp_path):
+    event = Sampled(0.01, [Gaussian(1.0)])
+    wide = epsilon([(event, 1000)], 1e-5, "rdp").upper
+    assert answered(capsys, *TYPICAL, "--noise-multiplier", "1.0", "--accountant", "rdp")["epsilon"] == wide
+    noise = answered(capsys, *TYPICAL, "--epsilon", "3", "--accountant", "rdp")["noise_multiplier"]
+    assert noise == calibrate(Target(3, 1e-5), rate=0.01, steps=1000, accountant="rdp")
+    with Journal.create(tmp_path / "ledger.jsonl") as journal:
+        Ledger(journal).record(event, times=1000)
+    spent = answered(capsys, "--journal", str(tmp_path / "ledger.jsonl"), "--delta", "1e-5", "--accountant", "rdp")
+    assert spent["epsilon"] == wide
+    plans = answered(capsys, *ADVICE, "--batch-size", "200", "--accountant", "rdp")["plans"]
+    assert plans[0]["noise_multiplier"] == calibrate(Target(3, 1e-5), rate=0.1, steps=30, accountant="rdp")
+    assert account.main([*TYPICAL, "--noise-multiplier", "1.0", "--accountant", "rdpp"]) == 2
+    assert capsys.readouterr().err == "error: accountant='rdpp' is not known; did you mean 'rdp'?\n"

@@ -17,9 +17,14 @@ from dplit import files
 def law_whole_or_old(path: Path) -> None:
     """A write that fails in the middle leaves the old content, and nothing beside it."""
     path.write_text("old")
-    with pytest.raises(RuntimeError), files.replacing(path) as stream:
-        stream.write(b"half")
-        raise RuntimeError
+
+    def fail() -> None:
+        with files.replacing(path) as stream:
+            stream.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
 
@@ -29,7 +34,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_mutant_that_writes_in_place_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "replacing", lambda path: open(path, "wb"))
+    monkeypatch.setattr(files, "replacing", lambda path: path.open("wb"))
     with pytest.raises(AssertionError):
         law_whole_or_old(tmp_path / "a.json")
 
@@ -37,8 +42,9 @@ def test_mutant_that_writes_in_place_is_caught(tmp_path: Path, monkeypatch: pyte
 def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
-    code = f"import os\nfrom dplit.files import replacing\nwith replacing({str(path)!r}) as s:\n s.write(b'half'); s.flush(); os._exit(9)"
-    subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1])
+    kill = "with replacing(sys.argv[1]) as stream: stream.write(b'half'); stream.flush(); os._exit(9)"
+    code = f"import os, sys\nfrom dplit.files import replacing\n{kill}"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False, cwd=Path(__file__).parents[1])
     assert path.read_text() == "old"
 
 
@@ -58,9 +64,14 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask: int) -> No
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), files.new_folder(tmp_path / "model") as inside:
-        (inside / "config.json").write_text("{}")
-        raise RuntimeError
+
+    def fail() -> None:
+        with files.new_folder(tmp_path / "model") as inside:
+            (inside / "config.json").write_text("{}")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert list(tmp_path.iterdir()) == []
     with files.new_folder(tmp_path / "model") as inside:
         (inside / "config.json").write_text("{}")

@@ -21,10 +21,10 @@ from dplit.errors import DplitError, PrivacyError
 from dplit.grads import Tape
 from dplit.grads.factors.base import DenseGrad
 from dplit.grads.per_example import PerExample
-from dplit.noise.gaussian import ReleaseNoise
+from dplit.noise.gaussian import GaussianReleaseNoise
+from dplit.training.reduce import OneDevice
 from dplit.training.run_record import RunRecord
 from dplit.training.step import PrivateStep
-from dplit.training.strategies import single_device as strategy_module
 from tests.clipping.laws import (
     GROUPS,
     instances,
@@ -35,7 +35,7 @@ from tests.clipping.laws import (
     tensors,
 )
 from tests.lightning import SIZE, Data, Linear, fit
-from tests.test_step import SILENT, add, law_empty, make, net, released
+from tests.training.test_step import SILENT, add, law_empty, make, net, released
 
 WAYS = {
     1: ["tests.test_ten_ways.test_mutant_bound_of_the_groups_present", "tests.test_ten_ways.test_mutant_mean_bound"],
@@ -45,7 +45,7 @@ WAYS = {
         "tests.clipping.test_policy.test_mutant_query_left_out_of_the_charge_is_caught",
     ],
     4: [
-        "tests.test_step.test_mutant_realised_batch_size_is_caught",
+        "tests.training.test_step.test_mutant_realised_batch_size_is_caught",
         "tests.test_ten_ways.test_mutant_without_the_probe",
     ],
     5: [
@@ -53,15 +53,15 @@ WAYS = {
         "tests.test_ten_ways.test_mutant_clipped_mean_of_a_physical_batch",
     ],
     6: [
-        "tests.data.test_sampling.test_mutant_shuffled_batches_are_caught",
-        "tests.data.test_sampling.test_mutant_fixed_sizes_are_caught",
-        "tests.data.test_sampling.test_mutant_one_rate_for_all_is_caught",
-        "tests.test_refusals.test_mutant_without_the_check_at_fit_start_is_caught",
+        "tests.sampling.test_poisson.test_mutant_shuffled_batches_are_caught",
+        "tests.sampling.test_poisson.test_mutant_fixed_sizes_are_caught",
+        "tests.sampling.test_poisson.test_mutant_one_rate_for_all_is_caught",
+        "tests.training.checks.test_trainer.test_mutant_without_the_check_at_fit_start_is_caught",
         "tests.test_ten_ways.test_mutant_a_draw_fewer",
     ],
     7: [
-        "tests.test_step.test_mutant_skipped_empty_draw_is_caught",
-        "tests.test_step.test_mutant_record_per_chunk_is_caught",
+        "tests.training.test_step.test_mutant_skipped_empty_draw_is_caught",
+        "tests.training.test_step.test_mutant_record_per_chunk_is_caught",
         "tests.test_ten_ways.test_mutant_draw_without_a_group_skipped",
     ],
     8: [
@@ -74,10 +74,10 @@ WAYS = {
         "tests.fairness.monitor.test_monitor.test_mutant_watchers_unseen",
     ],
     10: [
-        "tests.test_step.test_mutant_skipped_parameter_is_caught",
-        "tests.test_strategy.test_mutant_default_generator_is_caught",
-        "tests.test_strategy.test_mutant_ledger_left_out_is_caught",
-        "tests.privacy.test_accountant.test_mutant_estimate_instead_of_upper",
+        "tests.training.test_step.test_mutant_skipped_parameter_is_caught",
+        "tests.training.strategies.test_single_device.test_mutant_default_generator_is_caught",
+        "tests.training.strategies.test_single_device.test_mutant_ledger_left_out_is_caught",
+        "tests.privacy.accountants.test_prv.test_mutant_estimate_instead_of_upper",
         "tests.test_ten_ways.test_mutant_noise_in_half_precision",
     ],
 }
@@ -105,7 +105,7 @@ def law_noise_covers_any_group(policy_of: Any) -> None:
         step = make(net(), policy_of())
         spread: list[float] = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ReleaseNoise, "add", lambda self, sums, std, divisor, into=spread: into.append(std))
+            patch.setattr(GaussianReleaseNoise, "add", lambda self, sums, std, divisor, into=spread: into.append(std))
             add(step, torch.randn(4, 4).double(), torch.full((4,), present))
             step.release()
         stds += spread
@@ -160,7 +160,7 @@ def law_hears_noise_only(make_policy: Any) -> None:
         policy.tell = heard.append
         x, group = torch.randn(6, 4).double(), torch.arange(6) % 3
         add(step, x, group)
-        exact = step._asked.clone()
+        exact = step._statistic.clone()
         step.release()
         assert heard[0].shape == exact.shape
         assert torch.all(heard[0] != exact)
@@ -172,7 +172,7 @@ def test_policies_hear_noisy_answers_only(make_policy: Any) -> None:
 
 
 def test_mutant_raw_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ReleaseNoise, "gaussian", lambda self, like, std: torch.zeros_like(like))
+    monkeypatch.setattr(GaussianReleaseNoise, "like", lambda self, tensor, std: torch.zeros_like(tensor))
     with pytest.raises(AssertionError):
         law_hears_noise_only(lambda: GroupQuantile.example(GROUPS))
 
@@ -226,7 +226,7 @@ def test_group_mean_losses_are_refused() -> None:
 
 
 def test_mutant_without_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strategy_module, "examine", lambda *a, **k: None)
+    monkeypatch.setattr("dplit.training.probing.examine", lambda *a, **k: None)
     with pytest.raises(AssertionError):
         law_coupling_is_refused()
 
@@ -297,7 +297,11 @@ def test_mutant_a_draw_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mutant_draw_without_a_group_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = PrivateStep.release
-    complete = lambda self: honest(self) if self._asked is not None and bool((self._asked.sum(1) > 0).all()) else None  # noqa: E731
+
+    def complete(self: PrivateStep) -> None:
+        if self._statistic is not None and bool((self._statistic.sum(1) > 0).all()):
+            honest(self)
+
     monkeypatch.setattr(PrivateStep, "release", complete)
     with pytest.raises(AssertionError):
         law_empty(GroupQuantile.example(GROUPS))
@@ -325,7 +329,7 @@ def test_everything_logged_is_listed() -> None:
 
 def test_mutant_unlisted_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunRecord, "logged_by_training", lambda *a, **k: None)
-    honest = RunRecord.state
+    honest = RunRecord.write_statement
 
     def forgetful(self: RunRecord, folder: Path, trainer: Any) -> None:
         self._logged = set()
@@ -333,7 +337,7 @@ def test_mutant_unlisted_figure(monkeypatch: pytest.MonkeyPatch) -> None:
             patch.setattr(type(trainer), "callback_metrics", property(lambda t: {}))
             honest(self, folder, trainer)
 
-    monkeypatch.setattr(RunRecord, "state", forgetful)
+    monkeypatch.setattr(RunRecord, "write_statement", forgetful)
     with pytest.raises(AssertionError):
         law_everything_logged_is_listed()
 
@@ -344,14 +348,14 @@ def test_mutant_unlisted_figure(monkeypatch: pytest.MonkeyPatch) -> None:
 def law_noise_is_drawn_wide() -> None:
     """bfloat16 has 256 values in an octave: noise drawn in it repeats itself, noise drawn wide and rounded once does not."""
     seen: list[torch.dtype] = []
-    honest = ReleaseNoise.add
+    honest = GaussianReleaseNoise.add
 
-    def watching(self: ReleaseNoise, sums: Any, std: float, divisor: float) -> None:
+    def watching(self: GaussianReleaseNoise, sums: Any, std: float, divisor: float) -> None:
         seen.extend(one.dtype for one in sums)
         honest(self, sums, std, divisor)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ReleaseNoise, "add", watching)
+        patch.setattr(GaussianReleaseNoise, "add", watching)
         step = make(net().bfloat16(), Flat())
         step.release()
     assert set(seen) == {torch.float32}
@@ -362,7 +366,7 @@ def test_noise_is_drawn_in_float32_for_narrow_parameters() -> None:
 
 
 def test_mutant_noise_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PrivateStep, "_total", lambda self, name, p: torch.zeros(p.shape, dtype=p.dtype))
-    monkeypatch.setattr(ReleaseNoise, "_draw", lambda self, queue, std, divisor: list(queue))
+    monkeypatch.setattr(OneDevice, "_take", lambda self, name, p: torch.zeros(p.shape, dtype=p.dtype))
+    monkeypatch.setattr(GaussianReleaseNoise, "_serve", lambda self, queue, std, divisor: list(queue))
     with pytest.raises(AssertionError):
         law_noise_is_drawn_wide()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from dplit import validation
 from dplit.errors import ConfigurationError, DplitError
-from dplit.privacy import Bound, Gaussian, Sampled, Target, calibrate, epsilon, read
+from dplit.privacy import Bound, Gaussian, Sampled, Target, accountants, calibrate, epsilon, read
 from dplit.privacy.planning import CLOSE, EPOCHS, LEARNING_RATE, LEAST_STEPS, Advice, Plan, advise
 from dplit.privacy.statement import ADJACENCY, rounded_up
 
@@ -55,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("--epsilon", type=float, help="the target; give this instead of the noise to get the noise")
     line.add_argument(
         "--query-noise", type=float, action="append", default=[], help="noise multiplier of a joint query; repeatable"
+    )
+    line.add_argument(
+        "--accountant", help=f"how the cost is computed: {', '.join(accountants.names())}; prv by default"
     )
     line.add_argument("--json", action="store_true", help="print JSON")
     _add_plan(line.add_argument_group("one plan: its epsilon, or the noise for an epsilon"))
@@ -139,13 +142,19 @@ def _planned(options: argparse.Namespace) -> dict[str, Any]:
     solved = _calibrated(options) if options.noise_multiplier is None else given
     releases = [Gaussian(noise) for noise in (solved["noise_multiplier"], *options.query_noise)]
     draw = Sampled(options.rate, releases)
-    bound = epsilon([(draw, validation.count("steps", options.steps))], options.delta)
+    bound = epsilon([(draw, validation.count("steps", options.steps))], options.delta, options.accountant)
     return {**solved, "joint_noise_multiplier": draw.noise_multiplier, **_bracket(bound, options.delta)}
 
 
 def _calibrated(options: argparse.Namespace) -> dict[str, Any]:
     target = Target(options.epsilon, options.delta)
-    noise = calibrate(target, rate=options.rate, steps=options.steps, queries=options.query_noise)
+    noise = calibrate(
+        target,
+        rate=options.rate,
+        steps=options.steps,
+        queries=options.query_noise,
+        accountant=options.accountant,
+    )
     return {"noise_multiplier": noise, "target": target.epsilon}
 
 
@@ -163,7 +172,7 @@ def _bracket(bound: Bound, delta: float) -> dict[str, Any]:
 
 
 def _spent(options: argparse.Namespace) -> dict[str, Any]:
-    ledger = read(options.journal)
+    ledger = read(options.journal, options.accountant)
     groups = ledger.by_group(options.delta, options.group)
     return {
         "steps": ledger.steps,
@@ -198,6 +207,7 @@ def _advised(options: argparse.Namespace) -> dict[str, Any]:
         batch_sizes=options.batch_size or None,
         queries=options.query_noise,
         least_steps=LEAST_STEPS if options.least_steps is None else options.least_steps,
+        accountant=options.accountant,
         progress=_Progress(),
     )
     given = {"records": options.records, "target": options.epsilon, "delta": options.delta}

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from dplit import validation
 from dplit.diagnostics.plots import draw
-from dplit.diagnostics.sample import Sample, counted, group_of
+from dplit.diagnostics.sample import Sample, counted
 from dplit.errors import ConfigurationError
 from dplit.fairness.metrics.aggregations import overall
 from dplit.fairness.metrics.catalogue import METRICS
@@ -22,7 +22,7 @@ from dplit.fairness.monitor.plots import DrawsAtEnd
 from dplit.fairness.monitor.release import spent
 from dplit.fairness.monitor.snapshot import Snapshot
 from dplit.plotting import save
-from dplit.training.strategies.single_device import DPStrategy
+from dplit.training.strategies.private import PrivateHooks
 
 GAP = "train minus validation"
 """The split of the generalisation gap's rows."""
@@ -102,7 +102,7 @@ class SubgroupDiagnostics(DrawsAtEnd):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a fit without clipping."""
-        if stage == "fit" and not isinstance(trainer.strategy, DPStrategy):
+        if stage == "fit" and not isinstance(trainer.strategy, PrivateHooks):
             raise ConfigurationError(
                 f"SubgroupDiagnostics measures the clipping of DPStrategy, but this is {type(trainer.strategy).__name__}; "
                 "use Trainer(strategy=DPStrategy(...)) or drop the callback"
@@ -117,9 +117,12 @@ class SubgroupDiagnostics(DrawsAtEnd):
                 "set DPStrategy(group='sex', groups=['Female', 'Male'])"
             )
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the sample."""
-        self._sample = Sample(trainer, self.records)
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the sample as the first epoch begins: from then on the strategy knows its fit."""
+        if self._sample is None:
+            fit = _strategy(trainer).fit
+            assert fit is not None
+            self._sample = Sample(fit, self.records)
 
     # ---- measuring
 
@@ -141,9 +144,9 @@ class SubgroupDiagnostics(DrawsAtEnd):
         dataloader_idx: int = 0,
     ) -> None:
         """Count a batch of the first validation loader."""
-        if self._due(trainer) and self._outcomes is not None and dataloader_idx == 0:
-            strategy = _strategy(trainer)
-            counts = counted(outputs, group_of(batch, strategy), strategy.groups or ())
+        if self._due(trainer) and self._outcomes is not None and self._sample is not None and dataloader_idx == 0:
+            batches = self._sample.fit.batches
+            counts = counted(outputs, batches.group_ids(batch), tuple(batches.groups))
             self._outcomes = self._outcomes._replace(validation=self._outcomes.validation + counts)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -212,7 +215,7 @@ def _snapshot(trainer: Trainer, split: str, rows: Sequence[Row]) -> Snapshot:
     return Snapshot(trainer.current_epoch, trainer.global_step, split, groups, tuple(rows), epsilon, delta)
 
 
-def _strategy(trainer: Trainer) -> DPStrategy:
+def _strategy(trainer: Trainer) -> PrivateHooks:
     strategy = trainer.strategy
-    assert isinstance(strategy, DPStrategy)
+    assert isinstance(strategy, PrivateHooks)
     return strategy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -15,22 +15,17 @@ from lightning.pytorch.utilities.compile import to_uncompiled
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from dplit.diagnostics.clipping_effect import Tally
 from dplit.errors import ConfigurationError
 from dplit.fairness.metrics.counts import Counts, count
 from dplit.fairness.metrics.metric import Row
 from dplit.fairness.monitor.outputs import outcome
-from dplit.grads.backends import BACKENDS
-from dplit.grads.tape.tape import tensors
-from dplit.groups import group_ids
+from dplit.grads.tape.torch_functions import tensors
 from dplit.protocols import WrappedDataset, fetch_samples
-from dplit.sampling.draws import PhysicalCollate
 from dplit.sampling.units import single_records
-from dplit.training.checks.loader import poisson_train_loader
-from dplit.training.checks.model import losses_per_example
-from dplit.training.strategies.single_device import DPStrategy
+from dplit.training.physical_batches import StepArguments
+from dplit.training.private_fit import PrivateFit
 
 SEED = 0
 """Public: which records are in the sample does not depend on the data."""
@@ -40,44 +35,36 @@ class Sample:
     """Train records drawn uniformly without replacement with a public seed, the same ones all through a fit.
 
     Args:
-        trainer: of a fit under DPStrategy that has begun; its train data set, collate function, physical batch size,
-            gradients engine, precision, groups and policy are used.
+        fit: one that has begun; its train data set, collate function, physical batch size, gradients backend, precision,
+            groups and policy are used.
         size: how many records, or all if there are not as many.
 
     Raises:
         ConfigurationError: what is clipped is not a record by itself, but with others of a person or with its copies.
     """
 
-    def __init__(self, trainer: Trainer, size: int) -> None:
-        self.trainer = trainer
-        self.loader: DataLoader[Any] = poisson_train_loader(trainer)
-        if isinstance(self.loader.dataset, WrappedDataset):
+    def __init__(self, fit: PrivateFit, size: int) -> None:
+        self.fit = fit
+        dataset = fit.train.loader.dataset
+        if isinstance(dataset, WrappedDataset):
             raise ConfigurationError(
                 "SubgroupDiagnostics measures the gradients of single records, but here all records of a person, or a "
                 "record and its copies, are clipped together, so its figures would be of something else; drop the callback"
             )
-        known = len(single_records(self.loader.dataset))
-        drawn = np.random.default_rng(SEED).choice(known, min(size, known), replace=False)
+        self.records = single_records(dataset)
+        drawn = np.random.default_rng(SEED).choice(len(self.records), min(size, len(self.records)), replace=False)
         self.indices: list[int] = np.sort(drawn).tolist()
-
-    @property
-    def strategy(self) -> DPStrategy:
-        """The strategy of the fit."""
-        found = self.trainer.strategy
-        assert isinstance(found, DPStrategy)
-        return found
 
     def gradient_rows(self) -> list[Row]:
         """Return the figures of `Tally.rows`, of losses of `training_step` in eval mode."""
-        strategy = self.strategy
-        tally = Tally(strategy.policy, strategy.groups or (), self.loader.batch_sampler.rate)  # type: ignore[union-attr]
+        tally = Tally(self.fit.plan.policy, self.fit.batches.groups, self.fit.plan.rate)
         with self._measuring() as module:
-            losses = _losses(module, strategy)
+            batches, given = self.fit.batches.on(module), StepArguments(_index_if_asked(module.training_step))
             for batch, size, group in self._batches():
                 start = 0
-                for _, found in BACKENDS[strategy.grads](module, losses, batch, size):
-                    tally.add(found, group[start : start + found.examples])
-                    start += found.examples
+                for _, gradients in batches.gradients(batch, size, given):
+                    tally.add(gradients, group[start : start + gradients.examples])
+                    start += gradients.examples
         return tally.rows()
 
     def counts(self) -> Counts:
@@ -86,46 +73,38 @@ class Sample:
         Raises:
             ConfigurationError: it returned something else than `dplit.fairness.monitor.outputs.outcome` reads.
         """
-        groups, several = self.strategy.groups or (), len(self.trainer.num_val_batches) > 1
+        groups, several = tuple(self.fit.batches.groups), len(self.fit.trainer.num_val_batches) > 1
         total = Counts.none(groups)
-        with self._measuring() as module, torch.no_grad(), self.strategy.precision_plugin.val_step_context():
+        with self._measuring() as module, torch.no_grad(), self.fit.batches.precision.val_step_context():
+            given = (*_index_if_asked(module.validation_step), *((0,) if several else ()))
             for batch, _, group in self._batches():
-                output = _called(module.validation_step, batch, *((0,) if several else ()))
-                total += counted(output, group, groups)
+                total += counted(module.validation_step(batch, *given), group, groups)
         return total
 
     def _batches(self) -> Iterator[tuple[Any, int, Tensor]]:
         """Yield physical batches, the number of their records and their group ids."""
-        strategy, collate = self.strategy, self.loader.collate_fn
-        assert isinstance(collate, PhysicalCollate)
-        for start in range(0, len(self.indices), strategy.physical_batch_size):
-            some = self.indices[start : start + strategy.physical_batch_size]
+        batches, step = self.fit.batches, self.fit.physical_batch_size
+        for start in range(0, len(self.indices), step):
+            chosen = self.indices[start : start + step]
             with torch.inference_mode(False):  # a data set may keep the tensors it makes for training
-                batch = strategy.precision_plugin.convert_input(
-                    collate.collate(fetch_samples(single_records(self.loader.dataset), some))
-                )
-            batch = strategy.batch_to_device(batch)
-            yield batch, len(some), group_of(batch, strategy)
+                collated = self.fit.train.collate.collate(fetch_samples(self.records, chosen))
+                converted = batches.precision.convert_input(collated)
+            batch = batches.move(converted)
+            yield batch, len(chosen), batches.group_ids(batch)
 
     @contextmanager
     def _measuring(self) -> Iterator[LightningModule]:
         """Yield a copy to measure, with numbers of its own from torch, numpy and python."""
-        cuda = self.strategy.root_device.type == "cuda"
+        cuda = self.fit.batches.device.type == "cuda"
         with isolate_rng(include_cuda=cuda):
             _seed(cuda)
-            yield apart(self.trainer.lightning_module)
+            yield apart(self.fit.batches.module)
 
 
 def counted(output: Any, group: Tensor, groups: tuple[str, ...]) -> Counts:
     """Count one batch's output of `validation_step`."""
     seen = outcome(output, "validation_step")
     return count(groups, seen.classes, group, seen.label, seen.pred, seen.loss, seen.tokens)
-
-
-def group_of(batch: Any, strategy: DPStrategy) -> Tensor:
-    """Return the `(n,)` group ids of a batch, by the strategy's key and declared list."""
-    key = "group" if strategy.group is None else strategy.group
-    return group_ids(batch, key, strategy.groups or ())
 
 
 def apart(module: LightningModule) -> LightningModule:
@@ -171,20 +150,9 @@ def _graphs(module: nn.Module) -> Iterator[Tensor]:
         yield from (t for t in tensors(tuple(vars(part).values()), {}) if t.grad_fn is not None)
 
 
-def _losses(module: LightningModule, strategy: DPStrategy) -> Callable[[Any, int], Tensor]:
-    def losses(batch: Any, size: int) -> Tensor:
-        with strategy.precision_plugin.train_step_context():
-            output = _called(module.training_step, batch)
-        loss = output.get("loss") if isinstance(output, Mapping) else output
-        return losses_per_example(loss, size, strategy.loss_reduction)
-
-    return losses
-
-
-def _called(step: Callable[..., Any], batch: Any, *loader: int) -> Any:
-    """Call a step with what its signature asks for."""
-    index = (0,) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else ()
-    return step(batch, *index, *loader)
+def _index_if_asked(step: Callable[..., object]) -> tuple[int, ...]:
+    """Return the batch index, if the signature of a step asks for one."""
+    return (0,) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else ()
 
 
 def _seed(cuda: bool) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
@@ -38,11 +38,15 @@ _sync = getattr(os, "fdatasync", os.fsync)
 
 
 class Record(NamedTuple):
-    """`event`, released `times` times from the records of `split`."""
+    """`event`, released `times` times from the records of `split`.
+
+    `unit` is the key that says whose a record is, where it is charged for a person; None where it is for a record.
+    """
 
     event: Event
     times: int
     split: str
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Journal:
             raise
 
     @property
-    def mark(self) -> dict[str, Any]:
+    def mark(self) -> dict[str, int | str]:
         """How far the journal reaches: {"entries": count, "sum": checksum of the last line}."""
         return {"entries": self._count, "sum": self._sum}
 
@@ -130,8 +134,9 @@ class Journal:
         Raises:
             JournalError: as `append` does; the wait raises it too, where the disk refuses.
         """
+        unit = "" if record.unit is None else f',"unit":{_text_json(record.unit)}'
         return self._write(
-            f'"event":{_event_json(record.event)},"times":{record.times},"split":{_text_json(record.split)}'
+            f'"event":{_event_json(record.event)},"times":{record.times},"split":{_text_json(record.split)}{unit}'
         )
 
     def note(self, text: str) -> None:
@@ -229,7 +234,7 @@ def _sealed(body: bytes, before: str) -> tuple[bytes, str]:
     return body[:-1] + _SUM + total.encode() + b'"}\n', total
 
 
-def _opened(path: Path, number: int, line: bytes, before: str) -> tuple[dict[str, Any], str]:
+def _opened(path: Path, number: int, line: bytes, before: str) -> tuple[dict[str, object], str]:
     body = line[:-_TAIL] + b"}"
     expected, total = _sealed(body, before)
     if line + b"\n" != expected:
@@ -246,20 +251,21 @@ def _damaged(path: Path, number: int) -> JournalError:
     )
 
 
-def _header(path: Path, fields: dict[str, Any]) -> str:
+def _header(path: Path, fields: dict[str, object]) -> str:
     if fields.get("format") != FORMAT:
         raise JournalError(f"{path} has format {fields.get('format')!r}, this dplit reads {FORMAT}; use a newer dplit")
     return _checked_run_id(fields.get("run_id"))
 
 
-def _entry(path: Path, number: int, fields: dict[str, Any]) -> Record | str:
+def _entry(path: Path, number: int, fields: dict[str, object]) -> Record | str:
     if fields.get("seq") != number - 1:
         raise _damaged(path, number)
     if "note" in fields:
         return str(fields["note"])
     try:
+        event, times, unit = _event(json.dumps(fields["event"])), fields["times"], fields.get("unit")
         return Record(
-            _event(json.dumps(fields["event"])), validation.count("times", fields["times"]), str(fields["split"])
+            event, validation.count("times", times), str(fields["split"]), None if unit is None else str(unit)
         )
     except (KeyError, ConfigurationError) as error:
         raise JournalError(f"{path} line {number} holds a record this dplit cannot read ({error})") from error
@@ -328,7 +334,7 @@ def _refusing(path: Path) -> Iterator[None]:
         raise JournalError(f"{path} cannot be opened as a journal ({error}); choose a writable local path") from error
 
 
-def _checked_run_id(run_id: Any) -> str:
+def _checked_run_id(run_id: object) -> str:
     if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
         raise JournalError(f"run id {run_id!r} is not a uuid4 in hexadecimal; let dplit draw one")
     return run_id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from typing_extensions import override
 
 from dplit.errors import JournalError
+from dplit.files import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -24,18 +24,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write the checkpoint to a local path."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with open(beside, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
-        os.replace(beside, target)
+        with replacing(path) as file:
+            torch.save(checkpoint, file)
 
     @override
     def load_checkpoint(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
 
 from dplit.files import next_free_path
 from dplit.privacy import Journal, Ledger
 from dplit.privacy.statement import Facts, write_statement
+from dplit.protocols import LogsFigures, ReleasesFigures, callbacks_of
+from dplit.training.saved_fit import SavedFit
+from dplit.training.setup import FitPlan
 
 
 class Spent(NamedTuple):
@@ -18,7 +24,7 @@ class Spent(NamedTuple):
     epsilon: float
     delta: float
     by_group: dict[str, float] | None
-    """ε of each declared group, or None where only the headline holds."""
+    """ε of each declared group, or None where only the overall ε holds."""
 
     @classmethod
     def of(cls, ledger: Ledger, delta: float, groups: Sequence[str]) -> Self:
@@ -31,25 +37,32 @@ class Spent(NamedTuple):
 class RunRecord:
     """The ledger of one model, wherever it is trained, and the names of what left without charge.
 
-    The journal is created in the run directory at the first fit. A resumed fit goes on in the journal it began with,
-    so that two branches of one run are counted together.
+    The ledger stays one object. Its journal is created in the run directory at the first fit; a resumed fit goes on in
+    the journal it began with, so that two branches of one run are counted together.
+
+    Attributes:
+        ledger: everything charged so far.
+        other_releases: what was shown that depends on the training records, but is no figure; a line each.
     """
 
     def __init__(self, ledger: Ledger | None = None) -> None:
         self.ledger = ledger or Ledger()
-        self.facts: Facts | None = None
-        self.said: set[str] = set()
-        """What was shown that depends on the training records, but is no figure; a line each."""
-        self._from_training: set[str] = set()
+        self.other_releases: set[str] = set()
+        self._facts: Facts | None = None
+        self._logged_by_training: set[str] = set()
         self._logged: set[str] = set()
 
     def open(self, folder: Path) -> None:
-        """Open the journal, a new one in `folder` if there is none yet; never another run's."""
+        """Open the journal: a new one in `folder` if the ledger has none yet, never another run's.
+
+        Raises:
+            JournalError: the journal cannot be written, or is missing, damaged or in use.
+        """
         journal = self.ledger.journal
         if journal is None:
-            self.ledger = Ledger(Journal.create(next_free_path(folder / "ledger.jsonl"), self.ledger.run_id))
+            self.ledger.attach(Journal.create(next_free_path(folder / "ledger.jsonl"), self.ledger.run_id))
         elif journal.closed:
-            self.ledger = Ledger.resume(self.ledger.state_dict(), journal.path)
+            self.ledger.reopen()
 
     @contextmanager
     def opened(self, folder: Path) -> Iterator[Ledger]:
@@ -65,43 +78,52 @@ class RunRecord:
         if self.ledger.journal is not None:
             self.ledger.journal.close()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, or nothing before the first fit."""
-        journal = self.ledger.journal
-        if journal is None:
-            return {}
-        return {"ledger": self.ledger.state_dict(), "journal": str(journal.path.resolve())}
-
-    def resume(self, state: Mapping[str, Any]) -> None:
+    def restore(self, saved: SavedFit) -> None:
         """Go on from a checkpoint with the journal it names; what the journal holds beyond it counts.
 
         Raises:
             JournalError: the journal is missing, damaged, in use or another run's.
         """
         self.close()
-        self.ledger = Ledger.resume(state["ledger"], Path(state["journal"]))
+        self.ledger.restore(saved.ledger, Path(saved.journal), saved.unit)
 
-    def logged_by_training(self, results: Any, keep: bool) -> None:
+    # -- the statement -----------------------------------------------------------------------------------------------
+
+    def describe(self, plan: FitPlan) -> None:
+        """Say in the statement, from now on, what this fit is."""
+        if plan.noise_seed is not None:
+            self.ledger.note(f"the noise seed was fixed ({plan.noise_seed}): whoever knows it can subtract the noise")
+        self._facts = plan.facts(None if self.ledger.journal is None else self.ledger.journal.path)
+
+    def logged_by_training(self, results: _ResultCollection | None, keep: bool) -> None:
         """Note the names `training_step` logged to Lightning's results, or drop the figures themselves."""
-        found = {} if results is None else {k: m for k, m in results.items() if m.meta.fx == "training_step"}
+        logged = {} if results is None else {k: m for k, m in results.items() if m.meta.fx == "training_step"}
         if keep:
-            self._from_training.update(metric.meta.name for metric in found.values())
-        else:
-            for key in found:
+            self._logged_by_training.update(metric.meta.name for metric in logged.values())
+        elif results is not None:
+            for key in logged:
                 del results[key]
 
-    def state(self, folder: Path, trainer: Any) -> None:
-        """Write `privacy.json` and `privacy.md`: the facts, the ledger, and what every callback released uncharged."""
-        if self.facts is None:
+    def write_statement(self, folder: Path, trainer: Trainer) -> None:
+        """Write `privacy.json` and `privacy.md`: the fit, the ledger, and what every callback released uncharged.
+
+        Nothing is written before a fit was described.
+
+        Raises:
+            PrivacyError: what was released has no finite ε, or the files cannot be written.
+        """
+        if self._facts is None:
             return
         self._logged |= set(trainer.callback_metrics)
-        exact = self.said | {f"{name}: exact, logged by training_step" for name in self._from_training}
+        exact = self.other_releases | {f"{name}: exact, logged by training_step" for name in self._logged_by_training}
         others = {name for name in self._logged if not self._is_training(name)}
-        for callback in trainer.callbacks:
-            others -= getattr(callback, "logged_keys", set())
-            exact.update(getattr(callback, "released_without_charge", list)())
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, LogsFigures):
+                others -= set(callback.logged_keys)
+            if isinstance(callback, ReleasesFigures):
+                exact.update(callback.released_without_charge())
         exact.update(f"{name}: exact, logged outside training_step" for name in others)
-        write_statement(folder, self.ledger, self.facts.releasing(sorted(exact)))
+        write_statement(folder, self.ledger, self._facts.releasing(sorted(exact)))
 
     def _is_training(self, name: str) -> bool:
-        return name.removesuffix("_step").removesuffix("_epoch") in self._from_training
+        return name.removesuffix("_step").removesuffix("_epoch") in self._logged_by_training

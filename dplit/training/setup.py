@@ -1,9 +1,11 @@
-"""What a fit is going to be: its noise, its private step, and the facts of its privacy statement."""
+"""What a fit is going to be: its noise, its private step, and what the privacy statement says of it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,59 +13,124 @@ from torch.utils.data import DataLoader
 
 from dplit.clipping import ClippingPolicy
 from dplit.errors import ConfigurationError
-from dplit.noise.keys import Noise
+from dplit.noise import GaussianNoise
 from dplit.privacy import Ledger, Target, calibrate, steps_within
 from dplit.privacy.statement import Facts
 from dplit.sampling.poisson import PoissonBatches, Strata
 from dplit.sampling.strata import groups_of_units, strata
 from dplit.sampling.units import People
-from dplit.training.step import PrivateStep, Terms, charge
+from dplit.training.charge import Charge
+from dplit.training.reduce import Reduction
+from dplit.training.step import PrivateStep
 
 
-def solve(noise: Target | float, policy: ClippingPolicy, rate: float, planned: float) -> float:
+@dataclass(frozen=True)
+class FitPlan:
+    """The public constants of a fit, known before its first step.
+
+    Args:
+        policy: a declared clipping policy.
+        noise: what was asked for, a target or the noise multiplier itself.
+        noise_multiplier: σ of the gradient, solved for the target.
+        rate: q, each record's probability to be in a draw, unless the policy has rates by group.
+        size: N, the records (or persons) to draw from.
+        delta: δ of the privacy statement.
+        unit: the key that says whose a record is, where persons are drawn; None for records.
+        noise_seed: a number makes the noise public; None for the operating system.
+    """
+
+    policy: ClippingPolicy
+    noise: Target | float
+    noise_multiplier: float
+    rate: float
+    size: int
+    delta: float
+    unit: str | None = None
+    noise_seed: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        policy: ClippingPolicy,
+        noise: Target | float,
+        noise_multiplier: float | None,
+        sampler: PoissonBatches,
+        planned_steps: float,
+        **rest: Any,
+    ) -> FitPlan:
+        """Return the plan of a fit that draws by `sampler`; a noise multiplier solved before, as a checkpoint keeps it, stays.
+
+        Raises:
+            ConfigurationError: a target without a planned number of steps, or one that cannot be reached.
+        """
+        if noise_multiplier is None or not isinstance(noise, Target):
+            noise_multiplier = solve_noise(noise, policy, sampler.rate, planned_steps)
+        return cls(policy, noise, noise_multiplier, sampler.rate, sampler.size, **rest)
+
+    @property
+    def expected_batch_size(self) -> float:
+        """q·N, the constant that noisy sums are divided by."""
+        return self.rate * self.size
+
+    def private_step(self, module: nn.Module, ledger: Ledger, reduction: Reduction | None = None) -> PrivateStep:
+        """Return the step of the fit, which ends where a target would be passed."""
+        event = Charge.of(self.policy, self.noise_multiplier, self.rate).event()
+        return PrivateStep(
+            module,
+            self.policy,
+            noise_multiplier=self.noise_multiplier,
+            rate=self.rate,
+            expected_batch_size=self.expected_batch_size,
+            ledger=ledger,
+            noise=GaussianNoise(self.noise_seed),
+            reduction=reduction,
+            unit=self.unit,
+            releases=steps_within(self.noise, event, ledger) if isinstance(self.noise, Target) else None,
+        )
+
+    def facts(self, journal: Path | None) -> Facts:
+        """Return what the privacy statement says of the fit beyond its ledger."""
+        queries = {f"query {i + 1} of the policy": multiplier for i, multiplier in enumerate(self.policy.queries)}
+        rates = self.policy.rates(self.rate)
+        by_group = "" if rates is None else "; rates by group: " + ", ".join(f"{g} {q:g}" for g, q in rates.items())
+        return Facts(
+            delta=self.delta,
+            groups=self.policy.groups,
+            sampling=Facts.sampling + by_group,
+            policy=type(self.policy).__name__,
+            parameters=self.policy.settings(),
+            noise_multipliers={"gradient": self.noise_multiplier, **queries},
+            noise_source=GaussianNoise(self.noise_seed).description,
+            rate=self.rate if rates is None else None,
+            expected_batch_size=self.expected_batch_size,
+            dataset_size=self.size,
+            journal=None if journal is None else str(journal),
+            target=self.noise if isinstance(self.noise, Target) else None,
+            person=self.unit,
+        )
+
+
+def solve_noise(noise: Target | float, policy: ClippingPolicy, rate: float, planned_steps: float) -> float:
     """Return the gradient's noise multiplier, the policy's queries and its groups' rates included.
 
     Args:
         noise: a target, or the noise multiplier itself.
         policy: declared.
         rate: q, batch size / records.
-        planned: steps of the fit.
+        planned_steps: steps of the fit.
 
     Raises:
         ConfigurationError: a target without a planned number of steps, or one that cannot be reached.
     """
     if not isinstance(noise, Target):
         return float(noise)
-    if not math.isfinite(planned) or planned < 1:
+    if not math.isfinite(planned_steps) or planned_steps < 1:
         raise ConfigurationError("a Target needs a planned number of steps; set Trainer(max_epochs=...) or max_steps")
-    largest = charge(policy, 1.0, rate).rate
-    return calibrate(noise, rate=largest, steps=int(planned), queries=list(policy.queries))
+    largest = Charge.of(policy, 1.0, rate).event().rate
+    return calibrate(noise, rate=largest, steps=int(planned_steps), queries=list(policy.queries))
 
 
-def private_step(
-    module: nn.Module,
-    policy: ClippingPolicy,
-    noise: Target | float,
-    noise_multiplier: float,
-    sampler: PoissonBatches,
-    ledger: Ledger,
-    noise_seed: int | None,
-) -> PrivateStep:
-    """Return the step of a fit, which ends where a target would be passed."""
-    event = charge(policy, noise_multiplier, sampler.rate)
-    return PrivateStep(
-        module,
-        policy,
-        noise_multiplier=noise_multiplier,
-        rate=sampler.rate,
-        expected_batch_size=sampler.rate * sampler.size,
-        ledger=ledger,
-        noise=Noise(noise_seed),
-        releases=steps_within(noise, event, ledger) if isinstance(noise, Target) else None,
-    )
-
-
-def stratified(
+def strata_of_policy(
     policy: ClippingPolicy, rate: float, loader: DataLoader[Any], read: Callable[[Any], Tensor]
 ) -> Strata | None:
     """Return where each rate holds, if the policy has rates by group; `loader` and `read` are those of `strata`.
@@ -71,38 +138,9 @@ def stratified(
     Raises:
         ConfigurationError: a policy that reads groups, and records of one person in different ones.
     """
-    own = Terms.of(policy, 1.0, rate).rates
-    if own:
-        return strata(loader, read, [each for _, each in own])
+    rates = Charge.of(policy, 1.0, rate).rates
+    if rates:
+        return strata(loader, read, [group_rate for _, group_rate in rates])
     if policy.needs_groups and isinstance(loader.dataset, People):
         groups_of_units(loader, read)
     return None
-
-
-def describe(
-    policy: ClippingPolicy,
-    noise: Target | float,
-    noise_multiplier: float,
-    sampler: PoissonBatches,
-    ledger: Ledger,
-    delta: float,
-    unit: str | None = None,
-) -> Facts:
-    """Return what the statement says of a fit beyond its ledger; `unit` names the key that says whose a record is."""
-    queries = {f"query {i + 1} of the policy": multiplier for i, multiplier in enumerate(policy.queries)}
-    rates = policy.rates(sampler.rate)
-    by_group = "" if rates is None else "; rates by group: " + ", ".join(f"{g} {q:g}" for g, q in rates.items())
-    return Facts(
-        delta=delta,
-        groups=policy.groups,
-        sampling=Facts.sampling + by_group,
-        policy=type(policy).__name__,
-        parameters=policy.settings(),
-        noise_multipliers={"gradient": noise_multiplier, **queries},
-        rate=sampler.rate if rates is None else None,
-        expected_batch_size=sampler.rate * sampler.size,
-        dataset_size=sampler.size,
-        journal=None if ledger.journal is None else str(ledger.journal.path),
-        target=noise if isinstance(noise, Target) else None,
-        person=unit,
-    )

@@ -15,7 +15,7 @@ from dplit.clipping import ClippingPolicy, Flat, GlobalAdaptive, GroupQuantile, 
 from dplit.clipping import policy as policy_module
 from dplit.clipping.catalogue import described
 from dplit.errors import ConfigurationError
-from dplit.training.step import charge
+from dplit.training.charge import Charge
 from tests.clipping.laws import (
     GROUPS,
     PARAMETERS,
@@ -87,14 +87,14 @@ def test_the_bound_covers_absent_groups(make: Make) -> None:
 
 def law_charge(policy: ClippingPolicy) -> None:
     """Every query, cap and rate is in the event, jointly with the gradient of the draw."""
-    event, rates = charge(policy, 0.8, 0.01), policy.rates(0.01) or {}
+    event, rates = Charge.of(policy, 0.8, 0.01).event(), policy.rates(0.01) or {}
     queries = sum(1 / q**2 for q in policy.queries)
     assert event.rate == max(rates.values(), default=0.01)
     assert event.noise_multiplier == pytest.approx((1 / 0.8**2 + queries) ** -0.5, rel=1e-9)
     assert set(event.groups) == set(policy.caps or {})
     for name, cap in (policy.caps or {}).items():
-        assert event.view(name).noise_multiplier == pytest.approx(((cap / 0.8) ** 2 + queries) ** -0.5, rel=1e-9)
-        assert event.view(name).rate == rates.get(name, 0.01)
+        assert event.for_group(name).noise_multiplier == pytest.approx(((cap / 0.8) ** 2 + queries) ** -0.5, rel=1e-9)
+        assert event.for_group(name).rate == rates.get(name, 0.01)
 
 
 @every_instance
@@ -273,23 +273,23 @@ def test_mutant_scaling_after_the_clip_without_its_bound_is_caught(monkeypatch: 
 
 
 def test_mutant_query_left_out_of_the_charge_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dplit.training.step import Terms
+    from dplit.training.charge import Charge
 
-    def unasked(cls, policy: ClippingPolicy, noise: float, rate: float) -> Terms:
+    def unasked(cls, policy: ClippingPolicy, noise: float, rate: float) -> Charge:
         return cls(noise, rate, (), tuple((policy.caps or {}).items()))
 
-    monkeypatch.setattr(Terms, "of", classmethod(unasked))
+    monkeypatch.setattr(Charge, "of", classmethod(unasked))
     with pytest.raises(AssertionError):
         law_charge(Quantile.example(GROUPS))
 
 
 def test_mutant_one_rate_charged_for_all_groups_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dplit.training.step import Terms
+    from dplit.training.charge import Charge
 
-    def one_rate(cls, policy: ClippingPolicy, noise: float, rate: float) -> Terms:
+    def one_rate(cls, policy: ClippingPolicy, noise: float, rate: float) -> Charge:
         return cls(noise, rate, tuple(policy.queries), tuple((policy.caps or {}).items()))
 
-    monkeypatch.setattr(Terms, "of", classmethod(one_rate))
+    monkeypatch.setattr(Charge, "of", classmethod(one_rate))
     with pytest.raises(AssertionError):
         law_charge(GroupRates.example(GROUPS))
 

@@ -11,7 +11,7 @@ import dplit
 from dplit.models.mlp import MLP
 from dplit.models.optim.adam_bc import AdamBC
 from dplit.models.optim.schedule import factor
-from dplit.noise.gaussian import ReleaseNoise
+from dplit.noise.gaussian import GaussianReleaseNoise
 from tests.models.test_tabular import Toy, trainer
 
 
@@ -88,7 +88,7 @@ def test_mutant_the_noise_is_read_after_the_release():
 def test_the_module_learns_the_noise_that_was_released(tmp_path, monkeypatch):
     asked, released = [], []
     strategy = dplit.DPStrategy(dplit.clipping.Quantile(), noise=2.0, noise_seed=1)
-    add = ReleaseNoise.add
+    add = GaussianReleaseNoise.add
 
     def watch(self, totals, std, divisor):
         released.append(std / divisor)
@@ -99,7 +99,7 @@ def test_the_module_learns_the_noise_that_was_released(tmp_path, monkeypatch):
             asked.append(super().noise_std())
             return asked[-1]
 
-    monkeypatch.setattr(ReleaseNoise, "add", watch)
+    monkeypatch.setattr(GaussianReleaseNoise, "add", watch)
     trainer(tmp_path, strategy=strategy).fit(Watched([4], optimizer="adam_bc", learning_rate=0.01), datamodule=Toy())
     assert len(set(released)) == len(released) == 4
     assert asked == pytest.approx(released)

@@ -4,8 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from dplit.errors import ConfigurationError, JournalError
-from dplit.privacy import Bound, Gaussian, Journal, Ledger, Sampled, epsilon, read
+from dplit.errors import ConfigurationError, JournalError, PrivacyError
+from dplit.privacy import Bound, Gaussian, Journal, Ledger, Record, Sampled, epsilon, read
+from tests.privacy import version_0_1_0
 
 STEP = Sampled(0.01, [Gaussian(1.0), Gaussian(10.0)], {"a": Sampled(0.01, [Gaussian(2.0), Gaussian(math.inf)])})
 PLAIN = Sampled(0.01, [Gaussian(1.0)])
@@ -225,3 +226,136 @@ def test_notes_are_kept_once(tmp_path):
         ledger.note("ε was looked at")
     assert read(path).notes == ("fixed noise seed", "ε was looked at")
     assert len(path.read_text().splitlines()) == 3
+
+
+# -- one object for the whole life of a model
+
+
+def law_attaching_loses_nothing(ledger, tmp_path):
+    """What a ledger held before it got a journal counts after it, for the ledger and for whoever reads the file."""
+    ledger.record(Gaussian(0.5))
+    ledger.note("remark")
+    before = ledger.epsilon(DELTA)
+    with Journal.create(tmp_path / "ledger.jsonl", ledger.run_id) as journal:
+        ledger.attach(journal)
+        ledger.record(PLAIN, times=10)
+    assert ledger.epsilon(DELTA).upper >= before.lower
+    on_disk = read(tmp_path / "ledger.jsonl")
+    assert on_disk.entries == ledger.entries
+    assert on_disk.notes == ledger.notes == ("remark",)
+
+
+def test_attaching_loses_nothing(tmp_path):
+    law_attaching_loses_nothing(Ledger(), tmp_path)
+
+
+def test_mutant_that_starts_an_empty_journal_is_caught(tmp_path):
+    class Forgetful(Ledger):
+        def attach(self, journal):
+            self._continue_in(journal)
+
+    with pytest.raises(AssertionError):
+        law_attaching_loses_nothing(Forgetful(), tmp_path)
+
+
+def test_only_a_new_journal_of_the_same_run_is_attached(tmp_path):
+    ledger, other = Ledger(), Journal.create(tmp_path / "other.jsonl")
+    with other, pytest.raises(JournalError, match="is not a new journal of run"):
+        ledger.attach(other)
+    with Journal.create(tmp_path / "ledger.jsonl", ledger.run_id) as journal:
+        journal.append(Record(PLAIN, 1, "train"))
+    with Journal.reopen(tmp_path / "ledger.jsonl") as used, pytest.raises(JournalError, match="is not a new journal"):
+        ledger.attach(used)
+    with Journal.create(tmp_path / "mine.jsonl", ledger.run_id) as mine:
+        ledger.attach(mine)
+        with pytest.raises(JournalError, match=r"kept in .*mine.jsonl already"):
+            ledger.attach(mine)
+
+
+def test_what_another_ledger_wrote_meanwhile_counts(tmp_path):
+    first = Ledger()
+    first.attach(Journal.create(tmp_path / "ledger.jsonl", first.run_id))
+    first.record(PLAIN)
+    first.journal.close()
+    with Journal.reopen(tmp_path / "ledger.jsonl") as journal:
+        Ledger(journal).record(PLAIN, times=5)
+    first.reopen()
+    assert first.steps == read(tmp_path / "ledger.jsonl").steps == 6
+    first.journal.close()
+
+
+def test_restoring_never_drops_what_another_run_spent(tmp_path):
+    saved = Ledger()
+    saved.record(PLAIN)
+    state, pre_charged = saved.state_dict(), Ledger()
+    pre_charged.record(Gaussian(0.5))
+    with pytest.raises(JournalError, match="holds releases of another run"):
+        pre_charged.restore(state, None)
+    assert pre_charged.entries["train"] == {Gaussian(0.5): 1}
+
+
+def law_a_unit_is_kept(tmp_path):
+    """Persons and records are never added up, in memory, after a checkpoint, and after a journal."""
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger()
+    ledger.attach(Journal.create(path, ledger.run_id))
+    ledger.record(PLAIN, unit="user_id")
+    ledger.journal.close()
+    for again in (ledger, Ledger.resume(json.loads(json.dumps(ledger.state_dict())), path), read(path)):
+        assert again.units == {"train": "user_id"}
+        with pytest.raises(PrivacyError, match="unit='user_id'"):
+            again.check_unit(None)
+        if again.journal is not None:
+            again.journal.close()
+
+
+def test_a_unit_is_kept(tmp_path):
+    law_a_unit_is_kept(tmp_path)
+
+
+def test_mutant_journal_without_units_is_caught(tmp_path, monkeypatch):
+    honest = Journal.begin
+    monkeypatch.setattr(Journal, "begin", lambda self, record: honest(self, record._replace(unit=None)))
+    with pytest.raises(AssertionError):
+        law_a_unit_is_kept(tmp_path)
+
+
+def test_a_state_of_version_0_1_gets_its_unit_from_the_checkpoint(tmp_path):
+    """Version 0.1.0 kept the unit beside the ledger, and not in the journal."""
+    old = Ledger()
+    old.attach(Journal.create(tmp_path / "ledger.jsonl", old.run_id))
+    old.record(PLAIN)
+    old.journal.close()
+    state = {key: value for key, value in old.state_dict().items() if key != "units"}
+    ledger = Ledger()
+    ledger.restore(state, tmp_path / "ledger.jsonl", unit="user_id")
+    ledger.record(PLAIN, unit="user_id")
+    ledger.journal.close()
+    again = Ledger.resume(json.loads(json.dumps(ledger.state_dict())), tmp_path / "ledger.jsonl")
+    assert again.units == {"train": "user_id"}
+    assert again.steps == 2
+    again.journal.close()
+
+
+def test_a_journal_and_a_checkpoint_of_version_0_1_are_read(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(version_0_1_0.JOURNAL)
+    for ledger in (read(path), Ledger.resume(version_0_1_0.STATE, path)):
+        assert ledger.run_id == version_0_1_0.RUN_ID
+        assert ledger.epsilon(DELTA) == pytest.approx(version_0_1_0.EPSILON, rel=1e-9)
+        assert {split: sum(events.values()) for split, events in ledger.entries.items()} == {
+            "train": 4,
+            "validation": 2,
+        }
+        assert ledger.notes == tuple(version_0_1_0.STATE["notes"])
+        assert ledger.state_dict()["entries"] == version_0_1_0.STATE["entries"]
+        if ledger.journal is not None:
+            ledger.record(PLAIN)
+            ledger.journal.close()
+            assert read(path).steps == 5
+
+
+def test_a_journal_of_version_0_1_that_was_changed_is_refused(tmp_path):
+    (tmp_path / "ledger.jsonl").write_text(version_0_1_0.JOURNAL.replace('"times":3', '"times":1'))
+    with pytest.raises(JournalError, match=r"^[^\n]* line 2 is damaged[^\n]*$"):
+        read(tmp_path / "ledger.jsonl")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import lightning.pytorch as pl
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from dplit.errors import PrivacyError
@@ -12,34 +12,49 @@ from dplit.sampling.draws import Draw, PhysicalCollate
 from dplit.sampling.poisson import PoissonBatches
 
 
-def check_draw(draw: Draw, rate: float, records: int | None, trainer: pl.Trainer) -> None:
-    """Refuse a draw that was not made as the ledger charges it."""
-    if draw.rate != rate or draw.records != records:
+class TrainLoader(NamedTuple):
+    """The train loader of a private fit, with the parts that make its draws."""
+
+    loader: DataLoader[Any]
+    sampler: PoissonBatches
+    collate: PhysicalCollate
+
+
+def poisson_train_loader(trainer: Trainer) -> TrainLoader:
+    """Return the one train loader, which must draw as the ledger charges.
+
+    Raises:
+        PrivacyError: there are several, or the trainer put another sampler in place.
+    """
+    combined = trainer.fit_loop._combined_loader
+    loaders = combined.flattened if combined else []
+    if len(loaders) != 1:
+        raise PrivacyError(f"{len(loaders)} train loaders: a private step draws from one; concatenate the data sets")
+    loader = loaders[0]
+    if isinstance(loader, DataLoader):
+        sampler, collate = loader.batch_sampler, loader.collate_fn
+        if isinstance(sampler, PoissonBatches) and isinstance(collate, PhysicalCollate):
+            return TrainLoader(loader, sampler, collate)
+    raise PrivacyError(
+        f"the train loader's sampler is {type(getattr(loader, 'batch_sampler', loader)).__name__}, not the ledger's "
+        "Poisson draws; something replaced it after DPStrategy set it"
+    )
+
+
+def check_draw(draw: Draw, sampler: PoissonBatches, trainer: Trainer) -> None:
+    """Refuse a draw that was not made as the ledger charges it.
+
+    Raises:
+        PrivacyError: the draw is of another rate or number of records than `sampler`, by which the fit is charged, or
+            draws are being merged.
+    """
+    if (draw.rate, draw.records) != (sampler.rate, sampler.size):
         raise PrivacyError(
             f"the train loader was reloaded and now draws {draw.records} records at rate {draw.rate:g}, but the ledger "
-            f"charges {records} at {rate:g}; keep data set and batch size through a fit"
+            f"charges {sampler.size} at {sampler.rate:g}; keep data set and batch size through a fit"
         )
     if trainer.accumulate_grad_batches != 1:
         raise PrivacyError(
             f"accumulate_grad_batches became {trainer.accumulate_grad_batches} during the fit, which merges Poisson draws; "
             "set physical_batch_size instead"
         )
-
-
-def poisson_train_loader(trainer: pl.Trainer) -> DataLoader[Any]:
-    """Return the one train loader, which must be ours.
-
-    Raises:
-        PrivacyError: there are several, or the trainer put another sampler in place.
-    """
-    loaders = trainer.fit_loop._combined_loader.flattened if trainer.fit_loop._combined_loader else []
-    if len(loaders) != 1:
-        raise PrivacyError(f"{len(loaders)} train loaders: a private step draws from one; concatenate the data sets")
-    loader: DataLoader[Any] = loaders[0]
-    ours = isinstance(loader, DataLoader) and isinstance(loader.batch_sampler, PoissonBatches)
-    if not (ours and isinstance(loader.collate_fn, PhysicalCollate)):
-        raise PrivacyError(
-            f"the train loader's sampler is {type(getattr(loader, 'batch_sampler', loader)).__name__}, not the ledger's "
-            "Poisson draws; something replaced it after DPStrategy set it"
-        )
-    return loader

@@ -48,23 +48,6 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def check(physical_batch_size: Any, memory_limit: Any) -> None:
-    """Refuse a physical batch size or memory limit out of range."""
-    whole = isinstance(physical_batch_size, int) and not isinstance(physical_batch_size, bool)
-    if physical_batch_size != "auto" and not (whole and physical_batch_size >= 1):
-        raise ConfigurationError(
-            f"physical_batch_size={physical_batch_size!r} must be a whole number of at least 1, or 'auto'"
-        )
-    if memory_limit is None:
-        return
-    if physical_batch_size != "auto":
-        raise ConfigurationError(
-            f"memory_limit={memory_limit!r} has no meaning beside physical_batch_size={physical_batch_size}; set 'auto'"
-        )
-    if isinstance(memory_limit, bool) or not isinstance(memory_limit, int | float) or not 0 < memory_limit < math.inf:
-        raise ConfigurationError(f"memory_limit={memory_limit!r} must be a number of GiB above 0")
-
-
 def find(
     module: nn.Module,
     parts: Parts,

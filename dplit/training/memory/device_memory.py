@@ -62,7 +62,7 @@ def peak(compute: Callable[[], object], device: torch.device) -> int | None:
     return None
 
 
-class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Allocations(TorchDispatchMode):
     """Counts the storages that operations make while it is active, and lets go of those that are freed.
 
     Attributes:
@@ -71,7 +71,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.now: int = 0
         self.most: int = 0
         self._known: dict[int, int] = {}

@@ -1,0 +1,359 @@
+"""The Lightning hooks of a private strategy, whatever devices it trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from dplit.clipping import ClippingPolicy, Flat
+from dplit.errors import BudgetExhausted, PrivacyError
+from dplit.grads.backends import MAX_EXAMPLES, PROBE_EXAMPLES
+from dplit.groups import GroupKey, declared, group_ids
+from dplit.noise import GaussianNoise
+from dplit.privacy import Gaussian, Ledger, Target
+from dplit.protocols import DeclaresGroups, callbacks_of, datamodule_of
+from dplit.sampling.draws import Draw
+from dplit.sampling.loader import poisson_loader
+from dplit.sampling.poisson import Strata
+from dplit.sampling.units import unit_ids, unit_name
+from dplit.training.checks.arguments import check_arguments, check_memory, warn_of_delta
+from dplit.training.checks.ledger import check_ledger
+from dplit.training.checks.loader import poisson_train_loader
+from dplit.training.checks.model import check_optimizers
+from dplit.training.checks.trainer import check_counts, check_trainer
+from dplit.training.losses import LossReduction
+from dplit.training.physical_batches import PhysicalBatches, StepArguments
+from dplit.training.private_fit import PrivateFit
+from dplit.training.run_record import RunRecord, Spent
+from dplit.training.saved_fit import SavedFit
+from dplit.training.setup import FitPlan, strata_of_policy
+
+
+class PrivateHooks(Strategy):
+    """Trains any LightningModule with differential privacy (DP-SGD).
+
+    `Trainer(strategy=DPStrategy(...))` is all that changes: the train DataLoader becomes Poisson draws, one draw is one
+    optimizer step is one ledger entry, and the optimizer sees the noised gradient only. `training_step` returns
+    losses per example, shape `(n,)`, alone or under "loss" in a dict.
+
+    This class comes first among the bases of a private strategy, so that its `super()` calls reach the strategy of
+    Lightning that follows it.
+
+    Args:
+        policy: how examples are clipped; `Flat(bound=1.0)` if None.
+        noise: a `Target(epsilon, delta)`, from which the noise is solved for the planned number of steps and before
+            which training stops; or the noise multiplier σ (standard deviation over `policy.bound`).
+        physical_batch_size: most examples that go through the model at one time. It changes memory, not the result.
+            "auto" finds it by trial before the first release.
+        group: where a batch keeps its group ids: key, index, or callable `batch -> (n,)` ids.
+        groups: the declared, public list of groups; None takes the data module's `groups`, if it has them.
+        unit: where a batch says whose each record is: key, index, or callable. Persons are drawn, with all their records,
+            `batch_size` counts persons, and all that is said of a record's privacy holds for a person: the gradients of
+            their records are averaged before the clip.
+        loss_reduction: "mean" or "sum" for modules whose `training_step` returns a scalar.
+        noise_seed: None: from the operating system. A number is for tests, and the privacy statement says so.
+        delta: δ at which ε is shown where `noise` is a number; None takes the smaller of 1e-5 and 1/(10 N).
+        training_logs: False drops what `training_step` logs, which is un-noised and released without charge.
+        grads: "tape"; "vmap" (torch.func) for models with operations the tape refuses; or "loop", one example at a time,
+            whatever `physical_batch_size` is, for every other. All are exact; the last two build every gradient.
+        memory_limit: GiB that training may take, for "auto"; None for what is free, or half of it on the CPU.
+        ledger: another strategy's, to go on charging where a model is trained further without a checkpoint.
+        engine: what Lightning passes to its own strategy.
+
+    Raises:
+        ConfigurationError: an argument out of range.
+    """
+
+    per_example_losses = True
+    """Tells a module that `training_step` should return `(n,)` losses."""
+
+    def __init__(
+        self,
+        policy: ClippingPolicy | None = None,
+        noise: Target | float = 1.0,
+        physical_batch_size: int | Literal["auto"] = 64,
+        group: GroupKey | None = None,
+        groups: Sequence[str] | None = None,
+        unit: GroupKey | None = None,
+        loss_reduction: LossReduction | None = None,
+        noise_seed: int | None = None,
+        delta: float | None = None,
+        training_logs: bool = True,
+        grads: Literal["tape", "vmap", "loop"] = "tape",
+        memory_limit: float | None = None,
+        ledger: Ledger | None = None,
+        **engine: Any,
+    ) -> None:
+        super().__init__(**engine)
+        check_arguments(noise, loss_reduction, delta, grads)
+        check_memory(physical_batch_size, memory_limit)
+        self.policy = policy or Flat()
+        self.noise = noise
+        self.noise_multiplier: float | None = None
+        self.group = group
+        self.groups = None if groups is None else declared(groups)
+        self.unit = unit
+        self.loss_reduction: LossReduction | None = loss_reduction
+        self.noise_seed = noise_seed
+        self.training_logs = training_logs
+        self.grads: Literal["tape", "vmap", "loop"] = grads
+        self.memory_limit = memory_limit
+        self._asked_size = physical_batch_size
+        self._asked_delta = delta
+        self._record = RunRecord(ledger)
+        self._run_dir = Path()
+        self._phase: SavedFit | PrivateFit | None = None
+        """Nothing yet; a checkpoint that was read and is to be gone on from; or the fit that runs, or ran last."""
+
+    # -- what others ask ---------------------------------------------------------------------------------------------
+
+    @property
+    def ledger(self) -> Ledger:
+        """Everything charged so far."""
+        return self._record.ledger
+
+    @property
+    def physical_batch_size(self) -> int:
+        """Most examples that go through the model at one time; before "auto" has found it, what is probed with."""
+        if isinstance(self._phase, PrivateFit):
+            return self._phase.physical_batch_size
+        return self._first_size()
+
+    @property
+    def fit(self) -> PrivateFit | None:
+        """The fit that runs, or ran last; None before training has begun."""
+        return self._phase if isinstance(self._phase, PrivateFit) else None
+
+    @property
+    def delta(self) -> float | None:
+        """δ at which ε is shown, known once the data set is."""
+        if isinstance(self.noise, Target):
+            return self.noise.delta
+        return self._asked_delta if self.fit is None else self.fit.plan.delta
+
+    def spent(self) -> Spent | None:
+        """Return what the ledger holds so far, or None before training has begun."""
+        return None if self.fit is None else Spent.of(self.ledger, self.fit.plan.delta, self.groups or ())
+
+    def noise_std(self) -> float:
+        """Return the standard deviation of the noise in each coordinate of the next released gradient; 0 before training.
+
+        It is σ·bound / expected batch size, all public: the bound moves from step to step by noisy answers only.
+        """
+        if self.fit is None:
+            return 0.0
+        return self.fit.plan.noise_multiplier * self.policy.bound / self.fit.plan.expected_batch_size
+
+    def release_statistic(
+        self, value: Tensor, *, sensitivity: float, noise_multiplier: float, split: str = "validation"
+    ) -> Tensor:
+        """Charge and release a statistic of records that training does not see.
+
+        Args:
+            value: any shape; one record of the split moves it by at most `sensitivity` in L2 norm; with `unit`, one
+                person's records together.
+            sensitivity: that L2 bound.
+            noise_multiplier: standard deviation over sensitivity.
+            split: the disjoint set of records (or persons) it was computed from; each split has its own account.
+
+        Returns:
+            The noisy value, float64, on the CPU.
+
+        Raises:
+            PrivacyError: the split is "train", whose statistics are charged with their draw.
+        """
+        if split == "train":
+            raise PrivacyError("statistics of training records are charged with their draw: ask them from a policy")
+        with self._record.opened(self._run_dir) as ledger:
+            ledger.record(Gaussian(noise_multiplier), split=split, unit=unit_name(self.unit))
+        value = value.detach().to("cpu", torch.float64)
+        noise = GaussianNoise(self.noise_seed, stream=split).release(sum(ledger.entries[split].values()))
+        return value + noise.like(value, noise_multiplier * sensitivity)
+
+    # -- before training ---------------------------------------------------------------------------------------------
+
+    @override
+    def setup(self, trainer: Trainer) -> None:
+        """Refuse what would void the guarantee, then set up as usual."""
+        check_counts(callbacks_of(trainer), self.unit)
+        self._run_dir = Path(trainer.log_dir or trainer.default_root_dir)
+        fitting = trainer.state.fn == "fit"
+        if fitting:
+            self._learn_groups(trainer)
+            check_trainer(trainer, self.precision_plugin)
+        super().setup(trainer)
+        if fitting:
+            check_optimizers(self.optimizers, self._module)
+            if isinstance(self._phase, SavedFit):
+                saved, self._phase = self._phase, None
+                self._resume(saved)
+
+    @override
+    def process_dataloader(self, dataloader: object) -> object:
+        """Turn the train loader into Poisson draws; leave validation, test and predict loaders as they are."""
+        module = self.lightning_module
+        if module is None or module.trainer.state.fn != "fit" or module.trainer.state.stage != "train":
+            return dataloader
+        unit = None if self.unit is None else partial(unit_ids, key=self.unit)
+        return poisson_loader(dataloader, self._first_size(), self._strata, unit)
+
+    @override
+    def on_train_start(self) -> None:
+        """Check the loader, open the journal, solve the noise.
+
+        Raises:
+            BudgetExhausted: the target is spent already.
+        """
+        module, trainer = self._module, self._module.trainer
+        train = poisson_train_loader(trainer)
+        asked = self.noise.delta if isinstance(self.noise, Target) else self._asked_delta
+        delta = min(1e-5, 1 / (10 * train.sampler.size)) if asked is None else asked
+        warn_of_delta(delta, train.sampler.size)
+        self._record.open(self._run_dir)
+        unit = unit_name(self.unit)
+        check_ledger(module, self.policy, self.ledger, unit)
+        plan = FitPlan.of(
+            self.policy,
+            self.noise,
+            self.noise_multiplier,
+            train.sampler,
+            trainer.estimated_stepping_batches,
+            delta=delta,
+            unit=unit,
+            noise_seed=self.noise_seed,
+        )
+        self.noise_multiplier = plan.noise_multiplier
+        fit = PrivateFit(
+            trainer,
+            plan,
+            plan.private_step(module, self.ledger),
+            self._physical_batches(module),
+            train,
+            self._record,
+            training_logs=self.training_logs,
+            find_size=self._asked_size == "auto",
+            memory_limit=self.memory_limit,
+        )
+        self._phase = fit
+        self._record.describe(plan)
+        self._record.write_statement(self._run_dir, trainer)
+        if fit.exhausted:
+            raise BudgetExhausted(f"{self.noise} is spent already; no further step can be taken")
+
+    def _physical_batches(self, module: LightningModule) -> PhysicalBatches:
+        return PhysicalBatches(
+            module,
+            self.precision_plugin,
+            self.root_device,
+            grads=self.grads,
+            group=self.group,
+            groups=self.groups or (),
+            unit=self.unit,
+            loss_reduction=self.loss_reduction,
+        )
+
+    def _first_size(self) -> int:
+        size = PROBE_EXAMPLES[self.grads] if self._asked_size == "auto" else self._asked_size
+        return min(size, MAX_EXAMPLES.get(self.grads, size))
+
+    def _strata(self, rate: float, loader: DataLoader[Any]) -> Strata | None:
+        """Return where each rate holds, if the policy has rates by group; refuse a person in two groups."""
+        if self.group is None:
+            return None
+        return strata_of_policy(self.policy, rate, loader, partial(group_ids, key=self.group, groups=self.groups or ()))
+
+    def _learn_groups(self, trainer: Trainer) -> None:
+        """Take groups and group key from the data module where the strategy was given none."""
+        data = datamodule_of(trainer)
+        if self.groups is None:
+            self.groups = declared(getattr(data, "groups", None) or ())
+        if self.group is None:
+            self.group = data.group_key if isinstance(data, DeclaresGroups) else "group"
+        self.policy.declare(self.groups)
+
+    def _resume(self, saved: SavedFit) -> None:
+        saved.restore_policy(self.policy)
+        self._record.restore(saved)
+        self.noise_multiplier = float(saved.noise_multiplier)
+
+    # -- one step ----------------------------------------------------------------------------------------------------
+
+    @override
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """Move a batch; a draw's physical batches are moved one by one as they are used."""
+        return batch if isinstance(batch, Draw) else super().batch_to_device(batch, device, dataloader_idx)
+
+    @override
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the module's training step on each physical batch of the draw and add up the clipped gradients.
+
+        Returns:
+            The mean loss of the draw, detached: what callbacks see, un-noised; 0 for an empty draw or without
+            `training_logs`.
+        """
+        draw, *rest = args
+        return self._fit.take(draw, StepArguments(rest, kwargs))
+
+    @override
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
+        """Release the noisy gradient in place of a backward pass."""
+        closure_loss = self.precision_plugin.pre_backward(closure_loss, self._module)
+        self._fit.release()
+        return self.precision_plugin.post_backward(closure_loss, self._module)
+
+    # -- checkpoints and the end -------------------------------------------------------------------------------------
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Save with the ledger, the policy's thresholds and the noise multiplier inside."""
+        journal = self.ledger.journal
+        if journal is not None and self.noise_multiplier is not None:
+            SavedFit(
+                ledger=self.ledger.state_dict(),
+                journal=str(journal.path.resolve()),
+                policy_name=type(self.policy).__name__,
+                policy=self.policy.state_dict(),
+                noise_multiplier=self.noise_multiplier,
+                unit=unit_name(self.unit),
+            ).write(checkpoint)
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    @override
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load; a fit that resumes takes the ledger along.
+
+        Raises:
+            JournalError: the checkpoint to resume from has no ledger.
+        """
+        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        if self._module.trainer.state.fn == "fit":
+            self._phase = SavedFit.read(checkpoint, checkpoint_path)
+        return checkpoint
+
+    @override
+    def teardown(self) -> None:
+        """Leave the privacy statement and close the journal."""
+        self._record.write_statement(self._run_dir, self._module.trainer)
+        self._record.close()
+        super().teardown()
+
+    @property
+    def _module(self) -> LightningModule:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    @property
+    def _fit(self) -> PrivateFit:
+        if not isinstance(self._phase, PrivateFit):
+            raise PrivacyError("no private fit has begun; the trainer's hooks were called out of order")
+        return self._phase

@@ -1,0 +1,110 @@
+"""Strategies are found by their files, and a new one is one new file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.strategies import SingleDeviceStrategy, StrategyRegistry
+
+import dplit
+from dplit.training import strategies
+from dplit.training.strategies import names, strategy_class
+from dplit.training.strategies.private import PrivateHooks
+
+ROOT = Path(__file__).parents[3]
+
+NEW = '''"""Private training on one device that counts its steps."""
+
+from typing import Any
+
+from torch import Tensor
+
+from dplit.training.strategies.private import PrivateHooks
+from dplit.training.strategies.single_device import OneDevice
+
+
+class CountingStrategy(PrivateHooks, OneDevice):
+    """Trains as DPStrategy does, and counts."""
+
+    strategy_name = "dp_counting"
+    taken = 0
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.taken += 1
+        return super().training_step(*args, **kwargs)
+'''
+
+USE = """
+import sys
+from dplit.training import strategies
+from tests.lightning import fit
+assert "counting" in strategies.names().values()
+strategy = fit(strategy="dp_counting").strategy
+assert type(strategy).__name__ == "CountingStrategy", strategy
+print(strategy.taken, strategy.ledger.steps, strategy.spent().epsilon > 0)
+"""
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_strategy_is_registered_and_puts_the_hooks_first(name: str) -> None:
+    cls = strategy_class(name)
+    assert name in StrategyRegistry.available_strategies()
+    assert cls.strategy_name == name
+    order = cls.__mro__
+    assert order.index(PrivateHooks) < min(
+        order.index(base) for base in order if base.__module__.startswith("lightning.")
+    )
+
+
+def test_names_are_those_of_the_files() -> None:
+    assert names()["dp"] == "single_device"
+    assert "private" not in names().values()
+    assert strategy_class("dp") is dplit.DPStrategy
+    assert issubclass(dplit.DPStrategy, SingleDeviceStrategy)
+
+
+def test_asking_for_names_imports_nothing_heavy() -> None:
+    code = "import sys; from dplit.training import strategies; strategies.names(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_new_strategy_is_one_new_file(tmp_path: Path) -> None:
+    for part in ("dplit", "tests"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "dplit" / "training" / "strategies" / "counting.py").write_text(NEW, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    used = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", USE], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert used.returncode == 0, used.stderr
+    assert used.stdout.split() == ["4", "4", "True"]
+    laws = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "counting",
+        f"{Path(__file__).relative_to(ROOT)}",
+    ]
+    ran = subprocess.run(laws, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
+    assert "1 passed" in ran.stdout
+
+
+def test_the_registry_takes_every_name() -> None:
+    class Registry(dict[str, object]):
+        def register(self, name: str, maker: object, **_: object) -> None:
+            self[name] = maker
+
+    registry = Registry()
+    strategies.register(registry)
+    assert set(registry) == set(names())
