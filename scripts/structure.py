@@ -14,6 +14,8 @@ What the figures mean:
                           strategy and callbacks do after the optimizer's step is not in it.
   hops of one batch       distinct pairs of files (caller, called) where a function in one file of dplit directly calls a
                           function in another one during that step; returns and calls within a file are not counted
+  rooms of one batch      of those files the rooms, which are the folders and files directly in dplit/, and in brackets the
+                          distinct pairs of rooms among the hops
   entries of the strategy calls into the files that define DPStrategy during that step, from other files of dplit and, in
                           brackets, from outside dplit
   function length         lines of a function from `def` to its end, docstring included: median and 90th percentile
@@ -255,6 +257,9 @@ def figures(checkout: Checkout, traced: bool) -> dict[str, str]:
         "files at the root": str(len(checkout.root_files())),
         "files of one batch": str(len(trace["files"])) if trace else UNKNOWN,
         "hops of one batch": str(len(trace["hops"])) if trace else UNKNOWN,
+        "rooms of one batch (hops between them)": f"{len(rooms(trace))} ({len(room_hops(trace))})"
+        if trace
+        else UNKNOWN,
         "entries of the strategy (from outside dplit)": (
             f"{trace['strategy_entries']} ({trace['strategy_entries_from_outside']})" if trace else UNKNOWN
         ),
@@ -269,6 +274,17 @@ def figures(checkout: Checkout, traced: bool) -> dict[str, str]:
         "dependencies unused": ", ".join(checkout.unused_dependencies()) or "none",
         "duplicated blocks (lines)": f"{len(blocks)} ({sum(block.lines for block in blocks)})",
     }
+
+
+def rooms(trace: Trace) -> set[str]:
+    """Return the rooms of a step: the folders and files directly in the package that it enters."""
+    return {file.split("/")[0] for file in trace["files"]}
+
+
+def room_hops(trace: Trace) -> set[tuple[str, str]]:
+    """Return the pairs of different rooms (caller, called) among the hops of a step."""
+    pairs = {(caller.split("/")[0], called.split("/")[0]) for caller, called in trace["hops"]}
+    return {(caller, called) for caller, called in pairs if caller != called}
 
 
 def markdown(columns: Mapping[str, Mapping[str, str]]) -> str:

@@ -52,7 +52,7 @@ INNER: dict[str, dict[str, set[str]]] = {
         "memory": {"step"},
         "checks": set(),
         "step": {"charge", "memory", "reduce", "sensitivity"},
-        "physical_batches": {"losses", "step"},
+        "physical_batches": {"step"},
         "private_fit": {"checks", "physical_batches", "probing", "run_record", "setup", "step"},
     },
     "compare": {

@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
 from dplit.clipping import ClippingPolicy
+from dplit.errors import ConfigurationError, PrivacyError
 from dplit.grads.backends import BACKENDS, MAX_EXAMPLES, averaged, joined
 from dplit.grads.factors.units import Units
 from dplit.grads.per_example import PerExample
@@ -19,11 +20,14 @@ from dplit.groups import GroupKey, group_ids
 from dplit.sampling.draws import Draw, PhysicalBatch, PhysicalCollate
 from dplit.sampling.loader import check_owners
 from dplit.sampling.units import group_of_units
-from dplit.training.losses import LossReduction, losses_per_example
 from dplit.training.step import PrivateStep
 
 Part = tuple[Tensor, PerExample]
 """Losses of a run of consecutive examples, `(n,)` or their sum, and their gradients."""
+
+
+LossReduction = Literal["mean", "sum"]
+"""What a scalar loss is of the losses of its examples."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,8 @@ class PhysicalBatches:
 
     def _checked(self, part: PhysicalBatch) -> Any:
         """Return a physical batch on the device, once its rows are known to be those that were drawn."""
-        check_owners(part, self.unit)
+        if self.unit is not None:
+            check_owners(part, self.unit)
         return self.to_device(part.batch)
 
     def _ids(self, batch: Any, part: PhysicalBatch, policy: ClippingPolicy) -> Tensor | None:
@@ -172,3 +177,28 @@ class PhysicalBatches:
             output = self.module.training_step(batch, *given.args, **given.kwargs)
         loss = output.get("loss") if isinstance(output, Mapping) else output
         return losses_per_example(loss, size, self.loss_reduction)
+
+
+def losses_per_example(loss: object, size: int, reduction: LossReduction | None) -> Tensor:
+    """Return `(n,)` losses, or the sum of the n losses that a declared reduction stands for.
+
+    Raises:
+        PrivacyError: it is no tensor.
+        ConfigurationError: it has another shape, or is a scalar without a declared reduction.
+    """
+    if not isinstance(loss, Tensor):
+        raise PrivacyError(
+            f"training_step returned {type(loss).__name__}; return losses per example, shape (n,), as a tensor or under 'loss'"
+        )
+    if loss.shape == (size,):
+        return loss
+    if loss.dim() == 0 and reduction is not None:
+        return loss * size if reduction == "mean" else loss
+    if loss.dim() == 0:
+        raise ConfigurationError(
+            "training_step returned a scalar; return losses per example, shape (n,), or say what the scalar is with "
+            "DPStrategy(loss_reduction='mean')"
+        )
+    raise ConfigurationError(
+        f"training_step returned a loss of shape {tuple(loss.shape)} for {size} examples; it must be ({size},)"
+    )

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dplit.errors import PrivacyError
 from dplit.sampling.draws import Draw
-from dplit.training.checks.loader import TrainLoader, check_draw
+from dplit.sampling.poisson import PoissonBatches
+from dplit.training.checks.loader import TrainLoader
 from dplit.training.physical_batches import PhysicalBatches, StepArguments
 from dplit.training.probing import check_coupling, find_physical_batch_size
 from dplit.training.run_record import RunRecord
@@ -115,3 +116,22 @@ class PrivateFit:
             self.record.other_releases.add("physical batch size: chosen by the memory that long records take, printed")
         self._probed = True
         self.record.logged_by_training(self.trainer._results, keep=False)
+
+
+def check_draw(draw: Draw, sampler: PoissonBatches, trainer: Trainer) -> None:
+    """Refuse a draw that was not made as the ledger charges it.
+
+    Raises:
+        PrivacyError: the draw is of another rate or number of records than `sampler`, by which the fit is charged, or
+            draws are being merged.
+    """
+    if (draw.rate, draw.records) != (sampler.rate, sampler.size):
+        raise PrivacyError(
+            f"the train loader was reloaded and now draws {draw.records} records at rate {draw.rate:g}, but the ledger "
+            f"charges {sampler.size} at {sampler.rate:g}; keep data set and batch size through a fit"
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise PrivacyError(
+            f"accumulate_grad_batches became {trainer.accumulate_grad_batches} during the fit, which merges Poisson draws; "
+            "set physical_batch_size instead"
+        )

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from dplit.errors import PrivacyError
-from dplit.sampling.draws import Draw, PhysicalCollate
+from dplit.sampling.draws import PhysicalCollate
 from dplit.sampling.poisson import PoissonBatches
 
 
@@ -39,22 +39,3 @@ def poisson_train_loader(trainer: Trainer) -> TrainLoader:
         f"the train loader's sampler is {type(getattr(loader, 'batch_sampler', loader)).__name__}, not the ledger's "
         "Poisson draws; something replaced it after DPStrategy set it"
     )
-
-
-def check_draw(draw: Draw, sampler: PoissonBatches, trainer: Trainer) -> None:
-    """Refuse a draw that was not made as the ledger charges it.
-
-    Raises:
-        PrivacyError: the draw is of another rate or number of records than `sampler`, by which the fit is charged, or
-            draws are being merged.
-    """
-    if (draw.rate, draw.records) != (sampler.rate, sampler.size):
-        raise PrivacyError(
-            f"the train loader was reloaded and now draws {draw.records} records at rate {draw.rate:g}, but the ledger "
-            f"charges {sampler.size} at {sampler.rate:g}; keep data set and batch size through a fit"
-        )
-    if trainer.accumulate_grad_batches != 1:
-        raise PrivacyError(
-            f"accumulate_grad_batches became {trainer.accumulate_grad_batches} during the fit, which merges Poisson draws; "
-            "set physical_batch_size instead"
-        )

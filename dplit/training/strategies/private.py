@@ -31,8 +31,7 @@ from dplit.training.checks.ledger import check_ledger
 from dplit.training.checks.loader import poisson_train_loader
 from dplit.training.checks.model import check_optimizers
 from dplit.training.checks.trainer import check_counts, check_trainer
-from dplit.training.losses import LossReduction
-from dplit.training.physical_batches import PhysicalBatches, StepArguments
+from dplit.training.physical_batches import LossReduction, PhysicalBatches, StepArguments
 from dplit.training.private_fit import PrivateFit
 from dplit.training.run_record import RunRecord, Spent
 from dplit.training.saved_fit import SavedFit

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 from dplit.errors import PrivacyError
 from dplit.sampling.draws import Draw
 from dplit.sampling.loader import poisson_loader
-from dplit.training.checks.loader import check_draw, poisson_train_loader
+from dplit.training.checks.loader import poisson_train_loader
+from dplit.training.private_fit import check_draw
 from tests.lightning import Data
 
 
