@@ -69,5 +69,7 @@ def test_citations_follow_tests_that_moved(checkout: Path) -> None:
 
 def test_a_name_in_several_files_goes_where_the_others_of_its_file_went(checkout: Path) -> None:
     page = "[`test_moved`](../tests/old.py) [`test_twice`](../tests/old.py) [`test_twice`](../tests/other.py)"
-    followed = "[`test_moved`](../tests/b/test_b.py) [`test_twice`](../tests/b/test_b.py) [`test_twice`](../tests/other.py)"
+    followed = (
+        "[`test_moved`](../tests/b/test_b.py) [`test_twice`](../tests/b/test_b.py) [`test_twice`](../tests/other.py)"
+    )
     assert corrected(page, defined_tests(checkout)) == followed
