@@ -1,8 +1,8 @@
-"""`python -m dplit.account`: see `dplit.cli.account`."""
+"""`python -m dplit.account`: see `dplit.cli.commands.account`."""
 
 import sys
 
-from dplit.cli.account import main
+from dplit.cli.commands.account import main
 
 if __name__ == "__main__":
     sys.exit(main())

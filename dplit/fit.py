@@ -1,8 +1,8 @@
-"""`python -m dplit.fit RECIPE [overrides]`: see `dplit.cli.fit`."""
+"""`python -m dplit.fit`: see `dplit.cli.commands.fit`."""
 
 import sys
 
-from dplit.cli.fit import main
+from dplit.cli.commands.fit import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,7 +18,10 @@ def declared(groups: Sequence[str], name: str = "groups") -> tuple[str, ...]:
     """Return the declared list as a tuple; `name` is that of the argument, for messages.
 
     Raises:
-        ConfigurationError: if a name is empty or stands twice.
+        ConfigurationError: a name is empty or stands in the list twice.
+
+    >>> declared(["Female", "Male"])
+    ('Female', 'Male')
     """
     names = tuple(str(name) for name in groups)
     if not all(names) or len(set(names)) != len(names):
@@ -26,7 +29,7 @@ def declared(groups: Sequence[str], name: str = "groups") -> tuple[str, ...]:
     return names
 
 
-def group_ids(batch: Any, key: GroupKey, groups: Sequence[str]) -> Tensor:
+def group_ids(batch: object, key: GroupKey, groups: Sequence[str]) -> Tensor:
     """Read the group ids of a batch.
 
     Args:
@@ -39,11 +42,14 @@ def group_ids(batch: Any, key: GroupKey, groups: Sequence[str]) -> Tensor:
 
     Raises:
         ConfigurationError: the batch has no such entry, or an id lies outside the declared list.
+
+    >>> group_ids({"sex": torch.tensor([1, 0])}, "sex", ["Female", "Male"])
+    tensor([1, 0])
     """
-    found = _lookup(batch, key)
-    if not isinstance(found, Tensor) or found.is_floating_point() or found.dim() != 1:
-        raise ConfigurationError(f"group={key!r} must give integer ids of shape (n,), got {_describe(found)}")
-    ids = found.to(torch.int64)
+    entry = _entry(batch, key)
+    if not isinstance(entry, Tensor) or entry.is_floating_point() or entry.dim() != 1:
+        raise ConfigurationError(f"group={key!r} must give integer ids of shape (n,), got {described(entry)}")
+    ids = entry.to(torch.int64)
     if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < len(groups)):
         outside = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
         raise ConfigurationError(
@@ -52,22 +58,27 @@ def group_ids(batch: Any, key: GroupKey, groups: Sequence[str]) -> Tensor:
     return ids
 
 
-def _lookup(batch: Any, key: GroupKey) -> Any:
+def _entry(batch: Any, key: GroupKey) -> object:
     if callable(key):
         return key(batch)
     try:
         return batch[key]
     except (KeyError, IndexError, TypeError) as error:
         raise ConfigurationError(
-            f"the batch has no group entry {key!r} ({_describe(batch)}); return it from the data set or set group=..."
+            f"the batch has no group entry {key!r} ({described(batch)}); return it from the data set or set group=..."
         ) from error
 
 
-def _describe(value: Any) -> str:
+def described(value: object) -> str:
+    """Say what a value is, for messages: its type with shape, keys or length.
+
+    >>> described(torch.zeros(2, 3)), described({"x": 1}), described(None)
+    ('a torch.float32 tensor of shape (2, 3)', 'a mapping with keys x', 'nothing')
+    """
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return f"a mapping with keys {', '.join(map(str, value))}"
+        return f"a mapping with keys {', '.join(map(str, value)) or '(none)'}"
     if isinstance(value, list | tuple):
         return f"a {type(value).__name__} of {len(value)}"
-    return type(value).__name__
+    return "nothing" if value is None else f"a {type(value).__name__}"

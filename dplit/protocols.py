@@ -12,6 +12,7 @@ from dplit.groups import GroupKey
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningDataModule, Trainer
+    from transformers import PreTrainedTokenizerBase
 
 
 # -- what models, callbacks and commands may ask of a strategy -------------------------------------------------------
@@ -149,3 +150,45 @@ def single_samples(samples: Iterable[Any]) -> Iterator[Any]:
     """Yield single samples; those of one unit follow one another."""
     for sample in samples:
         yield from sample if isinstance(sample, UnitSamples) else (sample,)
+
+
+# -- what a model may ask of a data module -----------------------------------------------------------------------------
+
+
+@runtime_checkable
+class DeclaresClasses(Protocol):
+    """A data module with a declared, public number of classes."""
+
+    num_classes: int
+
+
+@runtime_checkable
+class DeclaresFeatures(Protocol):
+    """A data module whose batches hold rows of features."""
+
+    num_features: int
+    """Width of `batch["x"]`, `(n, num_features)`."""
+
+
+@runtime_checkable
+class DeclaresImages(Protocol):
+    """A data module whose batches hold images."""
+
+    image_shape: tuple[int, int, int]
+    """`(channels, height, width)` of `batch["x"]`, `(n, *image_shape)`."""
+
+
+@runtime_checkable
+class HasTokenizer(Protocol):
+    """A data module that turns texts into token ids."""
+
+    tokenizer: PreTrainedTokenizerBase | None
+    """None before `setup`."""
+
+
+@runtime_checkable
+class FindsTokens(Protocol):
+    """A data module that can say which training texts lack a token."""
+
+    def training_texts_without(self, token: int | None) -> Tensor:
+        """Return the numbers of the training texts that do not hold a token, `(k,)` int64."""

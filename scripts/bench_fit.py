@@ -1,4 +1,4 @@
-"""What a private epoch on Adult costs next to a non-private one: both under the same Trainer, taking turns in one run.
+"""What a private epoch on Adult costs compared with a non-private one: both with the same Trainer, in turns, in one run.
 
 Prints the median seconds per epoch of each and the median of the ratios of neighbouring turns.
 
@@ -13,10 +13,10 @@ import statistics
 import tempfile
 import time
 import warnings
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.strategies import Strategy
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -27,23 +27,23 @@ from dplit.models.mlp import MLP
 
 
 class EpochTimer(Callback):
-    """Seconds of each training epoch, the first left out: it holds the probe and warms up."""
+    """Seconds of each training epoch. `median` leaves the first one out: it includes the probe and the warming up."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self._start = 0.0
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds.append(time.perf_counter() - self._start)
 
     def median(self) -> float:
         return statistics.median(self.seconds[1:])
 
 
-def epoch_seconds(strategy: Any, batch_size: int, epochs: int) -> float:
+def epoch_seconds(strategy: Strategy | str, batch_size: int, epochs: int) -> float:
     seed_everything(0, verbose=False)
     timer = EpochTimer()
     with tempfile.TemporaryDirectory() as folder:

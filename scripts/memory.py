@@ -1,7 +1,7 @@
 """Does memory grow with the logical batch? One private step of a language model with LoRA on BOLD, in a process of its own.
 
-Prints, for each logical batch size, what the process held before the step and at its largest, as the operating system
-counts it, and the seconds that the step took. Linux only. SmolLM2-135M and BOLD are fetched once, if they are not there.
+Prints, for each logical batch size, the memory of the process before the step and at its largest, as the operating
+system counts it, and the seconds that the step took. Linux only. SmolLM2-135M and BOLD are fetched once, if they are not there.
 
     python scripts/memory.py --logical 64 512 2048 --physical 4
 """
@@ -17,9 +17,8 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from rich.console import Console
 from rich.table import Table
 
@@ -31,19 +30,19 @@ MIB = 2**20
 
 
 def held(field: str) -> int:
-    """Return VmRSS (now) or VmHWM (at its largest) of this process, in bytes."""
+    """Return VmRSS (memory now) or VmHWM (the largest so far) of this process, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 class Watch(Callback):
-    """What is held before the first step, from where the largest is counted anew, and the step's seconds."""
+    """Measures the memory before the first step and the largest since then, and the seconds of the step."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # the largest so far was that of loading
         self.before, self.start = held("VmRSS"), time.perf_counter()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, *_: object) -> None:
         self.seconds, self.largest = time.perf_counter() - self.start, held("VmHWM")
 
 
@@ -76,8 +75,8 @@ def alone(given: argparse.Namespace, logical: int) -> dict[str, float]:
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise SystemExit(ran.stderr)
-    found: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
-    return found
+    figures: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return figures
 
 
 def parser() -> argparse.ArgumentParser:
@@ -98,9 +97,12 @@ def main() -> None:
     title = f"{given.model} with LoRA, texts of at most {given.max_length} tokens, physical batch {given.physical}"
     table = Table("logical batch", "before the step, MiB", "largest, MiB", "seconds", title=title)
     for logical in given.logical:
-        found = alone(given, logical)
+        figures = alone(given, logical)
         table.add_row(
-            str(logical), f"{found['before'] / MIB:.0f}", f"{found['largest'] / MIB:.0f}", f"{found['seconds']:.0f}"
+            str(logical),
+            f"{figures['before'] / MIB:.0f}",
+            f"{figures['largest'] / MIB:.0f}",
+            f"{figures['seconds']:.0f}",
         )
     Console().print(table)
 

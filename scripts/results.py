@@ -10,8 +10,9 @@ from pathlib import Path
 
 from dplit.compare.analysis.results import Results
 from dplit.compare.config.recipe import load
+from dplit.compare.report.report import OVERALL_ONLY
 from dplit.compare.report.table import lines, shown
-from dplit.compare.run.plan import exact
+from dplit.compare.run.plan import VariantAtEpsilon, exact
 from dplit.compare.run.runner import chosen
 from dplit.errors import DplitError
 
@@ -19,32 +20,35 @@ from dplit.errors import DplitError
 def rows(results: Results) -> Iterator[list[str]]:
     """Yield the head, the rule and a line for each target and variant."""
     costs = [f"cost, {group}" for group in results.groups]
-    own = [f"ε, {group}" for group in results.groups]
-    head = ["ε", "variant", "grid point", *shown(results).values(), *costs, "cost gap", *own, "seeds"]
+    epsilons = [f"ε, {group}" for group in results.groups]
+    head = ["ε", "variant", "grid point", *shown(results).values(), *costs, "cost gap", *epsilons, "seeds"]
     yield head
     yield ["---", "---", "---", *["---:"] * (len(head) - 3)]
     for epsilon in (*results.comparison.epsilons, None):
         for line in lines(results, epsilon):
-            cell = (line.variant, epsilon)
-            scale = results.quality.scale
-            taken = [results.cost(cell, group).text(2, scale) for group in results.groups]
-            gap = results.cost_gap(cell).text(2, scale)
-            point = ", ".join(line.point)
-            plain = [line.epsilon, line.variant, point, *line.figures]
+            contender = VariantAtEpsilon(line.variant, epsilon)
             yield [
-                *plain,
-                *(["–"] * (len(taken) + 1) if epsilon is None else [*taken, gap]),
-                *spent(results, cell),
+                *(line.epsilon, line.variant, ", ".join(line.point), *line.figures),
+                *costs_of(results, contender),
+                *spent(results, contender),
                 str(line.seeds),
             ]
 
 
-def spent(results: Results, cell: tuple[str, float | None]) -> list[str]:
-    """Return each group's ε, or what holds in its place."""
-    if cell[1] is None:
+def costs_of(results: Results, contender: VariantAtEpsilon) -> list[str]:
+    """Return the privacy cost of each group, then their gap; dashes for the runs without privacy."""
+    if contender.epsilon is None:
+        return ["–"] * (len(results.groups) + 1)
+    intervals = [results.cost(contender, group) for group in results.groups]
+    return [interval.text(2, results.quality.scale) for interval in (*intervals, results.cost_gap(contender))]
+
+
+def spent(results: Results, contender: VariantAtEpsilon) -> list[str]:
+    """Return ε of each group, `overall only` where only the overall ε is stated, dashes without privacy."""
+    if contender.epsilon is None:
         return ["–"] * len(results.groups)
-    found = results.spent_by_group(cell)
-    return ["headline" if found is None else exact(round(found[group], 3)) for group in results.groups]
+    by_group = results.spent_by_group(contender)
+    return [OVERALL_ONLY if by_group is None else exact(round(by_group[group], 3)) for group in results.groups]
 
 
 def table(results: Results) -> str:
@@ -52,12 +56,16 @@ def table(results: Results) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows(results))
 
 
-def replaced(text: str, name: str, found: str) -> str:
-    """Return the page with the table between the marks of `name` replaced."""
+def replaced(page: str, name: str, new_table: str) -> str:
+    """Return a page with another table between the marks of `name`.
+
+    Raises:
+        DplitError: the page has no such marks.
+    """
     marks = re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not marks.search(text):
+    if not marks.search(page):
         raise DplitError(f"the page has no '<!-- table: {name} -->' ... '<!-- end -->'; add the two lines")
-    return marks.sub(lambda match: f"{match[1]}{found}\n{match[2]}", text)
+    return marks.sub(lambda match: f"{match[1]}{new_table}\n{match[2]}", page)
 
 
 def main() -> int:
@@ -69,15 +77,15 @@ def main() -> int:
     try:
         comparison = load(options.recipe)
         out = options.out or Path("runs") / comparison.name
-        found = table(Results(comparison, out, chosen(comparison, out)))
+        new_table = table(Results(comparison, out, chosen(comparison, out)))
         if options.write is None:
-            print(found)
+            print(new_table)
             return 0
         options.write.write_text(
-            replaced(options.write.read_text(encoding="utf-8"), comparison.name, found), encoding="utf-8"
+            replaced(options.write.read_text(encoding="utf-8"), comparison.name, new_table), encoding="utf-8"
         )
     except DplitError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"dplit: {error}", file=sys.stderr)
         return 2
     return 0
 

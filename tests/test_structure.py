@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dplit"
 HEAVY = ("torch", "lightning", "transformers", "matplotlib", "pandas")
 
-SHARED = {"errors", "files", "groups", "plotting", "protocols", "validation"}
+SHARED = {"discovery", "errors", "files", "groups", "protocols", "validation"}
 """The vocabulary at the root, which every room may use; it imports nothing but itself."""
 COMMANDS = {"__init__", "__main__", "account", "fit"}
 """Files of a few lines at the root: the public names, and what `python -m` needs."""

@@ -21,7 +21,7 @@ from dplit.errors import DplitError, PrivacyError
 from dplit.grads import Tape
 from dplit.grads.factors.base import DenseGrad
 from dplit.grads.per_example import PerExample
-from dplit.noise.gaussian import ReleaseNoise
+from dplit.noise.gaussian import GaussianReleaseNoise
 from dplit.training.reduce import OneDevice
 from dplit.training.run_record import RunRecord
 from dplit.training.step import PrivateStep
@@ -42,20 +42,20 @@ WAYS = {
     2: ["tests.test_ten_ways.test_mutant_raw_answer", "tests.test_ten_ways.test_mutant_threshold_moved_by_asking"],
     3: [
         "tests.clipping.test_charges.test_mutant_separate_charges_are_caught",
-        "tests.clipping.test_contract.test_mutant_query_left_out_of_the_charge_is_caught",
+        "tests.clipping.test_policy.test_mutant_query_left_out_of_the_charge_is_caught",
     ],
     4: [
         "tests.training.test_step.test_mutant_realised_batch_size_is_caught",
         "tests.test_ten_ways.test_mutant_without_the_probe",
     ],
     5: [
-        "tests.clipping.test_contract.test_mutant_scaling_after_the_clip_without_its_bound_is_caught",
+        "tests.clipping.test_policy.test_mutant_scaling_after_the_clip_without_its_bound_is_caught",
         "tests.test_ten_ways.test_mutant_clipped_mean_of_a_physical_batch",
     ],
     6: [
-        "tests.data.test_sampling.test_mutant_shuffled_batches_are_caught",
-        "tests.data.test_sampling.test_mutant_fixed_sizes_are_caught",
-        "tests.data.test_sampling.test_mutant_one_rate_for_all_is_caught",
+        "tests.sampling.test_poisson.test_mutant_shuffled_batches_are_caught",
+        "tests.sampling.test_poisson.test_mutant_fixed_sizes_are_caught",
+        "tests.sampling.test_poisson.test_mutant_one_rate_for_all_is_caught",
         "tests.training.checks.test_trainer.test_mutant_without_the_check_at_fit_start_is_caught",
         "tests.test_ten_ways.test_mutant_a_draw_fewer",
     ],
@@ -70,14 +70,14 @@ WAYS = {
     ],
     9: [
         "tests.test_ten_ways.test_mutant_unlisted_figure",
-        "tests.fairness.test_fairness_release.test_mutant_exact_counts_published",
-        "tests.fairness.test_fairness_monitor.test_mutant_watchers_unseen",
+        "tests.fairness.monitor.test_release.test_mutant_exact_counts_published",
+        "tests.fairness.monitor.test_monitor.test_mutant_watchers_unseen",
     ],
     10: [
         "tests.training.test_step.test_mutant_skipped_parameter_is_caught",
         "tests.training.strategies.test_single_device.test_mutant_default_generator_is_caught",
         "tests.training.strategies.test_single_device.test_mutant_ledger_left_out_is_caught",
-        "tests.privacy.test_accountant.test_mutant_estimate_instead_of_upper",
+        "tests.privacy.accountants.test_prv.test_mutant_estimate_instead_of_upper",
         "tests.test_ten_ways.test_mutant_noise_in_half_precision",
     ],
 }
@@ -105,7 +105,7 @@ def law_noise_covers_any_group(policy_of: Any) -> None:
         step = make(net(), policy_of())
         spread: list[float] = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ReleaseNoise, "add", lambda self, sums, std, divisor, into=spread: into.append(std))
+            patch.setattr(GaussianReleaseNoise, "add", lambda self, sums, std, divisor, into=spread: into.append(std))
             add(step, torch.randn(4, 4).double(), torch.full((4,), present))
             step.release()
         stds += spread
@@ -172,7 +172,7 @@ def test_policies_hear_noisy_answers_only(make_policy: Any) -> None:
 
 
 def test_mutant_raw_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ReleaseNoise, "gaussian", lambda self, like, std: torch.zeros_like(like))
+    monkeypatch.setattr(GaussianReleaseNoise, "like", lambda self, tensor, std: torch.zeros_like(tensor))
     with pytest.raises(AssertionError):
         law_hears_noise_only(lambda: GroupQuantile.example(GROUPS))
 
@@ -348,14 +348,14 @@ def test_mutant_unlisted_figure(monkeypatch: pytest.MonkeyPatch) -> None:
 def law_noise_is_drawn_wide() -> None:
     """bfloat16 has 256 values in an octave: noise drawn in it repeats itself, noise drawn wide and rounded once does not."""
     seen: list[torch.dtype] = []
-    honest = ReleaseNoise.add
+    honest = GaussianReleaseNoise.add
 
-    def watching(self: ReleaseNoise, sums: Any, std: float, divisor: float) -> None:
+    def watching(self: GaussianReleaseNoise, sums: Any, std: float, divisor: float) -> None:
         seen.extend(one.dtype for one in sums)
         honest(self, sums, std, divisor)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ReleaseNoise, "add", watching)
+        patch.setattr(GaussianReleaseNoise, "add", watching)
         step = make(net().bfloat16(), Flat())
         step.release()
     assert set(seen) == {torch.float32}
@@ -367,6 +367,6 @@ def test_noise_is_drawn_in_float32_for_narrow_parameters() -> None:
 
 def test_mutant_noise_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OneDevice, "_take", lambda self, name, p: torch.zeros(p.shape, dtype=p.dtype))
-    monkeypatch.setattr(ReleaseNoise, "_draw", lambda self, queue, std, divisor: list(queue))
+    monkeypatch.setattr(GaussianReleaseNoise, "_serve", lambda self, queue, std, divisor: list(queue))
     with pytest.raises(AssertionError):
         law_noise_is_drawn_wide()

@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -20,12 +21,13 @@ from dplit.cli.config_errors import explain
 from dplit.errors import ConfigurationError, DplitError
 from dplit.fairness import FairnessMonitor
 from dplit.files import next_free_path
+from dplit.protocols import private_strategy
 
-TAKEN = ("config.yaml", "ledger.jsonl", "metrics.csv", "privacy.json")
-"""What shows that a folder holds a run already."""
+RUN_FILES = ("config.yaml", "ledger.jsonl", "metrics.csv", "privacy.json")
+"""A folder that has one of them holds a run already."""
 
 
-class Command(LightningCLI):
+class RecipeCLI(LightningCLI):
     """One recipe with overrides, ready to run in a run directory of its own.
 
     Args:
@@ -72,42 +74,47 @@ class Command(LightningCLI):
         torch.set_float32_matmul_precision(self.config["float32_matmul_precision"])
 
     @override
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
+    def instantiate_trainer(self, **kwargs: object) -> Trainer:
         config = self._get(self.config_init, "trainer")
-        folder = self._run_dir(config.get("default_root_dir"))
+        folder = self._run_folder(config.get("default_root_dir"))
         logger = config.get("logger")
         if logger in (None, True):
             logger = CSVLogger(folder, name="", version="")
-        bars = [] if _has_bar(config) else [RichProgressBar()]
+        bars = [] if _has_progress_bar(config) else [RichProgressBar()]
         config["callbacks"] = [*(config.get("callbacks") or []), *bars]
         return super().instantiate_trainer(default_root_dir=str(folder), logger=logger, **kwargs)
 
     def run(self) -> None:
-        """Fit, then test if the data has a test split, and say where everything is."""
+        """Train, then test if the data has a test split, and print where everything is.
+
+        Raises:
+            ConfigurationError: training was stopped by hand.
+        """
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.config.get("ckpt_path"))
         if self.trainer.interrupted:
             raise ConfigurationError(f"stopped by hand; what was reached is in {self.trainer.log_dir}")
-        if self.datamodule is not None and _overrides(self.datamodule, "test_dataloader"):
+        if self.datamodule is not None and _has_test_split(self.datamodule):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-        self._say()
+        self._print_results()
 
-    def _run_dir(self, given: str | None) -> Path:
+    def _run_folder(self, given: str | None) -> Path:
         if given is None:
             return next_free_path(Path("runs") / self.recipe.stem)
         folder = Path(given)
-        if any((folder / name).exists() for name in TAKEN):
+        if any((folder / name).exists() for name in RUN_FILES):
             raise ConfigurationError(
                 f"{folder} holds another run; choose another trainer.default_root_dir or move it away"
             )
         return folder
 
-    def _say(self) -> None:
+    def _print_results(self) -> None:
         folder = Path(self.trainer.log_dir or ".")
-        metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
+        metrics = self.trainer.callback_metrics
         for name in ("accuracy", "perplexity"):
             if f"test/{name}" in metrics:
-                print(f"test {name} {metrics[f'test/{name}']:.4f}")
-        spent = getattr(self.trainer.strategy, "spent", lambda: None)()
+                print(f"test {name} {float(metrics[f'test/{name}']):.4f}")
+        strategy = private_strategy(self.trainer)
+        spent = None if strategy is None else strategy.spent()
         if spent is not None:
             print(f"epsilon {spent.epsilon:.4f} at delta {spent.delta:g}, stated in {folder / 'privacy.md'}")
         print(f"run directory {folder}")
@@ -115,7 +122,7 @@ class Command(LightningCLI):
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turn what jsonargparse and Lightning say of a bad recipe into one line.
+    """Turn the errors of jsonargparse and Lightning about a bad recipe into one line.
 
     Raises:
         ConfigurationError: with the key, the value and the nearest name where there is one.
@@ -138,16 +145,15 @@ def _refusal(error: BaseException) -> str | None:
         if isinstance(cause, DplitError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    about = isinstance(error, ArgumentError | argparse.ArgumentError | MisconfigurationException)
-    return explain(str(error)) if about or str(error).startswith(("Parser key", "Does not validate")) else None
+    about_recipe = isinstance(error, ArgumentError | argparse.ArgumentError | MisconfigurationException)
+    about_recipe = about_recipe or str(error).startswith(("Parser key", "Does not validate"))
+    return explain(str(error)) if about_recipe else None
 
 
-def _has_bar(config: Any) -> bool:
-    names = [type(callback).__name__ for callback in config.get("callbacks") or []]
-    return config.get("enable_progress_bar") is False or any(name.endswith("ProgressBar") for name in names)
+def _has_progress_bar(trainer: Namespace) -> bool:
+    names = [type(callback).__name__ for callback in trainer.get("callbacks") or []]
+    return trainer.get("enable_progress_bar") is False or any(name.endswith("ProgressBar") for name in names)
 
 
-def _overrides(datamodule: Any, name: str) -> bool:
-    from lightning.pytorch import LightningDataModule
-
-    return getattr(type(datamodule), name) is not getattr(LightningDataModule, name)
+def _has_test_split(datamodule: LightningDataModule) -> bool:
+    return type(datamodule).test_dataloader is not LightningDataModule.test_dataloader

@@ -7,8 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
+from dplit.cli.yaml import read
 from dplit.errors import ConfigurationError
 
 Kind = Literal["fit", "compare"]
@@ -16,45 +15,47 @@ Kind = Literal["fit", "compare"]
 
 
 def shipped(kind: Kind = "fit") -> dict[str, Path]:
-    """Return the recipes of the package by name: those of one command."""
+    """Return the recipes of one command that ship with the package, by name.
+
+    Example:
+        >>> "adult_flat" in shipped(), "compare_adult" in shipped("compare")
+        (True, True)
+    """
     package = Path(str(files("dplit")))
     folder = next(f for f in (package / "recipes", package.parent / "recipes") if f.is_dir())
     return {path.stem: path for path in sorted(folder.glob("*.yaml")) if kind_of(path) == kind}
 
 
 def kind_of(path: Path) -> Kind:
-    """Return the command a recipe is for: a top-level `base` makes it a comparison.
+    """Return the command a recipe is for: a top-level key `base` makes it a comparison.
 
-    What cannot be read is taken for a fit's, whose parser says what is wrong.
+    Raises:
+        ConfigurationError: the file is no strict YAML, see `dplit.cli.yaml.read`.
     """
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError):
-        return "fit"
-    return "compare" if isinstance(given, dict) and "base" in given else "fit"
+    recipe = read(path)
+    return "compare" if isinstance(recipe, dict) and "base" in recipe else "fit"
 
 
 def find(recipe: str, kind: Kind = "fit") -> Path:
-    """Return the recipe's file.
+    """Return the file of a recipe.
 
     Raises:
-        ConfigurationError: neither a file nor a shipped recipe, or one of another command; names the nearest.
+        ConfigurationError: neither a file nor a shipped recipe, then with the nearest name; a recipe of another command; or
+            a file that is no strict YAML.
     """
-    other: Kind = "fit" if kind == "compare" else "compare"
-    known = shipped(kind)
-    path = Path(recipe) if Path(recipe).is_file() else {**shipped(other), **known}.get(recipe)
-    if path is not None:
-        if kind_of(path) == other:
-            raise ConfigurationError(
-                f"{recipe} is a recipe for dplit.{other}; run python -m dplit.{other} {recipe} instead"
-            )
-        return path
-    near = get_close_matches(recipe, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"shipped recipes: {', '.join(known)}"
-    raise ConfigurationError(f"no recipe {recipe!r}: neither a file nor one that ships with dplit; {hint}")
+    path = Path(recipe) if Path(recipe).is_file() else {**shipped("fit"), **shipped("compare")}.get(recipe)
+    if path is None:
+        known = shipped(kind)
+        near = get_close_matches(recipe, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"shipped recipes: {', '.join(known)}"
+        raise ConfigurationError(f"no recipe {recipe!r}: neither a file nor one that ships with dplit; {hint}")
+    other = kind_of(path)
+    if other != kind:
+        raise ConfigurationError(f"{recipe} is a recipe for dplit {other}; run dplit {other} {recipe} instead")
+    return path
 
 
 def summary(path: Path) -> str:
-    """Return a recipe's first comment line."""
+    """Return the first comment line of a recipe, or an empty text."""
     first = path.read_text(encoding="utf-8").split("\n", 1)[0]
     return first.lstrip("# ").strip() if first.startswith("#") else ""

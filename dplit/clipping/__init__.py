@@ -1,11 +1,10 @@
-"""Clipping policies: who may weigh how much in a private gradient. One file each.
+"""Clipping policies: how much each example may weigh in a private gradient. One file each.
 
-Every module of this package is imported, and each policy in it is a name here: a new policy is one new file. The names
-below are for type checkers and readers.
+Every module of this package is imported, and each policy in it is a name of this package: a new policy is one new file.
+The names below are for type checkers and readers.
 """
 
 from dplit.clipping.automatic import Automatic
-from dplit.clipping.catalogue import found
 from dplit.clipping.flat import Flat
 from dplit.clipping.global_adaptive import GlobalAdaptive
 from dplit.clipping.global_cutoff import Global
@@ -18,6 +17,7 @@ from dplit.clipping.per_layer_adaptive import PerLayerAdaptive
 from dplit.clipping.policy import ClippingPolicy, Query
 from dplit.clipping.quantile import Quantile
 from dplit.clipping.reweighted import Reweighted
+from dplit.discovery import subclasses
 
 __all__ = [
     "Automatic",
@@ -36,4 +36,4 @@ __all__ = [
     "Reweighted",
 ]
 
-globals().update({cls.__name__: cls for cls in found(__path__, __name__)})
+globals().update({cls.__name__: cls for cls in subclasses(ClippingPolicy, __name__, __path__)})

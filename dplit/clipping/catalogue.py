@@ -1,14 +1,12 @@
-"""The policies there are, and the table of what each one promises, read out of its docstring."""
+"""The policies there are, and the table of what each one states in its docstring."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
-from importlib import import_module
-from pkgutil import iter_modules
 
 from dplit.clipping.policy import ClippingPolicy
+from dplit.discovery import subclasses
 from dplit.errors import ConfigurationError
 
 LABELS = ("Rule", "Bound", "Query", "Charge", "Per-group ε", "Source")
@@ -20,39 +18,30 @@ PREFACE = """\
 
 One example's gradient gᵢ enters the noisy sum as wᵢ·gᵢ, and the noise has standard deviation σ × bound. A query is a statistic of
 the same draw, released with noise of multiplier σ_b and charged jointly with the gradient: σ_eff⁻² = σ⁻² + σ_b⁻². With
-`noise: Target(epsilon, delta)` σ is solved with queries and rates included, so all policies compare at equal ε. A group's ε is
-stated where it holds; otherwise the headline is all that is known of it.
+`noise: Target(epsilon, delta)` σ is calibrated with queries and rates included, so all policies compare at equal ε. A group's ε
+is stated where it holds; otherwise only the overall ε is known to hold for the group.
 
-A policy is one file in `dplit/clipping`, a subclass of `ClippingPolicy` whose docstring states these columns; tests, this
-page (`python -m dplit.clipping > docs/policies.md`) and recipes find it by itself. A recipe names a policy of your own by its
-class path.
+A policy is one file in `dplit/clipping`, a subclass of `ClippingPolicy` whose docstring states these columns. Tests, this page
+(`python -m dplit.clipping > docs/policies.md`) and recipes find it there. A recipe names a policy of your own by its class path.
 """
-
-
-def found(path: Iterable[str], package: str) -> list[type[ClippingPolicy]]:
-    """Return the policies defined in the modules of a package, by name."""
-    names = [module.name for module in iter_modules(path) if not module.name.startswith("__")]
-    modules = [import_module(f"{package}.{name}") for name in names]
-    defined = {cls for module in modules for cls in vars(module).values() if _is_policy(cls, module.__name__)}
-    return sorted(defined, key=lambda cls: cls.__name__)
 
 
 def policies() -> list[type[ClippingPolicy]]:
     """Return every policy of `dplit.clipping`, by name."""
     import dplit.clipping
 
-    return found(dplit.clipping.__path__, dplit.clipping.__name__)
+    return subclasses(ClippingPolicy, dplit.clipping.__name__, dplit.clipping.__path__)
 
 
 def described(policy: type[ClippingPolicy]) -> dict[str, str]:
-    """Return what a policy's docstring states under each of `LABELS`.
+    """Return `{label: text}`, what a policy's docstring states under each of `LABELS`.
 
     Raises:
         ConfigurationError: it does not state one of them.
     """
     text = inspect.cleandoc(policy.__doc__ or "")
     stated = {label: _stated(label, text) for label in LABELS}
-    if missing := [label for label, said in stated.items() if not said]:
+    if missing := [label for label, text in stated.items() if not text]:
         raise ConfigurationError(f"the docstring of {policy.__name__} does not state {', '.join(missing)}")
     return stated
 
@@ -74,8 +63,3 @@ def page() -> str:
 def _stated(label: str, text: str) -> str:
     match = re.search(rf"^{label}: (.*(?:\n    .*)*)", text, re.MULTILINE)
     return " ".join(match[1].split()) if match else ""
-
-
-def _is_policy(cls: object, module: str) -> bool:
-    mine = inspect.isclass(cls) and issubclass(cls, ClippingPolicy) and cls.__module__ == module
-    return mine and not inspect.isabstract(cls)

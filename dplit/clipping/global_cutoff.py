@@ -3,18 +3,19 @@
 import torch
 from torch import Tensor
 
-from dplit.clipping.policy import ClippingPolicy, finite, positive
+from dplit.clipping.policy import ClippingPolicy, zero_unless_finite
 from dplit.errors import ConfigurationError
+from dplit.validation import positive_finite
 
 
 class Global(ClippingPolicy):
-    """Scale every example by one factor, so that the sum keeps its direction; leave out what is larger than Z.
+    """Scale every gradient by one factor, so that the sum keeps its direction; leave out gradients larger than Z.
 
     Rule: wᵢ = C/Z where ‖gᵢ‖ ≤ Z, else 0.
     Bound: C.
     Query: none.
     Charge: σ.
-    Per-group ε: the headline's.
+    Per-group ε: the overall ε.
     Source: Bu et al. 2021, arXiv:2106.07830.
 
     Args:
@@ -23,7 +24,7 @@ class Global(ClippingPolicy):
     """
 
     def __init__(self, bound: float = 1.0, cutoff: float = 10.0) -> None:
-        self.threshold, self.cutoff = positive("bound", bound), positive("cutoff", cutoff)
+        self.threshold, self.cutoff = positive_finite("bound", bound), positive_finite("cutoff", cutoff)
         at_least_bound(self.cutoff, self.threshold)
 
     @property
@@ -32,11 +33,11 @@ class Global(ClippingPolicy):
 
     def weights(self, norms: Tensor, group: Tensor) -> Tensor:
         scaled = torch.full_like(norms, self.threshold / self.cutoff)
-        return finite(torch.where(norms <= self.cutoff, scaled, 0.0), norms)
+        return zero_unless_finite(torch.where(norms <= self.cutoff, scaled, 0.0), norms)
 
 
 def at_least_bound(cutoff: float, bound: float) -> None:
-    """Refuse a Z under C, which would weigh examples by more than 1.
+    """Refuse a Z below C, which would give weights above 1.
 
     Raises:
         ConfigurationError: Z < C.

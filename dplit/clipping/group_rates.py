@@ -7,14 +7,15 @@ from typing import Self
 
 from torch import Tensor
 
-from dplit.clipping.policy import ClippingPolicy, by_group, clip, positive, positive_by_group
+from dplit.clipping.policy import ClippingPolicy, clip, in_group_order, positive_by_group
 from dplit.errors import ConfigurationError
+from dplit.validation import positive_finite
 
 
 class GroupRates(ClippingPolicy):
-    """Draw the records of each group at a rate of their own: oversampling that is charged.
+    """Draw the records of each group at its own rate: oversampling that is charged.
 
-    Factors are declared constants; computed from the private sizes of groups they would be a leak. The noisy sum is
+    Factors are declared constants; factors computed from the private sizes of groups would leak them. The noisy sum is
     divided by the loader's batch size, whatever the factors.
 
     Rule: a record of group g is drawn with probability q_g = f_g·q, q = batch size / records; wᵢ = min(1, C/‖gᵢ‖).
@@ -33,7 +34,7 @@ class GroupRates(ClippingPolicy):
 
     def __init__(self, factors: Mapping[str, float], bound: float = 1.0) -> None:
         self.factors = positive_by_group("factors", factors)
-        self.threshold = positive("bound", bound)
+        self.threshold = positive_finite("bound", bound)
 
     @property
     def bound(self) -> float:
@@ -41,17 +42,17 @@ class GroupRates(ClippingPolicy):
 
     def declare(self, groups: Sequence[str]) -> None:
         super().declare(groups)
-        by_group("factors", self.factors, self.groups)
+        in_group_order("factors", self.factors, self.groups)
 
     def rates(self, rate: float) -> Mapping[str, float]:
-        found = {name: self.factors[name] * rate for name in self.groups}
-        for name, own in found.items():
-            if own > 1:
+        rates = {name: self.factors[name] * rate for name in self.groups}
+        for name, probability in rates.items():
+            if probability > 1:
                 raise ConfigurationError(
-                    f"factors[{name!r}]={self.factors[name]:g} times the rate {rate:g} is a probability of {own:g}; "
+                    f"factors[{name!r}]={self.factors[name]:g} times the rate {rate:g} is a probability of {probability:g}; "
                     "give a smaller factor or a smaller batch_size"
                 )
-        return found
+        return rates
 
     def weights(self, norms: Tensor, group: Tensor) -> Tensor:
         return clip(norms, self.threshold)

@@ -6,11 +6,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from dplit.clipping.policy import ClippingPolicy, by_group, clip, each, positive_by_group
+from dplit.clipping.policy import ClippingPolicy, clip, in_group_order, of_examples, positive_by_group
 
 
 class GroupThresholds(ClippingPolicy):
-    """Clip the examples of each group to a declared threshold.
+    """Clip the gradients of each group to its declared threshold.
 
     Rule: wᵢ = min(1, C_g/‖gᵢ‖) for an example of group g.
     Bound: max C_g over the declared groups.
@@ -27,7 +27,7 @@ class GroupThresholds(ClippingPolicy):
 
     def __init__(self, thresholds: Mapping[str, float]) -> None:
         self.thresholds = positive_by_group("thresholds", thresholds)
-        self._each = torch.empty(0, dtype=torch.float64)
+        self._thresholds = torch.empty(0, dtype=torch.float64)
 
     @property
     def bound(self) -> float:
@@ -39,10 +39,10 @@ class GroupThresholds(ClippingPolicy):
 
     def declare(self, groups: Sequence[str]) -> None:
         super().declare(groups)
-        self._each = by_group("thresholds", self.thresholds, self.groups)
+        self._thresholds = in_group_order("thresholds", self.thresholds, self.groups)
 
     def weights(self, norms: Tensor, group: Tensor) -> Tensor:
-        return clip(norms, each(self._each, group, norms))
+        return clip(norms, of_examples(self._thresholds, group, norms))
 
     @classmethod
     def example(cls, groups: Sequence[str]) -> Self:

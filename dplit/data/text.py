@@ -1,4 +1,4 @@
-"""The name that version 0.1 documents for `dplit.data.texts.base.OffensiveText`."""
+"""The public name of the warning `dplit.data.texts.base.OffensiveText`."""
 
 from dplit.data.texts.base import OffensiveText
 

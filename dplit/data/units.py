@@ -1,27 +1,38 @@
-"""Copies of a record: augmentations and swapped texts that are clipped and charged as the one record they come from."""
+"""Copies of a record: augmentations and swapped texts that are clipped and charged together with their record."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Generic, TypeVar
+
+from torch.utils.data import Dataset
 
 from dplit.protocols import UnitSamples, WrappedDataset, fetch_samples, single_samples
 
+Sample = TypeVar("Sample")
+Batch = TypeVar("Batch")
 
-class Copies(WrappedDataset):
+
+class Copies(WrappedDataset, Generic[Sample]):
     """Each record with copies of it, such as augmentations or a text with its identity terms swapped.
 
-    A record and its copies are averaged inside one clip and charged once; clipped one by one they would count as several
-    records. Under a DP strategy the wrapper is all that is needed. A plain loader needs `collate_fn=flattened(collate)`.
+    The gradients of a record and its copies are averaged before the clip, and they are charged once. Clipped separately,
+    the copies would count as several records. A DP strategy needs only this wrapper; a plain loader also needs
+    `collate_fn=flattened(collate)`.
 
     Args:
-        dataset: map-style.
-        copies: from a sample to its copies, the sample itself not among them. It sees nothing but the sample.
+        dataset: a map-style data set.
+        copies: from a sample to its copies, without the sample itself. It must depend on nothing but the sample.
 
     Source: De et al. 2022, arXiv:2204.13650, section 3.2.
+
+    >>> Copies(["ab", "c"], lambda text: [text.upper()])[0]
+    ['ab', 'AB']
     """
 
-    def __init__(self, dataset: Any, copies: Callable[[Any], Iterable[Any]]) -> None:
+    def __init__(
+        self, dataset: Dataset[Sample] | Sequence[Sample], copies: Callable[[Sample], Iterable[Sample]]
+    ) -> None:
         self.dataset, self.copies = dataset, copies
 
     def __len__(self) -> int:
@@ -32,10 +43,14 @@ class Copies(WrappedDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[UnitSamples]:
         """Return several records, each with its copies."""
-        found = (list(single_samples([sample])) for sample in fetch_samples(self.dataset, indices))
-        return [UnitSamples([*rows, *(copy for row in rows for copy in self.copies(row))]) for rows in found]
+        records = (list(single_samples([sample])) for sample in fetch_samples(self.dataset, indices))
+        return [UnitSamples([*samples, *(copy for s in samples for copy in self.copies(s))]) for samples in records]
 
 
-def flattened(collate: Callable[[list[Any]], Any]) -> Callable[[Sequence[Any]], Any]:
-    """Return a collate function for samples that belong together, outside a DP strategy: each copy is an example."""
+def flattened(collate: Callable[[list[Sample]], Batch]) -> Callable[[Sequence[Sample]], Batch]:
+    """Return a collate function for `Copies` outside a DP strategy, where each copy is an example of its own.
+
+    >>> flattened(list)([UnitSamples(["ab", "AB"]), "c"])
+    ['ab', 'AB', 'c']
+    """
     return lambda samples: collate(list(single_samples(samples)))

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 
+from dplit import validation
 from dplit.diagnostics.plots import draw
 from dplit.diagnostics.sample import Sample, counted
 from dplit.errors import ConfigurationError
+from dplit.fairness.metrics.aggregations import overall
+from dplit.fairness.metrics.catalogue import METRICS
 from dplit.fairness.metrics.counts import Counts
-from dplit.fairness.metrics.losses import losses, perplexities
-from dplit.fairness.metrics.rates import Rates, Row, accuracies, by_group, is_defined, overall, sizes
+from dplit.fairness.metrics.metric import Metric, Row
+from dplit.fairness.metrics.quality import QUALITIES
 from dplit.fairness.monitor.csv_log import append, claim
-from dplit.fairness.monitor.draws_at_end import DrawsAtEnd
-from dplit.fairness.monitor.plots import save
+from dplit.fairness.monitor.plots import DrawsAtEnd
 from dplit.fairness.monitor.release import spent
 from dplit.fairness.monitor.snapshot import Snapshot
+from dplit.fairness.plotting import save
 from dplit.training.strategies.private import PrivateHooks
 
 GAP = "train minus validation"
 """The split of the generalisation gap's rows."""
-MEASURED: dict[str, Rates] = {"accuracy": accuracies, "loss": losses, "perplexity": perplexities}
+SIZE = tuple(metric for metric in METRICS if metric.name == "n")
+MEASURED = tuple(metric for metric in METRICS if metric.name in QUALITIES)
+"""What is measured on the sample and on the validation split, as far as the examples have it."""
 
 
 class Outcomes(NamedTuple):
-    """What one validation epoch said of the sample and of the validation split, at one step."""
+    """What one validation epoch counted of the sample and of the validation split, at one step."""
 
     step: int
     train: Counts
@@ -39,22 +45,23 @@ class SubgroupDiagnostics(DrawsAtEnd):
     For public and benchmark data under DPStrategy. The figures are exact, come from the gradients of train records and are
     not charged; the privacy statement lists the files. Nothing is logged or printed.
 
-    Every `every` epochs, at the end of the training epoch, on a sample of train records (drawn uniformly with a public
-    seed, the same ones throughout), by the strategy's engine and physical batches and by its policy as it is then:
-    the figures of `dplit.diagnostics.clipping_effect.Tally.rows`, in rows of split "train".
+    Every `every` epochs, at the end of the training epoch, the gradients of a sample of train records are measured: rows of
+    split "train" with the figures of `dplit.diagnostics.clipping_effect.Tally.rows`. The sample is drawn uniformly with a
+    public seed and stays the same throughout; the gradients are computed by the strategy's backend and physical batches,
+    and weighed by its policy in its present state.
 
     Gradients are those of `training_step` in eval mode, without dropout, so that no randomness moves them. Accuracy and
-    loss of the sample (of a language model loss and perplexity) are measured as the epoch's last validation begins, by
-    `validation_step`, in its mode and under its weights (averaged ones, too), and compared with its first loader: rows of
-    split "train", "validation" and "train minus validation". They are NaN where no validation ends the epoch. Measuring
-    is done on a copy that shares the parameters: weights, `.grad`, generators, buffers, metrics, ledger and policy stay
-    as they are.
+    loss of the sample (of a language model loss and perplexity) are measured when the epoch's last validation begins, by
+    `validation_step`, in its mode and under its weights (also averaged ones), and compared with its first loader: rows of
+    split "train", "validation" and "train minus validation". They are NaN where no validation ends the epoch. Everything
+    is measured on a copy that shares the parameters: weights, `.grad`, generators, buffers, metrics, ledger and policy
+    stay as they are.
 
     Written to the run directory: `diagnostics.csv`, with the columns of `fairness.csv`, and the picture
     `diagnostics.png` when fit ends or fails; a number is added where they exist.
 
     Args:
-        declared_public: True says that the train and validation records are free to publish; without it, refused.
+        declared_public: True declares that the train and validation records are free to publish; anything else is refused.
         every: epochs between measurements, at least 1.
         records: size of the sample, at least 1; all train records if there are fewer.
 
@@ -71,18 +78,25 @@ class SubgroupDiagnostics(DrawsAtEnd):
                 "train on public or benchmark records and set declared_public=True, or drop SubgroupDiagnostics"
             )
         self.declared_public = declared_public
-        self.every, self.records = _whole("every", every), _whole("records", records)
+        self.every, self.records = validation.count("every", every), validation.count("records", records)
         self._sample: Sample | None = None
         self._outcomes: Outcomes | None = None
         self._history: list[dict[str, Snapshot]] = []
         self._path: Path | None = None
 
+    @property
+    def logged_keys(self) -> frozenset[str]:
+        """None: nothing is logged."""
+        return frozenset()
+
     def released_without_charge(self) -> list[str]:
         """Name the files that left the run so far, exact and uncharged."""
         if self._path is None:
             return []
-        held = "gradient norms, clipping, directions, accuracy, loss and perplexity by group; records declared public"
-        return [f"{file} ({held})" for file in (self._path.name, self._path.with_suffix(".png").name)]
+        content = (
+            "gradient norms, clipping, directions, accuracy, loss and perplexity by group; records declared public"
+        )
+        return [f"{file} ({content})" for file in (self._path.name, self._path.with_suffix(".png").name)]
 
     # ---- before anything is measured
 
@@ -95,7 +109,7 @@ class SubgroupDiagnostics(DrawsAtEnd):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start files of its own for each fit; refuse one without groups."""
+        """Start new files for each fit; refuse a fit without groups."""
         self._sample, self._outcomes, self._history, self._path = None, None, [], None
         if not _strategy(trainer).groups:
             raise ConfigurationError(
@@ -113,7 +127,7 @@ class SubgroupDiagnostics(DrawsAtEnd):
     # ---- measuring
 
     def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Count the sample as a validation epoch begins."""
         if self._due(trainer) and self._sample is not None and batch_idx == dataloader_idx == 0:
@@ -124,29 +138,32 @@ class SubgroupDiagnostics(DrawsAtEnd):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: object,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Count a batch of the first validation loader."""
         if self._due(trainer) and self._outcomes is not None and self._sample is not None and dataloader_idx == 0:
             batches = self._sample.fit.batches
-            fresh = counted(outputs, batches.group_ids(batch), tuple(batches.groups))
-            self._outcomes = self._outcomes._replace(validation=self._outcomes.validation + fresh)
+            counts = counted(outputs, batches.group_ids(batch), tuple(batches.groups))
+            self._outcomes = self._outcomes._replace(validation=self._outcomes.validation + counts)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the sample's gradients and keep the epoch's figures."""
         if not self._due(trainer) or self._sample is None:
             return
-        train, validation = self._counts(trainer)
-        rates = {metric: rates for metric, rates in MEASURED.items() if is_defined(rates, train + validation)}
-        rows = {
-            "train": [*self._sample.gradient_rows(), *_figures(train, rates)],
-            "validation": _figures(validation, {"n": sizes, **rates}),
-            GAP: _gaps(_figures(train, rates), _figures(validation, rates)),
-        }
-        self._keep(trainer, _snapshots(trainer, rows))
+        train, held_out = self._counts(trainer)
+        metrics = tuple(metric for metric in MEASURED if metric.needs(train + held_out))
+        train_rows, held_out_rows = _rows(train, metrics), _rows(held_out, metrics)
+        self._keep(
+            trainer,
+            {
+                "train": [*self._sample.gradient_rows(), *train_rows],
+                "validation": [*_rows(held_out, SIZE), *held_out_rows],
+                GAP: _differences(train_rows, held_out_rows),
+            },
+        )
 
     def _due(self, trainer: Trainer) -> bool:
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
@@ -161,46 +178,44 @@ class SubgroupDiagnostics(DrawsAtEnd):
 
     # ---- keeping
 
-    def _keep(self, trainer: Trainer, look: dict[str, Snapshot]) -> None:
+    def _keep(self, trainer: Trainer, rows: Mapping[str, Sequence[Row]]) -> None:
         if getattr(trainer, "fast_dev_run", False):
             return
         if self._path is None:
             self._path = claim(Path(trainer.log_dir or trainer.default_root_dir), "diagnostics.csv")
-        for snapshot in look.values():
+        snapshots = {split: _snapshot(trainer, split, of_split) for split, of_split in rows.items()}
+        for snapshot in snapshots.values():
             append(self._path, snapshot)
-        self._history.append(look)
+        self._history.append(snapshots)
 
     def draw(self) -> None:
         """Draw the curves."""
         if self._path is not None:
-            figure = draw([look["train"] for look in self._history], [look[GAP] for look in self._history])
-            save(figure, self._path.with_suffix(".png"))
+            gradients, gaps = ([snapshots[split] for snapshots in self._history] for split in ("train", GAP))
+            save(draw(gradients, gaps), self._path.with_suffix(".png"))
 
 
-def _figures(counts: Counts, rates: dict[str, Rates]) -> list[Row]:
-    """Return each rate of each group, and under the group "" of all records together."""
-    found = {metric: {**by_group(rate, counts), **overall(rate, counts)} for metric, rate in rates.items()}
-    return [Row(metric, name, value) for metric, values in found.items() for name, value in values.items()]
+def _rows(counts: Counts, metrics: Sequence[Metric]) -> list[Row]:
+    """Return each metric of each group, and under the group "" of all records together."""
+    return [
+        Row(metric.name, group, value)
+        for metric in metrics
+        for group, value in {**metric.values(counts), **overall(metric.rates, counts)}.items()
+    ]
 
 
-def _gaps(train: list[Row], validation: list[Row]) -> list[Row]:
-    pairs = zip(train, validation, strict=True)
-    return [Row(here.metric, here.group, here.value - there.value) for here, there in pairs]
+def _differences(train: Sequence[Row], held_out: Sequence[Row]) -> list[Row]:
+    pairs = zip(train, held_out, strict=True)
+    return [Row(ours.metric, ours.group, ours.value - theirs.value) for ours, theirs in pairs]
 
 
-def _snapshots(trainer: Trainer, rows: dict[str, list[Row]]) -> dict[str, Snapshot]:
-    paid, groups = spent(trainer), _strategy(trainer).groups or ()
-    at, cost = (trainer.current_epoch, trainer.global_step), (paid.epsilon, paid.delta) if paid else (None, None)
-    return {split: Snapshot(*at, split, groups, tuple(found), *cost) for split, found in rows.items()}
+def _snapshot(trainer: Trainer, split: str, rows: Sequence[Row]) -> Snapshot:
+    groups, cost = _strategy(trainer).groups or (), spent(trainer)
+    epsilon, delta = (cost.epsilon, cost.delta) if cost else (None, None)
+    return Snapshot(trainer.current_epoch, trainer.global_step, split, groups, tuple(rows), epsilon, delta)
 
 
 def _strategy(trainer: Trainer) -> PrivateHooks:
-    found = trainer.strategy
-    assert isinstance(found, PrivateHooks)
-    return found
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{name}={value!r} must be a whole number of at least 1")
-    return value
+    strategy = trainer.strategy
+    assert isinstance(strategy, PrivateHooks)
+    return strategy

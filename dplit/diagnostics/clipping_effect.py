@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from dplit.clipping import ClippingPolicy
-from dplit.fairness.metrics.rates import Row
+from dplit.fairness.metrics.metric import Row
 from dplit.grads.per_example import PerExample
 from dplit.training.step import norms_for
 
 ROUNDING = 1e-6
-"""A weight is below another one if it is so by more than this, relative to it."""
+"""A weight is below another one if it is below by more than this fraction of it."""
 
 Vector = dict[str, Tensor]
 """One gradient: `{parameter name: its part}`."""
@@ -29,23 +29,23 @@ class Records(NamedTuple):
     contribution: Tensor
     """`(n,)` norm of the clipped gradient, wᵢ‖gᵢ‖."""
     clipped: Tensor
-    """`(n,)` whether wᵢ is below the weight that the policy gives a gradient of norm 0 in the same group."""
+    """`(n,)` 1.0 where wᵢ is below the weight that the policy gives a gradient of norm 0 in the same group, else 0.0."""
     group: Tensor
     """`(n,)` int64 ids."""
 
-    def of(self, group: int) -> Records:
+    def of_group(self, group: int) -> Records:
         """Return the records of one group."""
         return Records(*(column[self.group == group] for column in self))
 
     @classmethod
     def joined(cls, parts: Sequence[Records]) -> Records:
-        """Return several runs of records as one; of none, no records."""
+        """Return the records of all parts; of no parts, no records."""
         none = torch.zeros(0, dtype=torch.float64)
         empty = cls(none, none, none, none.long())
         return cls(*(torch.cat(column) for column in zip(empty, *parts, strict=True)))
 
 
-class Weighed(NamedTuple):
+class PolicyWeights(NamedTuple):
     """A policy's weights for n records and p parameters, p = 1 where it gives one weight to all parameters."""
 
     norms: Tensor
@@ -57,15 +57,15 @@ class Weighed(NamedTuple):
 
 
 class Tally:
-    """Adds up the gradients of a sample, by group, as they are and as the policy weighs them.
+    """Adds up the gradients of a sample by group: as they are, and as the policy weighs them.
 
-    Only the policy's `weights` is called: it is neither asked nor told anything. Memory: two sums of the size of the
-    trainable parameters for each group that is present.
+    Of the policy only `weights` and `rates` are called; it is not asked for queries and told no answers. Memory: two sums
+    of the size of the trainable parameters for each group that is present.
 
     Args:
-        policy: declared for `groups`, at its present state.
+        policy: declared for `groups`, in its present state.
         groups: the declared list.
-        rate: q, which a policy with rates by group makes those of.
+        rate: q, from which a policy with rates by group makes its rates.
 
     Raises:
         ConfigurationError: the rate is too high for the policy's rates by group.
@@ -73,11 +73,11 @@ class Tally:
 
     def __init__(self, policy: ClippingPolicy, groups: Sequence[str], rate: float = 1.0) -> None:
         self.policy, self.groups = policy, tuple(groups)
-        rates = policy.rates(rate) or {}
-        self._rates = [rates.get(name, rate) for name in self.groups]
-        self._seen: list[Records] = []
-        self._true: list[Vector] = [{} for _ in self.groups]
-        self._clipped: list[Vector] = [{} for _ in self.groups]
+        policy_rates = policy.rates(rate) or {}
+        self._rates = [policy_rates.get(name, rate) for name in self.groups]
+        self._records: list[Records] = []
+        self._sums: list[Vector] = [{} for _ in self.groups]
+        self._clipped_sums: list[Vector] = [{} for _ in self.groups]
 
     def add(self, gradients: PerExample, group: Tensor) -> None:
         """Add the gradients of n records with the group ids `group`, `(n,)`.
@@ -87,12 +87,12 @@ class Tally:
         """
         norms = gradients.norms().nan_to_num(nan=math.inf, posinf=math.inf)
         group, finite = group.to(norms.device), norms.isfinite()
-        weighed = weigh(self.policy, gradients, norms, group, len(self.groups))
-        self._seen.append(_records(weighed, norms, group))
+        weights = weigh(self.policy, gradients, norms, group, len(self.groups))
+        self._records.append(_records(weights, norms, group))
         for k in torch.unique(group).tolist():
-            mine = (finite & (group == k)).to(norms.dtype)
-            _add(self._true[k], gradients.weighted_sum(mine))
-            _add(self._clipped[k], _weighted_sum(gradients, weighed.weights * mine))
+            members = (finite & (group == k)).to(norms.dtype)
+            _add(self._sums[k], gradients.weighted_sum(members))
+            _add(self._clipped_sums[k], _weighted_sum(gradients, weights.weights * members))
 
     def rows(self) -> list[Row]:
         """Return every figure: for each declared group, and under the group "" for all records together.
@@ -105,23 +105,26 @@ class Tally:
         * clipped: fraction with a weight below the one that the policy gives a gradient of norm 0 in the same group.
         * contribution: mean of wᵢ‖gᵢ‖.
         * direction_cosine: ⟨g, c⟩ / (‖g‖‖c‖).
-        * direction_error: min over s ≥ 0 of ‖s·c − g‖ / ‖g‖, what no step size mends: 0 for the same direction, 1 for a
-          right angle or worse. The best s is max(⟨g, c⟩, 0)/‖c‖².
+        * direction_error: min over s ≥ 0 of ‖s·c − g‖ / ‖g‖, the error that no step size removes: 0 for the same
+          direction, 1 for a right angle or worse. The best s is max(⟨g, c⟩, 0)/‖c‖².
         * steering_cosine: ⟨t, g⟩ / (‖t‖‖g‖), how far the step follows this group.
 
         What is not defined, as every figure but n of an absent group, is NaN.
         """
-        seen, true, total = Records.joined(self._seen), _sum(self._true), _sum(self._clipped, self._rates)
-        parts = {name: (seen.of(k), self._true[k], self._clipped[k]) for k, name in enumerate(self.groups)}
+        records, sums = Records.joined(self._records), _sum(self._sums)
+        total = _sum(self._clipped_sums, self._rates)
+        by_group = {
+            name: (records.of_group(k), self._sums[k], self._clipped_sums[k]) for k, name in enumerate(self.groups)
+        }
         return [
             Row(metric, name, value)
-            for name, (records, whole, clipped) in {**parts, "": (seen, true, total)}.items()
-            for metric, value in {**_of_norms(records), **directions(whole, clipped, total)}.items()
+            for name, (members, true, clipped) in {**by_group, "": (records, sums, total)}.items()
+            for metric, value in {**_norm_figures(members), **directions(true, clipped, total)}.items()
         ]
 
 
-def weigh(policy: ClippingPolicy, gradients: PerExample, norms: Tensor, group: Tensor, groups: int) -> Weighed:
-    """Ask a policy for its weights, of whole gradients or, where it is per parameter, of each parameter's part.
+def weigh(policy: ClippingPolicy, gradients: PerExample, norms: Tensor, group: Tensor, groups: int) -> PolicyWeights:
+    """Return a policy's weights, of whole gradients or, where it clips by parameter, of each parameter's part.
 
     Args:
         policy: as for `Tally`.
@@ -130,38 +133,43 @@ def weigh(policy: ClippingPolicy, gradients: PerExample, norms: Tensor, group: T
         group: `(n,)` ids.
         groups: K, how many are declared.
     """
-    given, every = norms_for(policy, gradients), torch.arange(groups, device=norms.device)
-    weights = torch.where(norms.isfinite(), policy.weights(given, group), 0.0)
-    unclipped = policy.weights(given.new_zeros(*given.shape[:-1], groups), every)[..., group]
-    return Weighed(*(one.view(-1, len(norms)) for one in (given, weights, unclipped)))
+    policy_norms, all_groups = norms_for(policy, gradients), torch.arange(groups, device=norms.device)
+    weights = torch.where(norms.isfinite(), policy.weights(policy_norms, group), 0.0)
+    zero_norms = policy_norms.new_zeros(*policy_norms.shape[:-1], groups)
+    unclipped = policy.weights(zero_norms, all_groups)[..., group]
+    return PolicyWeights(*(rows.view(-1, len(norms)) for rows in (policy_norms, weights, unclipped)))
 
 
 def directions(true: Vector, clipped: Vector, total: Vector) -> dict[str, float]:
     """Return direction_cosine, direction_error and steering_cosine of `Tally.rows`; scales of the sums do not matter."""
-    square, along = _inner(true, true), _inner(true, clipped)
-    fitted = max(along, 0.0) ** 2 / (_inner(clipped, clipped) or 1.0)
-    left = max(square - fitted, 0.0) / square if square else math.nan
+    square, product = _inner(true, true), _inner(true, clipped)
+    explained = max(product, 0.0) ** 2 / (_inner(clipped, clipped) or 1.0)
+    error_square = max(square - explained, 0.0) / square if square else math.nan
     return {
         "direction_cosine": cosine(true, clipped),
-        "direction_error": math.sqrt(left),
+        "direction_error": math.sqrt(error_square),
         "steering_cosine": cosine(total, true),
     }
 
 
 def cosine(a: Vector, b: Vector) -> float:
-    """Return ⟨a, b⟩ / (‖a‖‖b‖), computed in float64; NaN where one of them is zero or empty."""
+    """Return ⟨a, b⟩ / (‖a‖‖b‖), computed in float64; NaN where one of them is zero or empty.
+
+    >>> cosine({"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 2.0])})
+    0.0
+    """
     size = math.sqrt(_inner(a, a)) * math.sqrt(_inner(b, b))
     return max(-1.0, min(1.0, _inner(a, b) / size)) if size else math.nan
 
 
-def _records(weighed: Weighed, norms: Tensor, group: Tensor) -> Records:
-    parts = torch.where(weighed.weights > 0, weighed.weights * weighed.norms, 0.0).double()
-    clipped = (weighed.weights < weighed.unclipped * (1 - ROUNDING)).any(0)
+def _records(weights: PolicyWeights, norms: Tensor, group: Tensor) -> Records:
+    parts = torch.where(weights.weights > 0, weights.weights * weights.norms, 0.0).double()
+    clipped = (weights.weights < weights.unclipped * (1 - ROUNDING)).any(0)
     columns = (norms.double(), parts.square().sum(0).sqrt(), clipped.double(), group)
     return Records(*(column.cpu() for column in columns))
 
 
-def _of_norms(records: Records) -> dict[str, float]:
+def _norm_figures(records: Records) -> dict[str, float]:
     n, norm = len(records.norm), records.norm[records.norm.isfinite()]
     levels = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
     quartiles = norm.quantile(levels).tolist() if len(norm) else [math.nan] * 3

@@ -1,4 +1,4 @@
-"""Per-example gradients of one physical batch, kept as uses."""
+"""Per-example gradients of one physical batch, kept in factors."""
 
 from __future__ import annotations
 
@@ -8,37 +8,52 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from dplit.grads.factors.base import FactoredGrad, at_least, inner
+from dplit.grads.factors.base import FactoredGrad, inner, rounded_up
 from dplit.grads.factors.ghost_norm import sharing
-from dplit.grads.factors.outer_product import added_up
+from dplit.grads.factors.outer_product import merged_where_cheaper
 from dplit.grads.factors.row_sparse import RowSparseGrad
 from dplit.grads.factors.units import Units
 from dplit.grads.precision import full_precision
 
 
 class PerExample:
-    """The gradient of each of n examples for each tracked parameter, never built.
+    """The gradient gᵢ of each of n examples with respect to each parameter, kept in factors and not built.
 
-    A parameter that took no part has gradient zero for every example.
+    A parameter without factors took no part: its gradient is zero for every example.
+
+    Args:
+        parameters: `{name: parameter}`; results have these names in this order.
+        factors: `{name: gradients through each application of the parameter}`; their sum is the parameter's gradient.
+        examples: n.
+
+    Example:
+        >>> import torch
+        >>> from dplit.grads.factors.base import DenseGrad
+        >>> scale = torch.ones(2)
+        >>> gradients = PerExample({"scale": scale}, {"scale": [DenseGrad(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))]}, 2)
+        >>> gradients.norms()
+        tensor([5., 2.])
+        >>> gradients.weighted_sum(torch.tensor([1.0, 0.5]))
+        {'scale': tensor([3., 5.])}
     """
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], uses: Mapping[str, Sequence[FactoredGrad]], examples: int
+        self, parameters: Mapping[str, Tensor], factors: Mapping[str, Sequence[FactoredGrad]], examples: int
     ) -> None:
         self.parameters = parameters
-        self.uses = {name: sorted(added_up(found), key=_sparse) for name, found in uses.items()}
+        self.factors = {name: sorted(merged_where_cheaper(grads), key=_is_sparse) for name, grads in factors.items()}
         self.examples = examples
         self._sq_norms: dict[str, Tensor] | None = None
 
     @full_precision()
-    def together(self, units: Units) -> PerExample:
-        """Return the gradients of units instead: each the mean of its examples' gradients."""
-        uses = {name: [use.together(units) for use in found] for name, found in self.uses.items()}
-        return PerExample(self.parameters, uses, units.count)
+    def averaged(self, units: Units) -> PerExample:
+        """Return the gradient of each unit, the mean of its examples' gradients, as if the units were the examples."""
+        factors = {name: [grad.averaged(units) for grad in grads] for name, grads in self.factors.items()}
+        return PerExample(self.parameters, factors, units.count)
 
     @full_precision()
     def sq_norms(self) -> dict[str, Tensor]:
-        """Return `{name: (n,)}` squared L2 norms, in float32 or wider. NaN and Inf mean what they say."""
+        """Return `{name: (n,)}` squared L2 norms, in float32 or wider; they are NaN or Inf where a gradient is."""
         if self._sq_norms is None:
             with sharing():
                 self._sq_norms = {name: self._sq_norm(name) for name in self.parameters}
@@ -54,37 +69,37 @@ class PerExample:
 
     @full_precision()
     def weighted_sum(self, weights: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return `{name: Σᵢ wᵢ gᵢ}`.
+        """Return `{name: Σᵢ wᵢ gᵢ}` in the parameters' shapes, in float32 or wider.
 
         Args:
-            weights: `(n,)`, or `{name: (n,)}`. An example of weight 0 is left out of the arithmetic altogether,
-                so that its NaN or Inf cannot reach the sum.
+            weights: `(n,)`, or `{name: (n,)}`. An example of weight 0 takes no part in the arithmetic, so that its NaN
+                or Inf cannot reach the sum.
         """
         if isinstance(weights, Tensor):
-            kept = _kept(weights)
+            kept = _nonzero(weights)
             with sharing():
                 return {name: self._weighted_sum(name, weights, kept) for name in self.parameters}
-        return {name: self._weighted_sum(name, weights[name], _kept(weights[name])) for name in self.parameters}
+        return {name: self._weighted_sum(name, weights[name], _nonzero(weights[name])) for name in self.parameters}
 
     def _sq_norm(self, name: str) -> Tensor:
-        uses = self.uses.get(name, ())
-        if not uses:
+        factors = self.factors.get(name, ())
+        if not factors:
             return self._zeros(name, (self.examples,))
-        parts = sum((use.sq_norm() for use in uses[1:]), uses[0].sq_norm())
-        if len(uses) == 1:
-            return parts
-        total = sum((2 * inner(a, b) for a, b in combinations(uses, 2)), parts)
-        return at_least(total, parts)
+        terms = sum((grad.sq_norm() for grad in factors[1:]), factors[0].sq_norm())
+        if len(factors) == 1:
+            return terms
+        total = sum((2 * inner(a, b) for a, b in combinations(factors, 2)), terms)
+        return rounded_up(total, terms)
 
     def _weighted_sum(self, name: str, weights: Tensor, kept: Tensor | None) -> Tensor:
-        shape, uses = self.parameters[name].shape, self.uses.get(name, ())
+        shape, factors = self.parameters[name].shape, self.factors.get(name, ())
         if kept is not None:
-            uses, weights = [use.select(kept) for use in uses], weights[kept]
-        if not uses:
+            factors, weights = [grad.select(kept) for grad in factors], weights[kept]
+        if not factors:
             return self._zeros(name, shape)
-        total = uses[0].weighted_sum(weights).view(shape)
-        for use in uses[1:]:
-            use.add_weighted(total, weights)
+        total = factors[0].weighted_sum(weights).view(shape)
+        for grad in factors[1:]:
+            grad.add_weighted(total, weights)
         return total
 
     def _zeros(self, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -93,12 +108,12 @@ class PerExample:
         return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
 
-def _sparse(use: FactoredGrad) -> bool:
-    """Uses that add to a few rows come last, when there is something to add to."""
-    return isinstance(use, RowSparseGrad)
+def _is_sparse(grad: FactoredGrad) -> bool:
+    """Sort gradients that add to a few rows last, when there is a sum to add them to."""
+    return isinstance(grad, RowSparseGrad)
 
 
-def _kept(weights: Tensor) -> Tensor | None:
-    """Return the positions of the examples with a weight, or None where all have one."""
-    kept = weights != 0
-    return None if bool(kept.all()) else kept.nonzero().flatten()
+def _nonzero(weights: Tensor) -> Tensor | None:
+    """Return the indices of the examples whose weight is not zero, or None where that is all of them."""
+    nonzero = weights != 0
+    return None if bool(nonzero.all()) else nonzero.nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Products of float32 numbers in float32: what a model may round for speed, norms and sums of gradients may not."""
+"""Float32 products computed in float32: a model may round them for speed, norms and sums of gradients may not."""
 
 from __future__ import annotations
 
@@ -9,34 +9,37 @@ from functools import cache
 import torch
 
 FULL = ("ieee", "none")
-"""What torch calls settings under which a product of float32 numbers is rounded as float32; `none` was never set."""
+"""What torch calls the settings under which float32 products keep float32 precision; `none` means it was never set."""
+
+BackendOperation = tuple[str, str]
+"""A backend and its operation, such as `("cuda", "matmul")`."""
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute float32 products in float32 within, whatever the process is set to; afterwards it is set as it was.
+    """Compute float32 products in full float32 inside this context, and restore the process's settings afterwards.
 
     `torch.set_float32_matmul_precision("high")` rounds factors to eleven bits, `"medium"` to eight where the machine has
     products of bfloat16. A norm that was rounded like that would understate what a record adds to the sum by up to 1 in
-    2,000 or 1 in 250, and the sum itself would move by the rounding of all records when one of them comes or goes.
+    2,000 or 1 in 250, and the sum itself would move by the rounding of all records when a single one comes or goes.
     """
-    settings = narrow()
-    for one, _ in settings:
-        torch._C._set_fp32_precision_setter(*one, FULL[0])
+    settings = rounding_settings()
+    for backend_operation, _ in settings:
+        torch._C._set_fp32_precision_setter(*backend_operation, FULL[0])
     try:
         yield
     finally:
-        for one, setting in settings:
-            torch._C._set_fp32_precision_setter(*one, setting)
+        for backend_operation, setting in settings:
+            torch._C._set_fp32_precision_setter(*backend_operation, setting)
 
 
-def narrow() -> list[tuple[tuple[str, str], str]]:
-    """Return which backends round the factors of float32 products now, and to what."""
-    settings = ((one, torch._C._get_fp32_precision_getter(*one)) for one in _backends())
-    return [(one, setting) for one, setting in settings if setting not in FULL]
+def rounding_settings() -> list[tuple[BackendOperation, str]]:
+    """Return the backend operations that round the factors of float32 products now, each with its setting."""
+    settings = ((operation, torch._C._get_fp32_precision_getter(*operation)) for operation in _backend_operations())
+    return [(operation, setting) for operation, setting in settings if setting not in FULL]
 
 
 @cache
-def _backends() -> tuple[tuple[str, str], ...]:
+def _backend_operations() -> tuple[BackendOperation, ...]:
     built = ("mkldnn", "cuda") if torch.backends.cuda.is_built() else ("mkldnn",)
     return tuple((backend, operation) for backend in built for operation in ("matmul", "conv"))

@@ -1,1 +1,1 @@
-"""Public files and pretrained models: fetched once, held to a pinned digest, kept in a cache."""
+"""Public files and pretrained models: downloaded once, checked against a pinned digest, kept in a cache."""

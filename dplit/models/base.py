@@ -1,8 +1,9 @@
-"""How every model here is trained: losses per example under a DP strategy, an optimizer and a schedule."""
+"""What all models here share: losses per example under a DP strategy, an optimizer and a learning-rate schedule."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from math import inf
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import lightning as L
 from torch import Tensor
@@ -10,29 +11,38 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from dplit.errors import ConfigurationError
-from dplit.models.optim.adam_bc import AdamBC
+from dplit.models.checks import check_below_one, check_choice, check_positive
+from dplit.models.optim.adam_bc import AdamBC, ParameterGroup
 from dplit.models.optim.schedule import SCHEDULES, factor
-from dplit.protocols import per_example_losses, private_strategy
+from dplit.protocols import DeclaresClasses, per_example_losses, private_strategy
+
+if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 OPTIMIZERS = ("adam_bc", "sgd", "adamw")
 
+Batch = dict[str, Tensor]
+
+Size = TypeVar("Size")
+
 
 class BaseModel(L.LightningModule):
-    """What is asked of a run, and how weights move; a subclass adds the layers and the losses.
+    """The training settings and the optimizer of every model; a subclass adds the layers and the losses.
 
-    Nothing is logged while training, because a loss of the training split would leave it without noise.
+    Nothing is logged during training unless `log_train_loss` asks for it, because a loss of the training split would be
+    released without noise.
 
     Args:
-        learning_rate: step size at its highest.
-        optimizer: `sgd`, with momentum; `adamw`; or `adam_bc`, an Adam that knows how much noise is in the gradient
-            and takes its variance out of the second moment (`dplit.models.optim.adam_bc.AdamBC`). The last reads the noise
-            of each step from the trainer's strategy; without privacy it is Adam with a floor.
-        momentum: of `sgd`; the others keep their own.
+        learning_rate: the highest step size of the schedule.
+        optimizer: `sgd`, with momentum; `adamw`; or `adam_bc`, an Adam that subtracts the variance of the privacy noise
+            from its second moment (`dplit.models.optim.adam_bc.AdamBC`). `adam_bc` reads the noise of each step from the
+            trainer's strategy; without privacy it is Adam with a lower bound on its second moment.
+        momentum: of `sgd`; the other optimizers have their own.
         weight_decay: as the optimizer defines it.
-        schedule: `cosine` or `linear`, to zero over the planned steps of the run, or `constant`.
+        schedule: `cosine` or `linear`, both to zero at the last planned step of the run, or `constant`.
         warmup: share of the planned steps in which the rate rises to its highest, in [0, 1).
-        floor: least second moment that `adam_bc` divides by, γ′ of its source, in squared units of the gradient.
-        log_train_loss: log `train/loss`, the un-noised mean loss of each batch; it is released without charge.
+        floor: the least second moment that `adam_bc` divides by, in squared units of the gradient; γ′ of its source.
+        log_train_loss: log `train/loss`, the mean loss of each batch without noise; it is released without charge.
 
     Raises:
         ConfigurationError: an argument is out of its range.
@@ -51,39 +61,38 @@ class BaseModel(L.LightningModule):
         log_train_loss: bool = False,
     ) -> None:
         super().__init__()
-        _check(learning_rate, optimizer, momentum, weight_decay, schedule)
-        _check_more(warmup, floor)
+        check_positive("learning_rate", learning_rate, "would not move the weights")
+        check_below_one("momentum", momentum, "would never forget old gradients")
+        if not 0 <= weight_decay < inf:
+            raise ConfigurationError(f"weight_decay={weight_decay} would make the weights grow; give 0 or more")
+        check_choice("optimizer", optimizer, OPTIMIZERS)
+        check_choice("schedule", schedule, SCHEDULES)
+        check_below_one("warmup", warmup, "would leave no steps at the highest rate")
+        check_positive("floor", floor, "would let adam_bc divide by zero")
         self.learning_rate, self.optimizer, self.momentum = learning_rate, optimizer, momentum
         self.weight_decay, self.schedule, self.warmup, self.floor = weight_decay, schedule, warmup, floor
         self.log_train_loss = log_train_loss
 
-    def configure_optimizers(self) -> Any:
-        """Return the optimizer, and a schedule that moves once per optimizer step."""
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the optimizer, with a schedule that moves once per optimizer step unless the rate is constant.
+
+        Raises:
+            ConfigurationError: the schedule needs to know the number of steps, and the trainer has no limit.
+
+        """
         optimizer = self._optimizer()
         if self.schedule == "constant" and not self.warmup:
             return optimizer
-        moved = LambdaLR(optimizer, factor(self.schedule, self._planned_steps(), self.warmup))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": moved, "interval": "step"}}
-
-    def from_data(self, name: str) -> int:
-        """Read a declared size, such as `num_classes`, from the data module of the running trainer.
-
-        Raises:
-            ConfigurationError: there is no data module, or it does not declare the size.
-
-        """
-        size = getattr(self._datamodule(), name, None)
-        if size is None:
-            raise ConfigurationError(f"{name}=None and no data module declares {name}; give the model {name}=...")
-        return int(size)
+        scheduler = LambdaLR(optimizer, factor(self.schedule, self._planned_steps(), self.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def noise_std(self) -> float:
-        """Return the standard deviation of the noise in each coordinate of the next released gradient, 0 without one."""
+        """Return the standard deviation of the noise in each coordinate of the next released gradient; 0 without privacy."""
         strategy = private_strategy(self._attached_trainer())
         return 0.0 if strategy is None else strategy.noise_std()
 
     def _reduced(self, losses: Tensor) -> Tensor:
-        """Return the losses, `(n,)`, if the strategy asks for losses per example, else their mean."""
+        """Return `losses`, `(n,)`, if the strategy asks for losses per example, else their mean."""
         if self.log_train_loss and len(losses):
             self.log("train/loss", losses.detach().mean(), batch_size=len(losses))
         return losses if self._per_example() else losses.mean()
@@ -91,52 +100,55 @@ class BaseModel(L.LightningModule):
     def _per_example(self) -> bool:
         return per_example_losses(self._attached_trainer())
 
-    def _attached_trainer(self) -> Any:
+    def _attached_trainer(self) -> L.Trainer | None:
         try:
             return self.trainer
-        except RuntimeError:  # Lightning's way to say that there is none
+        except RuntimeError:  # how Lightning says that there is no trainer
             return None
 
-    def _datamodule(self) -> Any:
+    def _datamodule(self) -> object:
+        """Return the running trainer's data module, or None; Lightning sets the attribute without declaring it."""
         return getattr(self._attached_trainer(), "datamodule", None)
 
-    def _optimizer(self) -> Optimizer:
-        trainable, decay = self._trained(), self.weight_decay
-        if self.optimizer == "adamw":
-            return AdamW(trainable, lr=self.learning_rate, weight_decay=decay)
-        if self.optimizer == "adam_bc":
-            return AdamBC(trainable, self.noise_std, lr=self.learning_rate, floor=self.floor, weight_decay=decay)
-        return SGD(trainable, lr=self.learning_rate, momentum=self.momentum, weight_decay=decay)
+    def _num_classes_of_data(self) -> int:
+        """Read `num_classes` from the data module.
 
-    def _trained(self) -> list[dict[str, Any]]:
-        """Return the optimizer's parameter groups; one without an `lr` has `learning_rate`."""
+        Raises:
+            ConfigurationError: there is no data module, or it does not declare the number.
+
+        """
+        data = self._datamodule()
+        return required("num_classes", data.num_classes if isinstance(data, DeclaresClasses) else None)
+
+    def _optimizer(self) -> Optimizer:
+        groups, decay = self._parameter_groups(), self.weight_decay
+        if self.optimizer == "adamw":
+            return AdamW(groups, lr=self.learning_rate, weight_decay=decay)
+        if self.optimizer == "adam_bc":
+            return AdamBC(groups, self.noise_std, lr=self.learning_rate, floor=self.floor, weight_decay=decay)
+        return SGD(groups, lr=self.learning_rate, momentum=self.momentum, weight_decay=decay)
+
+    def _parameter_groups(self) -> list[ParameterGroup]:
+        """Return the optimizer's groups of trainable parameters; a group without `lr` has `learning_rate`."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def _planned_steps(self) -> int:
         steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
+        if steps == inf:
             raise ConfigurationError(
-                f"schedule={self.schedule!r} has no end to run towards without max_epochs or max_steps; "
-                "set one of them, or schedule='constant'"
+                f"schedule={self.schedule!r} needs to know the number of steps; set max_epochs or max_steps of the "
+                "trainer, or schedule='constant'"
             )
         return int(steps)
 
 
-def _check(learning_rate: float, optimizer: str, momentum: float, weight_decay: float, schedule: str) -> None:
-    if not 0 < learning_rate < float("inf"):
-        raise ConfigurationError(f"learning_rate={learning_rate} would not move the weights; give a number above 0")
-    if not 0 <= momentum < 1:
-        raise ConfigurationError(f"momentum={momentum} would not fade; give a number in [0, 1)")
-    if not 0 <= weight_decay < float("inf"):
-        raise ConfigurationError(f"weight_decay={weight_decay} would push the weights apart; give 0 or more")
-    if optimizer not in OPTIMIZERS:
-        raise ConfigurationError(f"optimizer={optimizer!r} is not known here; choose adam_bc, sgd or adamw")
-    if schedule not in SCHEDULES:
-        raise ConfigurationError(f"schedule={schedule!r} is not known here; choose linear, cosine or constant")
+def required(name: str, size: Size | None) -> Size:
+    """Return a size that the data module declares.
 
+    Raises:
+        ConfigurationError: there is none.
 
-def _check_more(warmup: float, floor: float) -> None:
-    if not 0 <= warmup < 1:
-        raise ConfigurationError(f"warmup={warmup} is no share of the steps that leaves some; give a number in [0, 1)")
-    if not 0 < floor < float("inf"):
-        raise ConfigurationError(f"floor={floor} would let adam_bc divide by nothing; give a number above 0")
+    """
+    if size is None:
+        raise ConfigurationError(f"{name}=None and no data module declares {name}; give the model {name}=...")
+    return size

@@ -1,4 +1,4 @@
-"""What every classifier shares: cross-entropy per example, and two figures."""
+"""What all classifiers share: cross-entropy per example, and loss and accuracy of an evaluation."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dplit.models.base import BaseModel
-
-Batch = dict[str, Tensor]
+from dplit.models.base import BaseModel, Batch
 
 
 class Classifier(BaseModel):
     """Cross-entropy classification; a subclass adds `forward(batch) -> (n, num_classes)` logits.
 
-    A batch is a mapping with the classes under `y`, `(n,)` int64. Training minimises the cross-entropy without
-    weights; `val/loss`, `val/accuracy`, `test/loss` and `test/accuracy` are logged, each the exact mean over its split.
-    Arguments and refusals are those of `BaseModel`.
+    A batch is a mapping that holds the classes under `y`, `(n,)` int64. Training minimises the unweighted cross-entropy.
+    `val/loss`, `val/accuracy`, `test/loss` and `test/accuracy` are logged; each is the exact mean over its split.
+    Arguments and errors are those of `BaseModel`.
     """
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """Return `(n, num_classes)` logits, each row a function of its own example only."""
+        """Return `(n, num_classes)` logits; each row depends on its own example only."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the losses, `(n,)`, if the strategy asks for losses per example, else their mean."""
@@ -44,9 +42,9 @@ class Classifier(BaseModel):
     def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
         logits, target = self(batch), batch["y"]
         losses = self._losses(logits, batch)
-        figures = {"loss": losses.mean(), "accuracy": (logits.argmax(1) == target).float().mean()}
-        named = {f"{split}/{name}": figure for name, figure in figures.items()}
-        self.log_dict(named, batch_size=len(target), prog_bar=True, sync_dist=True)
+        accuracy = (logits.argmax(1) == target).float().mean()
+        logged = {f"{split}/loss": losses.mean(), f"{split}/accuracy": accuracy}
+        self.log_dict(logged, batch_size=len(target), prog_bar=True, sync_dist=True)
         return {"logits": logits, "target": target, "loss": losses}
 
     def _losses(self, logits: Tensor, batch: Batch) -> Tensor:

@@ -10,31 +10,34 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from dplit.errors import ConfigurationError
-from dplit.models.classification import Batch, Classifier
+from dplit.models.activations import ACTIVATIONS
+from dplit.models.base import Batch, required
+from dplit.models.checks import check_choice, check_size
+from dplit.models.classification import Classifier
+from dplit.protocols import DeclaresImages
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 POOLING: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
 
 
 class CNN(Classifier):
-    """Convolutions without padding, each with an activation, and a linear head; images are under `x` in the batch.
+    """Convolutions without padding, each followed by an activation, and a linear head; images are under `x` in the batch.
 
     The defaults are the network of Esipova et al. 2023 (arXiv:2206.07737): 97,114 parameters for images of
     `(1, 28, 28)` and ten classes.
 
     Args:
-        channels: what each convolution makes, one number a layer.
+        channels: output channels of each convolution.
         kernel: height and width of the kernels.
         activation: `tanh` or `relu`.
-        pooling: after each activation, over squares of 2 by 2: `average`, `max` or `none`.
-        norm_groups: groups of a GroupNorm before each activation; None for no norm.
-        image_shape: `(channels, height, width)` of `x`; taken from the data module if it is not given.
-        num_classes: number of classes; taken from the data module if it is not given.
+        pooling: `average`, `max` or `none`, after each activation, over squares of 2 by 2 pixels.
+        norm_groups: groups of a GroupNorm before each activation; None for no normalisation.
+        image_shape: `(channels, height, width)` of `x`; None takes it from the data module.
+        num_classes: number of classes; None takes it from the data module.
         **training: learning_rate, optimizer, schedule and the other settings of `BaseModel`.
 
     Raises:
-        ConfigurationError: an argument is out of its range, a size is known neither here nor to the data module, or the
-            layers leave nothing of the image.
+        ConfigurationError: an argument is out of its range, a size is given neither here nor by the data module, or the
+            convolutions leave no pixel of the image.
 
     """
 
@@ -51,24 +54,34 @@ class CNN(Classifier):
     ) -> None:
         super().__init__(**training)
         _check_layers(channels, kernel, activation, pooling, norm_groups)
-        _check_sizes(image_shape, num_classes)
+        check_size("num_classes", num_classes, least=2)
+        if image_shape is not None and (len(image_shape) != 3 or min(image_shape) < 1):
+            raise ConfigurationError(
+                f"image_shape={list(image_shape)} is not (channels, height, width); give three numbers of at least 1"
+            )
         self.save_hyperparameters()
         self.net: nn.Sequential | None = None
         if image_shape is not None and num_classes is not None:
             self.configure_model()
 
     def configure_model(self) -> None:
-        """Build the layers, once; sizes that were left open come from the data module and go into the checkpoint."""
+        """Build the layers, once; sizes that are not given come from the data module and are saved in the checkpoint.
+
+        Raises:
+            ConfigurationError: a size is given neither to the model nor by the data module, or the convolutions leave no
+                pixel of the image.
+
+        """
         if self.net is not None:
             return
         if self.hparams["image_shape"] is None:
-            self.hparams["image_shape"] = self._shape_from_data()
+            self.hparams["image_shape"] = self._image_shape_of_data()
         if self.hparams["num_classes"] is None:
-            self.hparams["num_classes"] = self.from_data("num_classes")
+            self.hparams["num_classes"] = self._num_classes_of_data()
         shape = tuple(self.hparams["image_shape"])
         widths = [shape[0], *self.hparams["channels"]]
         layers = [layer for fan in pairwise(widths) for layer in self._block(*fan)]
-        head = nn.Linear(self._flat(shape), self.hparams["num_classes"])
+        head = nn.Linear(self._head_inputs(shape), self.hparams["num_classes"])
         self.net = nn.Sequential(*layers, nn.Flatten(), head)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -80,13 +93,13 @@ class CNN(Classifier):
 
     def _block(self, fan_in: int, fan_out: int) -> list[nn.Module]:
         groups, pooling = self.hparams["norm_groups"], self.hparams["pooling"]
-        normalise = [] if groups is None else [nn.GroupNorm(groups, fan_out)]
+        norms = [] if groups is None else [nn.GroupNorm(groups, fan_out)]
         pool = [] if pooling == "none" else [POOLING[pooling](2)]
         activation = ACTIVATIONS[self.hparams["activation"]]()
-        return [nn.Conv2d(fan_in, fan_out, self.hparams["kernel"]), *normalise, activation, *pool]
+        return [nn.Conv2d(fan_in, fan_out, self.hparams["kernel"]), *norms, activation, *pool]
 
-    def _flat(self, shape: tuple[int, ...]) -> int:
-        """Return how many numbers the head reads of one image."""
+    def _head_inputs(self, shape: tuple[int, ...]) -> int:
+        """Return how many numbers of one image reach the head."""
         kernel, channels = self.hparams["kernel"], self.hparams["channels"]
         step = 1 if self.hparams["pooling"] == "none" else 2
         sides = shape[1:]
@@ -94,36 +107,25 @@ class CNN(Classifier):
             sides = tuple((side - kernel + 1) // step for side in sides)
         if min(sides) < 1:
             raise ConfigurationError(
-                f"{len(channels)} layers leave nothing of an image of {shape}; take fewer, or a smaller kernel"
+                f"{len(channels)} layers leave nothing of an image of {shape}; give fewer channels or a smaller kernel"
             )
         return int(channels[-1] * prod(sides))
 
-    def _shape_from_data(self) -> tuple[int, ...]:
-        shape = getattr(getattr(self._attached_trainer(), "datamodule", None), "image_shape", None)
-        if shape is None:
-            raise ConfigurationError(
-                "image_shape=None and no data module declares image_shape; give the model image_shape=..."
-            )
-        return tuple(shape)
+    def _image_shape_of_data(self) -> tuple[int, ...]:
+        data = self._datamodule()
+        return tuple(required("image_shape", data.image_shape if isinstance(data, DeclaresImages) else None))
 
 
 def _check_layers(channels: Sequence[int], kernel: int, activation: str, pooling: str, norm_groups: int | None) -> None:
     if not channels or any(width < 1 for width in channels):
-        raise ConfigurationError(f"channels={list(channels)} makes no image; give one number of at least 1 a layer")
+        raise ConfigurationError(
+            f"channels={list(channels)} makes no image; give one number of at least 1 for each layer"
+        )
     if kernel < 1:
-        raise ConfigurationError(f"kernel={kernel} sees nothing; give at least 1")
-    if activation not in ACTIVATIONS:
-        raise ConfigurationError(f"activation={activation!r} is not known here; choose {' or '.join(ACTIVATIONS)}")
-    if pooling not in (*POOLING, "none"):
-        raise ConfigurationError(f"pooling={pooling!r} is not known here; choose {', '.join(POOLING)} or none")
+        raise ConfigurationError(f"kernel={kernel} sees no pixel; give at least 1")
+    check_choice("activation", activation, ACTIVATIONS)
+    check_choice("pooling", pooling, (*POOLING, "none"))
     if norm_groups is not None and (norm_groups < 1 or any(width % norm_groups for width in channels)):
         raise ConfigurationError(
             f"norm_groups={norm_groups} does not divide channels={list(channels)}; give a number that divides each"
         )
-
-
-def _check_sizes(image_shape: Sequence[int] | None, num_classes: int | None) -> None:
-    if image_shape is not None and (len(image_shape) != 3 or min(image_shape) < 1):
-        raise ConfigurationError(f"image_shape={list(image_shape)} is no (channels, height, width); give three numbers")
-    if num_classes is not None and num_classes < 2:
-        raise ConfigurationError(f"num_classes={num_classes} leaves nothing to learn; give at least 2")

@@ -1,49 +1,56 @@
-"""What every fine-tuned language model shares: loading, what is trained, and saving."""
+"""What all fine-tuned language models share: loading, the choice of trained parameters, and saving."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dplit.errors import ConfigurationError
-from dplit.models.base import BaseModel
-from dplit.models.huggingface import Batch, check_vocabulary, checkpointing, inner, load, without_dropout
-from dplit.models.saving import free, write_model, written
-from dplit.models.trainable import Tuning, tuned
+from dplit.files import new_folder, next_free_path
+from dplit.models.base import BaseModel, Batch
+from dplit.models.huggingface import check_vocabulary, disable_dropout, enable_checkpointing, load, without_adapter
+from dplit.models.saving import write_model
+from dplit.models.trainable import Tuning, apply_tuning
+from dplit.protocols import HasTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from dplit.models.huggingface import Net
 
 
 class FineTuned(BaseModel):
-    """A pretrained model from transformers, trained on texts; a subclass says which head and which losses.
+    """A pretrained model from transformers, trained on texts; a subclass adds the head and the losses.
 
-    A text batch is a mapping with `input_ids` and `attention_mask`, `(b, T)` int64, and `y`, `(b,)`; rows may be padded
-    on either side, which changes no loss. `trainer.datamodule.tokenizer`, where there is one, is checked against the
+    A batch is a mapping with `input_ids` and `attention_mask`, `(b, T)` int64, and `y`, `(b,)` int64. Rows may be padded
+    on either side; the losses do not depend on it. The data module's tokenizer, if it has one, is checked against the
     model and saved with it.
 
-    Exponential averaging of weights is Lightning's own and sees noised weights only:
-    `EMAWeightAveraging(decay=0.99, use_buffers=False)` among the trainer's callbacks; validation and what is saved are
-    then of the average. Keep `use_buffers=False`: averaging would round the whole numbers that models keep in buffers.
+    For an exponential average of the weights, add Lightning's `EMAWeightAveraging(decay=0.99, use_buffers=False)` to the
+    trainer's callbacks. It sees noised weights only; validation and saving then use the average. Keep `use_buffers=False`,
+    because averaging would round the integers that models keep in buffers.
 
     Args:
         model: `minilm-l6` or another short name of `dplit.hub.pretrained`, any Hugging Face name, or a folder.
-        tuning: `full`; `layers`, those named by `layers`; `bias`, every bias and no other weight (BitFit, Ben Zaken et
-            al. 2022); `lora`, low-rank additions to linear layers (Hu et al. 2022, by peft); `head`, a new head alone.
-            New heads are always trained, pretrained ones only with `full`, or where `layers` names them. Frozen
-            parameters cost nothing.
-        layers: for `layers`: how many last blocks, or a list of prefixes of parameter names.
+        tuning: which parameters are trained. `full`: all. `layers`: those that `layers` names. `bias`: every bias and no
+            other weight (BitFit, Ben Zaken et al. 2022). `lora`: low-rank additions to linear layers (Hu et al. 2022, by
+            peft). `head`: a new head only. New heads are always trained; pretrained heads only with `full`, or if `layers`
+            names them. Frozen parameters cost no time for clipping and noise.
+        layers: for `tuning="layers"`: how many of the last blocks, or a list of prefixes of parameter names.
         lora_rank: r of LoRA.
         lora_alpha: α of LoRA; additions are scaled by α/r.
         lora_targets: names of the layers that LoRA adapts, `all-linear`, or one regular expression for whole names, such as
             `.*layers.2[0-9].*q_proj`.
-        gradient_checkpointing: compute activations again in the backward pass, for less memory.
-        attention: how transformers computes attention, its `attn_implementation`: `eager`, `sdpa` or another; None leaves
-            the choice to it. On a CPU `eager` is the quickest at short texts where products are not of full float32.
-        dropout: keep the dropout that the model comes with; off, noise is the only regulariser.
-        save_to: folder to save to when fit ends, taken from the run directory if relative, with a number added where it
-            exists; None saves nothing.
+        gradient_checkpointing: compute activations a second time in the backward pass, to save memory.
+        attention: `attn_implementation` of transformers: `eager`, `sdpa` or another; None leaves the choice to
+            transformers. On a CPU that computes products in less than float32, `eager` is the fastest for short texts.
+        dropout: keep the dropout of the model. By default it is off, and noise is the only regulariser.
+        save_to: folder to save to when fit ends, inside the run directory if relative; if it exists, a number is added to
+            its name. None saves nothing.
         learning_rate: see `BaseModel`.
         optimizer: see `BaseModel`.
         schedule: see `BaseModel`.
@@ -54,12 +61,12 @@ class FineTuned(BaseModel):
 
     """
 
-    auto_class: ClassVar[str] = "AutoModel"
-    """The class of transformers that loads the model."""
+    auto_class: str = "AutoModel"
+    """The name of the class of transformers that loads the model."""
     headed: ClassVar[bool] = False
-    """The head is a pretrained one, and must have been loaded."""
+    """Whether the head is a pretrained one, which the model must have."""
     new_head: ClassVar[bool] = False
-    """There is a head that starts at random, which can be trained alone."""
+    """Whether there is a head that starts at random, which can be trained alone."""
 
     def __init__(
         self,
@@ -83,15 +90,15 @@ class FineTuned(BaseModel):
         self.tuning.check(self.new_head)
         self.model, self.save_to = model, save_to
         self.gradient_checkpointing, self.attention, self.dropout = gradient_checkpointing, attention, dropout
-        self.net: nn.Module | None = None
-        self.tokenizer: Any = None
+        self.net: Net | None = None
+        self.tokenizer: PreTrainedTokenizerBase | None = None
 
     def configure_model(self) -> None:
-        """Load the model, once, and freeze what is not trained.
+        """Load the model, once, and freeze the parameters that are not trained.
 
         Raises:
-            ConfigurationError: the model cannot be loaded, has no pretrained head where one is needed, has nothing to
-                train as asked, or the data module's tokenizer does not fit it.
+            ConfigurationError: the model cannot be loaded, lacks a pretrained head that is needed, has nothing to train
+                with this `tuning`, or the data module's tokenizer does not fit it.
 
         """
         if self.net is not None:
@@ -99,37 +106,41 @@ class FineTuned(BaseModel):
         import transformers
 
         net = load(getattr(transformers, self.auto_class), self.model, self.headed, self.attention)
-        self.tokenizer = getattr(self._datamodule(), "tokenizer", None)
+        data = self._datamodule()
+        self.tokenizer = data.tokenizer if isinstance(data, HasTokenizer) else None
         check_vocabulary(net, self.tokenizer)
         if not self.dropout:
-            without_dropout(net)
+            disable_dropout(net)
         if self.gradient_checkpointing:
-            checkpointing(net)
-        self.net = tuned(net, self.tuning).train()
+            enable_checkpointing(net)
+        self.net = apply_tuning(net, self.tuning).train()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model and its tokenizer so that transformers loads them without dplit; LoRA is merged in.
+        """Write the model and its tokenizer to a new folder that transformers can load without dplit.
 
-        The adapter alone is under `adapter/`, for peft.
+        LoRA additions are merged into the weights; the adapter alone is under `adapter/`, for peft.
 
         Raises:
             ConfigurationError: the folder exists, or there is no model yet.
 
         """
-        written(folder, self._write)
+        if Path(folder).exists():
+            raise ConfigurationError(f"{folder} exists and would be overwritten; give a new folder")
+        with new_folder(folder) as unfinished:
+            self._write(unfinished)
 
     def on_fit_end(self) -> None:
-        """Save where `save_to` says."""
-        trainer = self._attached_trainer()
-        if self.save_to is not None and trainer.is_global_zero and not trainer.fast_dev_run:
+        """Save to the folder `save_to`."""
+        trainer = self.trainer
+        if self.save_to is not None and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             folder = Path(trainer.log_dir or trainer.default_root_dir) / self.save_to
-            self.save_pretrained(free(folder))
+            self.save_pretrained(next_free_path(folder))
 
-    def loaded(self) -> nn.Module:
-        """Return the model inside.
+    def loaded(self) -> Net:
+        """Return the model of transformers or peft.
 
         Raises:
-            ConfigurationError: it has not been loaded.
+            ConfigurationError: it is not loaded yet.
 
         """
         if self.net is None:
@@ -141,19 +152,21 @@ class FineTuned(BaseModel):
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(path)
 
-    def _width(self) -> int:
-        return int(inner(self.loaded()).config.hidden_size)
+    def _hidden_size(self) -> int:
+        return int(without_adapter(self.loaded()).config.hidden_size)
 
 
 def check_labels(batch: Batch, classes: int) -> Tensor:
-    """Return `y`.
+    """Return the labels `y` of a batch, `(b,)`.
 
     Raises:
-        ConfigurationError: one is no class.
+        ConfigurationError: a label is not in `[0, classes)`.
 
     """
     y = batch["y"]
     if len(y) and not (int(y.min()) >= 0 and int(y.max()) < classes):
         wrong = int(y.min()) if int(y.min()) < 0 else int(y.max())
-        raise ConfigurationError(f"label {wrong} is none of the {classes} classes, 0 to {classes - 1}; mend the data")
+        raise ConfigurationError(
+            f"label {wrong} is not one of the {classes} classes, 0 to {classes - 1}; correct the data"
+        )
     return torch.as_tensor(y)

@@ -1,4 +1,4 @@
-"""Classification by the word that a pretrained language-model head predicts."""
+"""Classification by the word that a pretrained language-model head predicts at one place."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ import torch
 from torch import Tensor
 
 from dplit.errors import ConfigurationError
-from dplit.models.classification import Batch, Classifier
+from dplit.models.base import Batch
+from dplit.models.checks import check_choice
+from dplit.models.classification import Classifier
 from dplit.models.finetuning import FineTuned, check_labels
-from dplit.models.huggingface import check_vocabulary, inputs, logits_at, to_the_left, tokenizer_of
+from dplit.models.huggingface import check_vocabulary, left_aligned, load_tokenizer, logits_at
 from dplit.models.verbalizer import token_ids
+from dplit.protocols import DeclaresClasses, FindsTokens
 
-AUTO = {"mask": "AutoModelForMaskedLM", "end": "AutoModelForCausalLM"}
+AUTO_CLASSES = {"mask": "AutoModelForMaskedLM", "end": "AutoModelForCausalLM"}
 
 
 class Infilling(FineTuned, Classifier):
-    """Text infilling: the logits of a class are those of its word, at the mask or after the end of the prompt.
+    """Text infilling: the logit of a class is the logit of its word, at the mask or after the end of the prompt.
 
-    Nothing is trained from the start, which is what makes it do well under noise (Li et al. 2022, arXiv:2110.05679,
-    section 3.2). The head is asked about that one position of each text.
+    No parameter starts at random, which is why this does well under noise (Li et al. 2022, arXiv:2110.05679, section 3.2).
+    The head's logits are computed at that one position of each text.
 
     Args:
         model: see `FineTuned`; a masked or a causal language model.
         words: one word for each class, in their order; each must be one token of the model.
         place: `mask`, the first mask token of each text; or `end`, after its last token.
-        space: a space stands before the word, as after "It was".
+        space: whether a space stands before the word, as after "It was".
         **settings: tuning, saving and training, as `FineTuned` has them.
 
     Raises:
-        ConfigurationError: an argument is out of its range, a word is no single token, a label is no class; or, before
+        ConfigurationError: an argument is out of its range, a word is not a single token, a label is not a class; or, before
             training, one of the data module's training texts has no mask.
 
     """
@@ -49,29 +52,39 @@ class Infilling(FineTuned, Classifier):
         super().__init__(model, **settings)
         if isinstance(words, str) or len(words) < 2:
             raise ConfigurationError(f"words={words!r} leaves nothing to tell apart; give one word for each class")
-        if place not in AUTO:
-            raise ConfigurationError(f"place={place!r} is not known here; choose {' or '.join(AUTO)}")
+        check_choice("place", place, AUTO_CLASSES)
         self.save_hyperparameters()
-        self.auto_class = AUTO[place]  # type: ignore[misc]
+        self.auto_class = AUTO_CLASSES[place]
         self.word_ids: list[int] = []
         self.mask_id: int | None = None
 
     def configure_model(self) -> None:
-        """Load the model and find the words in its vocabulary, once."""
+        """Load the model and look up the words in its vocabulary, once.
+
+        Raises:
+            ConfigurationError: the model cannot be loaded, a word is not a single token, or the data module declares another
+                number of classes.
+
+        """
         super().configure_model()
         if not self.word_ids:
             self._check_classes()
-            tokenizer = self.tokenizer or tokenizer_of(self.model)
+            tokenizer = self.tokenizer or load_tokenizer(self.model)
             check_vocabulary(self.loaded(), tokenizer)
             self.tokenizer, self.mask_id = tokenizer, tokenizer.mask_token_id
             self.word_ids = token_ids(tokenizer, self.hparams["words"], self.hparams["space"])
 
     def on_fit_start(self) -> None:
-        """Refuse training texts that have no mask, before any of them has moved a weight."""
-        without = getattr(self._datamodule(), "training_texts_without", None)
-        if self.hparams["place"] == "end" or without is None:
+        """Refuse training texts without a mask, before the first training step.
+
+        Raises:
+            ConfigurationError: a training text has no mask token.
+
+        """
+        data = self._datamodule()
+        if self.hparams["place"] == "end" or not isinstance(data, FindsTokens):
             return
-        lacking = without(self.mask_id)
+        lacking = data.training_texts_without(self.mask_id)
         if len(lacking):
             raise ConfigurationError(
                 f"{len(lacking)} training texts have no mask token, text {int(lacking[0])} first, so no word can be "
@@ -79,28 +92,30 @@ class Infilling(FineTuned, Classifier):
             )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return `(b, classes)` logits; those of a text that has no mask are 0, so that it moves no weight."""
+        """Return `(b, classes)` logits; those of a text without a mask are 0, so that its gradient is 0."""
         net = self.loaded()
-        logits = logits_at(net, inputs(net, batch), self.position(batch))
-        words = logits[:, torch.tensor(self.word_ids, device=logits.device)]
-        return words.masked_fill(~self.asks(batch)[:, None], 0.0)
+        logits = logits_at(net, batch, self.position(batch))
+        word_logits = logits[:, torch.tensor(self.word_ids, device=logits.device)]
+        return word_logits.masked_fill(~self.has_place(batch)[:, None], 0.0)
 
     def position(self, batch: Batch) -> Tensor:
-        """Return where each text's word is predicted, `(b,)`, counted from its first token; 0 where none is asked for."""
-        ids, mask = to_the_left(batch)
+        """Return where the word of each text is predicted, `(b,)`, counted from its first token; 0 if it has no place."""
+        ids, mask = left_aligned(batch)
         if self.hparams["place"] == "end":
             return (mask.sum(1) - 1).clamp(min=0)
         return ((ids == self.mask_id) & (mask == 1)).long().argmax(1)
 
-    def asks(self, batch: Batch) -> Tensor:
-        """Return whether each text asks for a word, `(b,)` bool: it has a mask, or, at `end`, any token."""
+    def has_place(self, batch: Batch) -> Tensor:
+        """Return whether each text has a place for a word, `(b,)` bool: a mask, or, with `place="end"`, any token."""
         mask = batch["attention_mask"] == 1
         return (mask if self.hparams["place"] == "end" else mask & (batch["input_ids"] == self.mask_id)).any(1)
 
     def _check_classes(self) -> None:
-        declared, words = getattr(self._datamodule(), "num_classes", None), self.hparams["words"]
-        if declared not in (None, len(words)):
-            raise ConfigurationError(f"{len(words)} words for {declared} classes; give one for each")
+        data, words = self._datamodule(), self.hparams["words"]
+        if isinstance(data, DeclaresClasses) and data.num_classes != len(words):
+            raise ConfigurationError(
+                f"words={list(words)} does not fit {data.num_classes} classes; give one word for each"
+            )
 
     def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
         check_labels(batch, len(self.word_ids))

@@ -1,52 +1,21 @@
-"""Folders that transformers and peft read without dplit, written whole and never over another."""
+"""What is saved of a model: weights that transformers and peft load without dplit."""
 
 from __future__ import annotations
 
 import copy
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from dplit.errors import ConfigurationError
+from dplit.models.huggingface import has_adapter
 
-
-def written(folder: str | Path, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a folder beside the one asked for, then rename it.
-
-    Raises:
-        ConfigurationError: there is something at `folder` already.
-
-    """
-    target = Path(folder)
-    if target.exists():
-        raise ConfigurationError(f"{target} exists and would be overwritten; give a new folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        beside.chmod(0o755)
-        write(beside)
-        os.rename(beside, target)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    return target
+if TYPE_CHECKING:
+    from dplit.models.huggingface import Net
 
 
-def free(folder: Path) -> Path:
-    """Return the folder, or the first of `folder-1`, `folder-2`, … that does not exist."""
-    taken = 0
-    while (found := folder if not taken else folder.with_name(f"{folder.name}-{taken}")).exists():
-        taken += 1
-    return found
-
-
-def write_model(net: Any, path: Path) -> None:
-    """Write a transformers model; of a peft one, the merged model, and the adapter alone under `adapter/`."""
-    if not hasattr(net, "merge_and_unload"):
-        net.save_pretrained(path)
+def write_model(net: Net, folder: Path) -> None:
+    """Write a model with `save_pretrained`; of a peft model, the merged model, and the adapter alone under `adapter/`."""
+    if not has_adapter(net):
+        net.save_pretrained(folder)
         return
-    copy.deepcopy(net).merge_and_unload().save_pretrained(path)
-    net.save_pretrained(path / "adapter", save_embedding_layers=False)
+    copy.deepcopy(net).merge_and_unload().save_pretrained(folder)
+    net.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)

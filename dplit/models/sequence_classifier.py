@@ -8,31 +8,33 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from dplit.errors import ConfigurationError
-from dplit.models.classification import Batch, Classifier
+from dplit.models.base import Batch
+from dplit.models.checks import check_choice, check_positive, check_size
+from dplit.models.classification import Classifier
 from dplit.models.finetuning import FineTuned, check_labels
-from dplit.models.huggingface import inputs, to_the_left
+from dplit.models.huggingface import left_aligned, model_inputs
+from dplit.models.optim.adam_bc import ParameterGroup
 
 POOLINGS = ("mean", "first", "last")
 
 
 class SequenceClassifier(FineTuned, Classifier):
-    """A linear head on one vector a text: the mean over its own tokens, its first token, or its last.
+    """A linear head on one vector per text: the mean over its tokens, its first token, or its last token.
 
-    Saved, the folder holds the encoder for `AutoModel.from_pretrained`, and `head.safetensors` with `weight` and `bias`
-    of the head and the pooling in its metadata. A text without tokens has the zero vector.
+    The saved folder holds the encoder for `AutoModel.from_pretrained`, and `head.safetensors` with `weight` and `bias` of
+    the head and the pooling in its metadata. A text without tokens has the zero vector.
 
     Args:
         model: see `FineTuned`.
-        num_classes: number of classes; taken from the data module if it is not given.
-        pooling: `mean` over the tokens that are no padding; `first`, an encoder's own; or `last`, the only token of a causal
-            model that has seen the whole text.
-        head_learning_rate: step size of the head at its highest; None for `learning_rate`. The head starts at random, so
-            the few steps of a private run take it further where it is some tens of times larger.
+        num_classes: number of classes; None takes it from the data module.
+        pooling: `mean` over the tokens without padding; `first`, where encoders put their summary; or `last`, the only token
+            of a causal model that has seen the whole text.
+        head_learning_rate: the highest step size of the head; None for `learning_rate`. The head starts at random and a
+            private run has few steps, so a value some tens of times larger than `learning_rate` helps.
         **settings: tuning, saving and training, as `FineTuned` has them.
 
     Raises:
-        ConfigurationError: an argument is out of its range, or a label is no class.
+        ConfigurationError: an argument is out of its range, or a label is not a class.
 
     """
 
@@ -47,41 +49,42 @@ class SequenceClassifier(FineTuned, Classifier):
         **settings: Any,
     ) -> None:
         super().__init__(model, **settings)
-        if num_classes is not None and num_classes < 2:
-            raise ConfigurationError(f"num_classes={num_classes} leaves nothing to learn; give at least 2")
-        if pooling not in POOLINGS:
-            raise ConfigurationError(f"pooling={pooling!r} is not known here; choose {', '.join(POOLINGS)}")
-        if head_learning_rate is not None and not 0 < head_learning_rate < float("inf"):
-            raise ConfigurationError(
-                f"head_learning_rate={head_learning_rate} would not move the head; give a number above 0"
-            )
+        check_size("num_classes", num_classes, least=2)
+        check_choice("pooling", pooling, POOLINGS)
+        if head_learning_rate is not None:
+            check_positive("head_learning_rate", head_learning_rate, "would not move the head")
         self.save_hyperparameters()
         self.head: nn.Linear | None = None
 
     def configure_model(self) -> None:
-        """Load the encoder and draw the head, once; `num_classes` goes into the checkpoint."""
+        """Load the encoder and create the head, once; `num_classes` is saved in the checkpoint.
+
+        Raises:
+            ConfigurationError: the encoder cannot be loaded, or the number of classes is not known.
+
+        """
         super().configure_model()
         if self.head is None:
             if self.hparams["num_classes"] is None:
-                self.hparams["num_classes"] = self.from_data("num_classes")
-            self.head = nn.Linear(self._width(), self.hparams["num_classes"])
+                self.hparams["num_classes"] = self._num_classes_of_data()
+            self.head = nn.Linear(self._hidden_size(), self.hparams["num_classes"])
 
     def forward(self, batch: Batch) -> Tensor:
         """Return `(b, num_classes)` logits."""
         net = self.loaded()
         assert self.head is not None
-        _, mask = to_the_left(batch)
-        states = net(**inputs(net, batch)).last_hidden_state
+        _, mask = left_aligned(batch)
+        states = net(**model_inputs(net, batch)).last_hidden_state
         logits: Tensor = self.head(pooled(states, mask, self.hparams["pooling"]))
         return logits
 
-    def _trained(self) -> list[dict[str, Any]]:
+    def _parameter_groups(self) -> list[ParameterGroup]:
         rate = self.hparams["head_learning_rate"]
         if rate is None:
-            return super()._trained()
+            return super()._parameter_groups()
         assert self.head is not None
         body = [parameter for parameter in self.loaded().parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [{"params": body}, {"params": list(self.head.parameters()), "lr": rate}]
+        groups: list[ParameterGroup] = [{"params": body}, {"params": list(self.head.parameters()), "lr": rate}]
         return [group for group in groups if group["params"]]
 
     def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -98,10 +101,17 @@ class SequenceClassifier(FineTuned, Classifier):
 
 
 def pooled(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """Return one vector a text, `(b, d)`, from `(b, T, d)` states and a `(b, T)` mask with the tokens on the left."""
-    own = states.masked_fill(mask.unsqueeze(2) == 0, 0.0)
+    """Return one vector per text, `(b, d)`.
+
+    Args:
+        states: `(b, T, d)`, each text at the left end of its row.
+        mask: `(b, T)` int64, 1 at tokens and 0 at padding.
+        pooling: a name in `POOLINGS`.
+
+    """
+    states = states.masked_fill(mask.unsqueeze(2) == 0, 0.0)
     if pooling == "first":
-        return own[:, 0]
+        return states[:, 0]
     if pooling == "last":
-        return own[torch.arange(len(own), device=own.device), (mask.sum(1) - 1).clamp(min=0)]
-    return torch.sum(own, 1) / mask.sum(1, keepdim=True).clamp(min=1)
+        return states[torch.arange(len(states), device=states.device), (mask.sum(1) - 1).clamp(min=0)]
+    return torch.sum(states, 1) / mask.sum(1, keepdim=True).clamp(min=1)

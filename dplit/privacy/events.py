@@ -10,22 +10,24 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from dplit import validation
 from dplit.errors import ConfigurationError
 
 _SLACK = 1e-12
-"""A view may differ from the headline by rounding, relative to it."""
+"""A group's event may exceed the whole event by rounding, relative to it."""
 
 
 class Event(ABC):
     """One private release; frozen, hashable, and equal to any other with the same numbers."""
 
     kind: ClassVar[str]
+    """The name of the class in journals."""
     kinds: ClassVar[dict[str, type[Event]]] = {}
+    """Every subclass by its `kind`."""
 
-    def __init_subclass__(cls, kind: str, **options: Any) -> None:
+    def __init_subclass__(cls, kind: str, **options: object) -> None:
         """Register the class under `kind`, the name it has in journals."""
         super().__init_subclass__(**options)
         cls.kind = kind
@@ -40,31 +42,31 @@ class Event(ABC):
         """
 
     @abstractmethod
-    def view(self, group: str) -> Event:
-        """Return what the event reveals of a record of `group`: its own view, or the whole event."""
+    def for_group(self, group: str) -> Event:
+        """Return what the event reveals of a record of `group`; the whole event where it does not state that."""
 
     @abstractmethod
-    def states(self, group: str) -> bool:
-        """Whether `view(group)` is a statement about that group, not only the headline."""
+    def has_group(self, group: str) -> bool:
+        """Whether `for_group(group)` is a statement about that group, not only the whole event."""
 
     @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return JSON types that `Event.from_dict` turns into an equal event."""
 
     @classmethod
     @abstractmethod
-    def parse(cls, data: Mapping[str, Any]) -> Event:
-        """Build the event from what its `to_dict` wrote."""
+    def parse(cls, data: Mapping[str, object]) -> Event:
+        """Build the event from what its `to_dict` wrote, without the kind."""
 
     @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Event:
+    def from_dict(data: object) -> Event:
         """Build any event from its `to_dict`.
 
         Raises:
             ConfigurationError: unknown kind, missing or surplus keys, or numbers that are no event.
         """
         kind = data.get("kind") if isinstance(data, Mapping) else None
-        if kind not in Event.kinds:
+        if not isinstance(data, Mapping) or kind not in Event.kinds:
             raise ConfigurationError(f"event {data!r} is of no known kind; known are {', '.join(Event.kinds)}")
         try:
             return Event.kinds[kind].parse({key: value for key, value in data.items() if key != "kind"})
@@ -90,44 +92,45 @@ class Gaussian(Event, kind="gaussian"):
         """Return (1, noise multiplier)."""
         return 1.0, self.noise_multiplier
 
-    def view(self, group: str) -> Gaussian:
+    def for_group(self, group: str) -> Gaussian:
         """Return the event itself: its sensitivity is declared for every record alike."""
         return self
 
-    def states(self, group: str) -> bool:
+    def has_group(self, group: str) -> bool:
         """Return True."""
         return True
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return JSON types."""
         return {"kind": self.kind, "noise_multiplier": _write(self.noise_multiplier)}
 
     @classmethod
-    def parse(cls, data: Mapping[str, Any]) -> Gaussian:
+    def parse(cls, data: Mapping[str, object]) -> Gaussian:
         """Build the event from what `to_dict` wrote."""
-        return cls(**{key: _read(value) for key, value in data.items()})
+        (noise_multiplier,) = _fields(data, "noise_multiplier")
+        return cls(_read(noise_multiplier))
 
 
-class Views(Mapping[str, "Sampled"]):
-    """A frozen, hashable mapping from group to `Sampled`."""
+class GroupEvents(Mapping[str, "Sampled"]):
+    """A frozen, hashable mapping from group to what an event reveals of the group's records."""
 
-    def __init__(self, views: Mapping[str, Sampled]) -> None:
-        self._views = dict(views)
+    def __init__(self, events: Mapping[str, Sampled]) -> None:
+        self._events = dict(events)
 
     def __getitem__(self, group: str) -> Sampled:
-        return self._views[group]
+        return self._events[group]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._views)
+        return iter(self._events)
 
     def __len__(self) -> int:
-        return len(self._views)
+        return len(self._events)
 
     def __hash__(self) -> int:
-        return hash(frozenset(self._views.items()))
+        return hash(frozenset(self._events.items()))
 
     def __repr__(self) -> str:
-        return repr(self._views)
+        return repr(self._events)
 
 
 @dataclass(frozen=True, init=False)
@@ -140,12 +143,12 @@ class Sampled(Event, kind="sampled"):
     Attributes:
         rate: inclusion probability, in (0, 1]; at 1 this is a plain Gaussian.
         releases: the Gaussians, kept as a tuple.
-        groups: for a declared group, how the same draw touches its records: a `Sampled` without groups. The headline
-            must dominate it: no larger rate, no smaller joint noise multiplier.
+        groups: for a declared group, what the same draw reveals of its records: a `Sampled` without groups. The event
+            itself must dominate it, being that of all records: no larger rate, no smaller joint noise multiplier.
 
     Raises:
-        ConfigurationError: an empty or ill-typed list of releases, a rate outside (0, 1], a view that the headline
-            does not dominate.
+        ConfigurationError: an empty or ill-typed list of releases, a rate outside (0, 1], a group's event that the
+            event itself does not dominate.
     """
 
     rate: float
@@ -159,43 +162,54 @@ class Sampled(Event, kind="sampled"):
         put(self, "rate", validation.rate("rate", rate))
         put(self, "releases", _releases(releases))
         put(self, "noise_multiplier", joint(release.noise_multiplier for release in self.releases))
-        put(self, "groups", Views({group: self._dominated(group, view) for group, view in (groups or {}).items()}))
+        put(self, "groups", GroupEvents({group: self._dominated(group, own) for group, own in (groups or {}).items()}))
 
-    def _dominated(self, group: str, view: Sampled) -> Sampled:
-        if not isinstance(group, str) or not isinstance(view, Sampled) or view.groups:
-            raise ConfigurationError(f"the view of group {group!r} must be a Sampled without groups, got {view!r}")
-        if view.rate > self.rate * (1 + _SLACK) or view.noise_multiplier < self.noise_multiplier * (1 - _SLACK):
+    def _dominated(self, group: str, event: Sampled) -> Sampled:
+        """Return the event of one group if the event of all records dominates it."""
+        if not isinstance(group, str) or not isinstance(event, Sampled) or event.groups:
+            raise ConfigurationError(f"the event of group {group!r} must be a Sampled without groups, got {event!r}")
+        if event.rate > self.rate * (1 + _SLACK) or event.noise_multiplier < self.noise_multiplier * (1 - _SLACK):
             raise ConfigurationError(
-                f"group {group!r} (rate {view.rate:g}, noise multiplier {view.noise_multiplier:g}) would pay more than "
-                f"the headline (rate {self.rate:g}, {self.noise_multiplier:g}); charge the headline for the dearest group"
+                f"group {group!r} (rate {event.rate:g}, noise multiplier {event.noise_multiplier:g}) would pay more than "
+                f"all records (rate {self.rate:g}, {self.noise_multiplier:g}); charge all records as the costliest group"
             )
-        return view
+        return event
 
     def dominating(self) -> tuple[float, float]:
         """Return (rate, joint noise multiplier)."""
         return self.rate, self.noise_multiplier
 
-    def view(self, group: str) -> Sampled:
-        """Return the group's own view, or the whole event where it has none."""
+    def for_group(self, group: str) -> Sampled:
+        """Return the group's own event, or the whole event where there is none."""
         return self.groups.get(group, self)
 
-    def states(self, group: str) -> bool:
-        """Whether the group has a view of its own."""
+    def has_group(self, group: str) -> bool:
+        """Whether the group has an event of its own."""
         return group in self.groups
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return JSON types."""
-        plain = {"rate": self.rate, "releases": [_write(release.noise_multiplier) for release in self.releases]}
-        views = {group: view.to_dict() for group, view in self.groups.items()}
-        return {"kind": self.kind, **plain, **({"groups": views} if views else {})}
+        releases = [_write(release.noise_multiplier) for release in self.releases]
+        plain: dict[str, object] = {"kind": self.kind, "rate": self.rate, "releases": releases}
+        by_group = {group: event.to_dict() for group, event in self.groups.items()}
+        return {**plain, "groups": by_group} if by_group else plain
 
     @classmethod
-    def parse(cls, data: Mapping[str, Any]) -> Sampled:
+    def parse(cls, data: Mapping[str, object]) -> Sampled:
         """Build the event from what `to_dict` wrote."""
-        fields = dict(data)
-        releases = [Gaussian(_read(noise)) for noise in fields.pop("releases")]
-        views = {group: Event.from_dict(view) for group, view in fields.pop("groups", {}).items()}
-        return cls(releases=releases, groups=views, **fields)  # type: ignore[arg-type]
+        rate, noises, groups = _fields({"groups": {}, **data}, "rate", "releases", "groups")
+        if not isinstance(noises, Iterable) or not isinstance(groups, Mapping):
+            raise TypeError("releases is a list, groups a mapping")
+        by_group = {group: _sampled(event) for group, event in groups.items()}
+        return cls(validation.rate("rate", rate), [Gaussian(_read(noise)) for noise in noises], by_group)
+
+
+def _sampled(data: object) -> Sampled:
+    """Return what a journal holds of a group."""
+    event = Event.from_dict(data)
+    if not isinstance(event, Sampled):
+        raise ConfigurationError(f"the event of a group must be a Sampled, got {event!r}")
+    return event
 
 
 def joint(noise_multipliers: Iterable[float]) -> float:
@@ -206,15 +220,28 @@ def joint(noise_multipliers: Iterable[float]) -> float:
 
 
 def _releases(releases: Iterable[Gaussian]) -> tuple[Gaussian, ...]:
-    found = tuple(releases) if isinstance(releases, Iterable) else ()
-    if not found or not all(isinstance(release, Gaussian) for release in found):
+    gaussians = tuple(releases) if isinstance(releases, Iterable) else ()
+    if not gaussians or not all(isinstance(release, Gaussian) for release in gaussians):
         raise ConfigurationError(f"releases={releases!r} must be a list of one or more Gaussian events")
-    return found
+    return gaussians
+
+
+def _fields(data: Mapping[str, object], *names: str) -> list[object]:
+    """Return the values of exactly these keys.
+
+    Raises:
+        KeyError: one is missing, or there is another.
+    """
+    if surplus := set(data) - set(names):
+        raise KeyError(*surplus)
+    return [data[name] for name in names]
 
 
 def _write(number: float) -> float | str:
+    """Return a number as JSON can hold it."""
     return "inf" if number == math.inf else number
 
 
-def _read(number: Any) -> Any:
-    return math.inf if number == "inf" else number
+def _read(number: object) -> float:
+    """Return the number that `_write` wrote."""
+    return math.inf if number == "inf" else validation.real("noise_multiplier", number)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
@@ -116,7 +116,7 @@ class Journal:
             raise
 
     @property
-    def mark(self) -> dict[str, Any]:
+    def mark(self) -> dict[str, int | str]:
         """How far the journal reaches: {"entries": count, "sum": checksum of the last line}."""
         return {"entries": self._count, "sum": self._sum}
 
@@ -234,7 +234,7 @@ def _sealed(body: bytes, before: str) -> tuple[bytes, str]:
     return body[:-1] + _SUM + total.encode() + b'"}\n', total
 
 
-def _opened(path: Path, number: int, line: bytes, before: str) -> tuple[dict[str, Any], str]:
+def _opened(path: Path, number: int, line: bytes, before: str) -> tuple[dict[str, object], str]:
     body = line[:-_TAIL] + b"}"
     expected, total = _sealed(body, before)
     if line + b"\n" != expected:
@@ -251,13 +251,13 @@ def _damaged(path: Path, number: int) -> JournalError:
     )
 
 
-def _header(path: Path, fields: dict[str, Any]) -> str:
+def _header(path: Path, fields: dict[str, object]) -> str:
     if fields.get("format") != FORMAT:
         raise JournalError(f"{path} has format {fields.get('format')!r}, this dplit reads {FORMAT}; use a newer dplit")
     return _checked_run_id(fields.get("run_id"))
 
 
-def _entry(path: Path, number: int, fields: dict[str, Any]) -> Record | str:
+def _entry(path: Path, number: int, fields: dict[str, object]) -> Record | str:
     if fields.get("seq") != number - 1:
         raise _damaged(path, number)
     if "note" in fields:
@@ -334,7 +334,7 @@ def _refusing(path: Path) -> Iterator[None]:
         raise JournalError(f"{path} cannot be opened as a journal ({error}); choose a writable local path") from error
 
 
-def _checked_run_id(run_id: Any) -> str:
+def _checked_run_id(run_id: object) -> str:
     if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
         raise JournalError(f"run id {run_id!r} is not a uuid4 in hexadecimal; let dplit draw one")
     return run_id

@@ -10,12 +10,14 @@ from typing import Any
 
 from dplit import validation
 from dplit.errors import ConfigurationError, JournalError, PrivacyError
-from dplit.privacy.accountants.base import Bound
-from dplit.privacy.accountants.prv import epsilon
+from dplit.privacy.accountants import AccountantLike, Bound, find
 from dplit.privacy.events import Event
 from dplit.privacy.journal import Contents, Journal, Record, load
 
 FORMAT = 1
+
+LedgerState = Mapping[str, Any]
+"""A ledger in JSON types, as a checkpoint holds it; nothing of it is trusted before it was checked."""
 
 
 class Ledger:
@@ -27,9 +29,12 @@ class Ledger:
     Args:
         journal: where every record is written first; the ledger starts with what it already holds. Without one the
             ledger lives in memory and in checkpoints only, and a killed run forgets what it did since its last one.
+        accountant: what turns the records into an ε: its name, class or instance; None for `PRV`. It is no part of the
+            records, so a journal may be read with any.
     """
 
-    def __init__(self, journal: Journal | None = None) -> None:
+    def __init__(self, journal: Journal | None = None, accountant: AccountantLike | None = None) -> None:
+        self.accountant = find(accountant)
         self.journal: Journal | None = None
         self.run_id = uuid.uuid4().hex
         self._entries: dict[str, dict[Event, int]] = {}
@@ -116,22 +121,23 @@ class Ledger:
 
         Args:
             delta: in (0, 1).
-            group: compose the events' views of this group; where an event has none, all of it counts.
+            group: compose what the events reveal of this group's records; where an event does not state it, the whole
+                event counts.
             split: only this split; otherwise the largest of all, since splits hold disjoint records.
 
         Raises:
             ConfigurationError: `delta` outside (0, 1).
         """
         chosen = self._entries.values() if split is None else [self._entries.get(split, {})]
-        bounds = [epsilon(_viewed(events, group), delta) for events in [*chosen, {}]]
+        bounds = [self.accountant.epsilon(_of_group(events, group), delta) for events in [*chosen, {}]]
         return Bound(*(max(values) for values in zip(*bounds, strict=True)))
 
     def by_group(self, delta: float, groups: Iterable[str]) -> dict[str, Bound | None]:
-        """Return each group's ε; None where some event states nothing for that group, so only the headline holds."""
-        return {group: self.epsilon(delta, group=group) if self._states(group) else None for group in groups}
+        """Return each group's ε; None where some event states nothing for that group, so only the overall ε holds."""
+        return {group: self.epsilon(delta, group=group) if self._has_group(group) else None for group in groups}
 
-    def _states(self, group: str) -> bool:
-        return all(event.states(group) for events in self._entries.values() for event in events)
+    def _has_group(self, group: str) -> bool:
+        return all(event.has_group(group) for events in self._entries.values() for event in events)
 
     # -- journal and checkpoint --------------------------------------------------------------------------------------
 
@@ -164,9 +170,7 @@ class Ledger:
             raise JournalError("the ledger has no journal to open again; attach one")
         self._go_on(self.journal.path, self.run_id, self.journal.mark, self._units)
 
-    def restore(
-        self, state: Mapping[str, Any], journal_path: str | os.PathLike[str] | None, unit: str | None = None
-    ) -> None:
+    def restore(self, state: LedgerState, journal_path: str | os.PathLike[str] | None, unit: str | None = None) -> None:
         """Go on from a checkpoint's state with its run's journal, which decides what was released.
 
         Records that the journal holds beyond the checkpoint were released and lost; they count.
@@ -209,13 +213,18 @@ class Ledger:
         }
 
     @classmethod
-    def resume(cls, state: Mapping[str, Any], journal_path: str | os.PathLike[str] | None) -> Ledger:
-        """Return a new ledger that goes on from a checkpoint's state, as `restore` does."""
-        ledger = cls()
+    def resume(
+        cls,
+        state: LedgerState,
+        journal_path: str | os.PathLike[str] | None,
+        accountant: AccountantLike | None = None,
+    ) -> Ledger:
+        """Return a new ledger that continues from a checkpoint's state, as `restore` does."""
+        ledger = cls(accountant=accountant)
         ledger.restore(state, journal_path)
         return ledger
 
-    def _go_on(self, path: str | os.PathLike[str], run_id: str, mark: Any, units: Mapping[str, str | None]) -> None:
+    def _go_on(self, path: str | os.PathLike[str], run_id: str, mark: object, units: Mapping[str, str | None]) -> None:
         """Open a journal that must continue where `mark` saw it, and count all that it holds."""
         journal = Journal.reopen(path)
         try:
@@ -245,13 +254,14 @@ class Ledger:
                 self._notes.append(entry)
 
 
-def read(path: str | os.PathLike[str]) -> Ledger:
+def read(path: str | os.PathLike[str], accountant: AccountantLike | None = None) -> Ledger:
     """Return what a journal says, for inspection: without lock, and without writing to it.
 
     Raises:
+        ConfigurationError: an accountant that is not known.
         JournalError: the file is missing or damaged.
     """
-    ledger = Ledger()
+    ledger = Ledger(accountant=accountant)
     ledger._apply(load(path))
     return ledger
 
@@ -260,11 +270,11 @@ def _no_wait() -> None:
     """There is no disk to wait for."""
 
 
-def _viewed(events: Mapping[Event, int], group: str | None) -> list[tuple[Event, int]]:
-    return [(event if group is None else event.view(group), times) for event, times in events.items()]
+def _of_group(events: Mapping[Event, int], group: str | None) -> list[tuple[Event, int]]:
+    return [(event if group is None else event.for_group(group), times) for event, times in events.items()]
 
 
-def _from_state(state: Mapping[str, Any], unit: str | None) -> Ledger:
+def _from_state(state: LedgerState, unit: str | None) -> Ledger:
     """Return what a checkpoint's state says, without a journal."""
     ledger = Ledger()
     try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from dplit import validation
 from dplit.errors import ConfigurationError
-from dplit.privacy import Target, calibrate
+from dplit.privacy.accountants import Accountant, AccountantLike, find
+from dplit.privacy.calibration import Target, calibrate
 
 CLOSE = 0.1
 """A batch is large enough once its effective noise is within this share of the least at the same number of steps."""
@@ -66,6 +67,7 @@ def advise(
     batch_sizes: Sequence[int] | None = None,
     queries: Iterable[float] = (),
     least_steps: int = LEAST_STEPS,
+    accountant: AccountantLike | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Advice:
     """Return plans that stay within `target`, and which of them to start with.
@@ -83,6 +85,7 @@ def advise(
         batch_sizes: expected batch sizes to compare; None for powers of two from N/256 to N.
         queries: noise multipliers of what every step asks of the same draw, as in `calibrate`.
         least_steps: steps below which a larger batch is no gain.
+        accountant: its name, class or instance; None for `PRV`.
         progress: told how many plans of how many are calibrated; each takes up to some seconds.
 
     Raises:
@@ -91,37 +94,31 @@ def advise(
     Source: Li et al. 2022, arXiv:2110.05679, for σ/B at fixed steps; Sander et al. 2022, arXiv:2210.03403, and Räisä et
     al. 2024, arXiv:2402.03990, for where it is flat.
     """
-    records, asked = validation.count("records", records), tuple(queries)
-    least_steps = validation.count("least_steps", least_steps)
-    sizes = _sizes(records) if batch_sizes is None else _checked(batch_sizes, records)
-    passes = sorted({validation.count("epochs", one) for one in epochs})
+    records, least_steps = validation.count("records", records), validation.count("least_steps", least_steps)
+    sizes = _powers_of_two(records) if batch_sizes is None else _checked_sizes(batch_sizes, records)
+    passes = sorted({validation.count("epochs", number) for number in epochs})
     if not passes:
         raise ConfigurationError("epochs=() leaves nothing to compare; give at least one number of epochs")
-    plans = _plans(records, target, [(one, size) for one in passes for size in sizes], asked, progress)
-    best = tuple(_best(list(own), least_steps) for _, own in groupby(plans, key=lambda plan: plan.epochs))
+    pairs = [(number, size) for number in passes for size in sizes]
+    plans = _plans(records, target, pairs, tuple(queries), find(accountant), progress)
+    best = tuple(_best(list(same), least_steps) for _, same in groupby(plans, key=lambda plan: plan.epochs))
     close = [plan for plan in best if plan.excess <= CLOSE]
     advised = close[0] if close else best[-1]
     return Advice(tuple(plans), best, advised, _reason(advised, plans, least_steps))
 
 
-def _sizes(records: int) -> list[int]:
+def _powers_of_two(records: int) -> list[int]:
     """Return the powers of two between N/256 and N, and N."""
-    low = 2 ** max(0, math.floor(math.log2(records * SMALLEST_RATE)))
-    return [*_doubled(low, records), records]
+    first = max(0, math.floor(math.log2(records * SMALLEST_RATE)))
+    return [*(2**power for power in range(first, (records - 1).bit_length())), records]
 
 
-def _doubled(low: int, end: int) -> Iterator[int]:
-    while low < end:
-        yield low
-        low *= 2
-
-
-def _checked(sizes: Sequence[int], records: int) -> list[int]:
-    found = sorted({validation.count("batch_size", size) for size in sizes})
-    if not found or found[-1] > records:
-        given = found[-1] if found else "()"
+def _checked_sizes(sizes: Sequence[int], records: int) -> list[int]:
+    checked = sorted({validation.count("batch_size", size) for size in sizes})
+    if not checked or checked[-1] > records:
+        given = checked[-1] if checked else "()"
         raise ConfigurationError(f"batch_size={given} must lie between 1 and the {records} records")
-    return found
+    return checked
 
 
 def _plans(
@@ -129,25 +126,28 @@ def _plans(
     target: Target,
     pairs: Sequence[tuple[int, int]],
     queries: tuple[float, ...],
+    accountant: Accountant,
     progress: Callable[[int, int], None],
 ) -> list[Plan]:
-    """Return the plans that can reach the target; queries on large batches may spend more than that by themselves."""
-    found, refused = [], None
+    """Return the plans that can reach the target: queries on large batches may spend more than that by themselves."""
+    plans, refusal = [], None
     for done, (epochs, size) in enumerate(pairs):
         progress(done, len(pairs))
         try:
-            found.append(_plan(records, target, size, epochs, queries))
+            plans.append(_plan(records, target, size, epochs, queries, accountant))
         except ConfigurationError as error:
-            refused = error
-    if refused is not None and not found:
-        raise refused
-    return found
+            refusal = error
+    if refusal is not None and not plans:
+        raise refusal
+    return plans
 
 
-def _plan(records: int, target: Target, size: int, epochs: int, queries: tuple[float, ...]) -> Plan:
+def _plan(
+    records: int, target: Target, size: int, epochs: int, queries: tuple[float, ...], accountant: Accountant
+) -> Plan:
     steps, rate = epochs * math.ceil(records / size), size / records
-    noise = calibrate(target, rate=rate, steps=steps, queries=queries)
-    least = calibrate(target, rate=1.0, steps=steps)
+    noise = calibrate(target, rate=rate, steps=steps, queries=queries, accountant=accountant)
+    least = calibrate(target, rate=1.0, steps=steps, accountant=accountant)
     return Plan(epochs, size, rate, steps, noise, max(0.0, noise / size * records / least - 1))
 
 
@@ -167,7 +167,7 @@ def _reason(plan: Plan, plans: Sequence[Plan], least_steps: int) -> str:
         near = f"within {CLOSE:.0%} of the least possible in {plan.steps} steps"
         return f"the smallest batch compared whose effective noise is {near}"
     over = f"effective noise {plan.excess:.0%} above the least possible in {plan.steps} steps"
-    if plan == [one for one in plans if one.epochs == plan.epochs][-1]:
+    if plan == [other for other in plans if other.epochs == plan.epochs][-1]:
         return f"the largest batch compared; {over}: a larger one, or more epochs, would lower it"
     return (
         f"the largest batch that leaves {least_steps} steps in {plan.epochs} epochs; {over}: more epochs would lower it"

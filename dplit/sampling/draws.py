@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,32 +13,38 @@ from dplit.sampling.units import owners
 
 
 class PhysicalBatch:
-    """One part of a draw, as the person's collate function made it, and how many rows and units it holds.
+    """One part of a draw, collated, with how many rows and units it holds.
 
     Args:
-        batch: collated.
+        batch: what the user's collate function returned.
         rows: examples in it.
-        owner: `(rows,)` which of its `units` each belongs to; None where each is a unit by itself.
-        units: how many things were drawn.
+        owner: `(rows,)` which of its `units` each row belongs to; None where each row is a unit by itself.
+        units: how many units were drawn: persons where persons are drawn, else records.
         who: who each unit is, where persons are drawn.
-
-    Attributes:
-        more: the further physical batches of its one unit, where that has more rows than go into one.
+        more: further physical batches of its single unit, where that has more rows than go into one.
     """
 
     def __init__(
-        self, batch: Any, rows: int, owner: Tensor | None, units: int, who: Sequence[Any] | None = None
+        self,
+        batch: Any,
+        rows: int,
+        owner: Tensor | None,
+        units: int,
+        who: Sequence[Hashable] | None = None,
+        more: tuple[PhysicalBatch, ...] = (),
     ) -> None:
         self.batch = batch
         self.rows = rows
         self.owner = owner
         self.units = units
         self.who = who
-        self.more: tuple[PhysicalBatch, ...] = ()
+        self.more = more
 
 
 class Draw:
-    """All records of one Poisson draw; it may have no parts. Opaque to whatever maps over collections.
+    """All records of one Poisson draw; it may have no parts.
+
+    It is a plain object, so that functions which map over collections of tensors leave it alone.
 
     Args:
         parts: the physical batches.
@@ -53,78 +59,81 @@ class Draw:
 
     @property
     def size(self) -> int:
-        """Records, or units, drawn: private, it never leaves."""
+        """How many units were drawn. This number is private: it must not be logged or released."""
         return sum(part.units for part in self.parts)
 
 
 class PhysicalCollate:
-    """Cuts a draw into physical batches and collates each by the person's own function.
+    """The collate function of a Poisson loader: cuts a draw into physical batches and collates each.
 
-    What belongs together stays together: a unit of more rows than `most` is one physical batch, and `more` of its own.
-    `most` may be set while a loader is in use; its workers follow if it is shared.
+    A unit is never split between two physical batches of other units: one with more than `max_rows` rows becomes a
+    physical batch by itself, whose rows beyond the limit are in `PhysicalBatch.more`.
+
+    Args:
+        collate: the user's own function, from a list of samples to a batch.
+        max_rows: most rows to collate at one time; it may be set while the loader is in use.
+        rate: each record's probability to be drawn.
+        records: N, how many there are to draw from.
+        shared: keep `max_rows` in memory that the loader's worker processes share.
     """
 
     def __init__(
-        self, collate: Callable[[list[Any]], Any], most: int, rate: float, records: int, shared: bool = False
+        self, collate: Callable[[list[Any]], Any], max_rows: int, rate: float, records: int, shared: bool = False
     ) -> None:
         self.collate = collate
         self.rate = rate
         self.records = records
-        self._most = torch.tensor(most)
+        self._max_rows = torch.tensor(max_rows)
         if shared:
-            self._most.share_memory_()
+            self._max_rows.share_memory_()
 
     @property
-    def most(self) -> int:
-        """Most rows of a physical batch, except for a unit that holds more."""
-        return int(self._most)
+    def max_rows(self) -> int:
+        """Most rows that are collated at one time."""
+        return int(self._max_rows)
 
-    @most.setter
-    def most(self, most: int) -> None:
-        self._most.fill_(most)
+    @max_rows.setter
+    def max_rows(self, max_rows: int) -> None:
+        self._max_rows.fill_(max_rows)
 
-    def __call__(self, samples: Sequence[Any]) -> Draw:
+    def __call__(self, samples: Sequence[object]) -> Draw:
         """Return the draw of these samples, which may be none."""
-        return Draw(tuple(self._limited(cut) for cut in _cuts(samples, self.most)), self.rate, self.records)
+        runs = cut_into_physical_batches(samples, self.max_rows)
+        return Draw(tuple(self._physical_batch(run) for run in runs), self.rate, self.records)
 
-    def part(self, samples: Sequence[Any]) -> PhysicalBatch:
-        """Return one physical batch of these samples."""
+    def together(self, samples: Sequence[object], more: tuple[PhysicalBatch, ...] = ()) -> PhysicalBatch:
+        """Return one physical batch of these samples, however many rows they have."""
         rows = list(single_samples(samples))
-        who = [getattr(sample, "who", None) for sample in samples] if _persons(samples) else None
-        return PhysicalBatch(self.collate(rows), len(rows), owners(samples), len(samples), who)
+        who = [sample.who for sample in samples if isinstance(sample, UnitSamples) and sample.who is not None]
+        return PhysicalBatch(self.collate(rows), len(rows), owners(samples), len(samples), who or None, more)
 
-    def _limited(self, samples: Sequence[Any]) -> PhysicalBatch:
-        if len(samples) > 1 or _rows(samples[0]) <= self.most:
-            return self.part(samples)
-        first, *more = (self.part([piece]) for piece in _pieces(samples[0], self.most))
-        first.more = tuple(more)
-        return first
-
-
-def _persons(samples: Sequence[Any]) -> bool:
-    return bool(samples) and getattr(samples[0], "who", None) is not None
+    def _physical_batch(self, samples: Sequence[object]) -> PhysicalBatch:
+        """Return one physical batch of these samples; a single unit that is too large is collated piece by piece."""
+        first = samples[0]
+        if len(samples) > 1 or not isinstance(first, UnitSamples) or len(first) <= self.max_rows:
+            return self.together(samples)
+        piece, *others = _pieces(first, self.max_rows)
+        return self.together([piece], tuple(self.together([other]) for other in others))
 
 
-def _rows(sample: Any) -> int:
-    return len(sample) if isinstance(sample, UnitSamples) else 1
-
-
-def _pieces(unit: UnitSamples, most: int) -> Iterator[UnitSamples]:
-    for start in range(0, len(unit), most):
-        piece = UnitSamples(unit[start : start + most])
-        piece.who = unit.who
-        yield piece
-
-
-def _cuts(samples: Sequence[Any], most: int) -> Iterator[list[Any]]:
-    cut: list[Any] = []
+def cut_into_physical_batches(samples: Sequence[object], max_rows: int) -> Iterator[list[object]]:
+    """Cut samples, in their order, into runs of `max_rows` rows at most; a larger unit is a run by itself."""
+    run: list[object] = []
     rows = 0
     for sample in samples:
-        size = _rows(sample)
-        if cut and rows + size > most:
-            yield cut
-            cut, rows = [], 0
-        cut.append(sample)
+        size = len(sample) if isinstance(sample, UnitSamples) else 1
+        if run and rows + size > max_rows:
+            yield run
+            run, rows = [], 0
+        run.append(sample)
         rows += size
-    if cut:
-        yield cut
+    if run:
+        yield run
+
+
+def _pieces(unit: UnitSamples, max_rows: int) -> Iterator[UnitSamples]:
+    """Cut a unit into units of `max_rows` rows at most that belong to the same person."""
+    for start in range(0, len(unit), max_rows):
+        piece = UnitSamples(unit[start : start + max_rows])
+        piece.who = unit.who
+        yield piece

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from torch.utils.data import (
     Sampler,
 )
 
+from dplit import validation
 from dplit.errors import ConfigurationError
 
 Strata = Sequence[tuple[NDArray[np.int64], float]]
@@ -20,7 +20,7 @@ Strata = Sequence[tuple[NDArray[np.int64], float]]
 class PoissonBatches(Sampler[list[int]]):
     """Draws in which each of `size` records is included independently with probability `rate`.
 
-    A binomial size and then a uniform subset of that size, which is the same law.
+    The size of a draw is binomial, and the draw is a uniform subset of that size: this is the same law.
 
     Args:
         size: N, the records in the data set.
@@ -28,8 +28,8 @@ class PoissonBatches(Sampler[list[int]]):
         draws: how many draws one pass gives.
         seed: None for the operating system's randomness, which the amplification by sampling relies on.
         strata: parts with rates of their own in place of `rate`, every record in one of them.
-        lengths: of each record. A draw is given from the longest to the shortest, so that neighbours need little padding;
-            which records are in it is as before.
+        lengths: `(N,)`, of each record. The indices of a draw are given from the longest to the shortest record, so that
+            neighbours need little padding; the law of which records are in it stays the same.
 
     Raises:
         ConfigurationError: a rate outside (0, 1], or strata that are no partition of the records.
@@ -42,19 +42,20 @@ class PoissonBatches(Sampler[list[int]]):
         draws: int,
         seed: int | None = None,
         strata: Strata | None = None,
-        lengths: NDArray[Any] | None = None,
+        lengths: NDArray[np.float64] | None = None,
     ) -> None:
-        self.strata = [(np.arange(size), rate)] if strata is None else list(strata)
-        for own in (rate, *(own for _, own in self.strata)):
-            if not 0 < own <= 1:
-                raise ConfigurationError(f"rate={own} must lie in (0, 1]")
-        if not np.array_equal(np.sort(np.concatenate([part for part, _ in self.strata])), np.arange(size)):
-            raise ConfigurationError(f"the strata must hold each of the {size} records once")
         self.size = size
-        self.rate = rate
+        self.rate = validation.rate("rate", rate)
         self.draws = draws
         self.seed = seed
+        self.strata = [(np.arange(size), self.rate)] if strata is None else list(strata)
         self.lengths = lengths
+        for _, stratum_rate in self.strata:
+            validation.rate("rate", stratum_rate)
+        if not np.array_equal(np.sort(np.concatenate([part for part, _ in self.strata])), np.arange(size)):
+            raise ConfigurationError(
+                f"the strata hold {sum(len(part) for part, _ in self.strata)} indices; give each of the {size} records one"
+            )
 
     def __len__(self) -> int:
         return self.draws
@@ -62,15 +63,19 @@ class PoissonBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng(self.seed)
         for _ in range(self.draws):
-            drawn = [_subset(part, rate, generator) for part, rate in self.strata]
-            indices = np.sort(np.concatenate(drawn))
+            indices = self._draw(generator)
             yield (indices if self.lengths is None else _longest_first(indices, self.lengths)).tolist()
 
+    def _draw(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Return the sorted indices of one draw."""
+        return np.sort(np.concatenate([_subset(part, rate, generator) for part, rate in self.strata]))
 
-def _longest_first(indices: NDArray[np.int64], lengths: NDArray[Any]) -> NDArray[np.int64]:
+
+def _longest_first(indices: NDArray[np.int64], lengths: NDArray[np.float64]) -> NDArray[np.int64]:
     return indices[np.argsort(-lengths[indices], kind="stable")]
 
 
 def _subset(part: NDArray[np.int64], rate: float, generator: np.random.Generator) -> NDArray[np.int64]:
-    drawn = generator.binomial(len(part), rate)
-    return part[generator.choice(len(part), drawn, replace=False, shuffle=False)]
+    """Return a subset of `part` that holds each of its indices independently with probability `rate`."""
+    size = generator.binomial(len(part), rate)
+    return part[generator.choice(len(part), size, replace=False, shuffle=False)]

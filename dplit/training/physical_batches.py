@@ -138,9 +138,9 @@ class PhysicalBatches:
         """Add units, each the mean of its rows."""
         units = Units(owner.to(self.device), part.units)
         runs = list(self.gradients(batch, part.rows, given))
-        step.accumulate(joined(runs).together(units), ids)
+        step.accumulate(joined(runs).averaged(units), ids)
         losses = torch.cat([values.expand(1) if values.dim() == 0 else values for values, _ in runs])
-        return units.meant(losses).sum() if len(losses) == part.rows else losses.sum() * part.units / part.rows
+        return units.means(losses).sum() if len(losses) == part.rows else losses.sum() * part.units / part.rows
 
     def _add_large_unit(
         self, batch: Any, part: PhysicalBatch, step: PrivateStep, ids: Tensor | None, given: StepArguments

@@ -58,7 +58,7 @@ class PrivateFit:
     @property
     def physical_batch_size(self) -> int:
         """Most rows that go through the model at one time."""
-        return self.train.collate.most
+        return self.train.collate.max_rows
 
     @property
     def exhausted(self) -> bool:
@@ -109,7 +109,7 @@ class PrivateFit:
         check_coupling(self.batches, self.train, given)
         if self.find_size:
             policy = self.plan.policy
-            self.train.collate.most = find_physical_batch_size(
+            self.train.collate.max_rows = find_physical_batch_size(
                 self.batches, self.train, policy, given, self.memory_limit
             )
             self.record.other_releases.add("physical batch size: chosen by the memory that long records take, printed")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dplit.noise.gaussian import ReleaseNoise
+from dplit.noise import ReleaseNoise
 
 
 class Reduction(ABC):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from dplit.clipping import ClippingPolicy
 from dplit.errors import ConfigurationError
-from dplit.noise.keys import Noise
+from dplit.noise import GaussianNoise
 from dplit.privacy import Ledger, Target, calibrate, steps_within
 from dplit.privacy.statement import Facts
 from dplit.sampling.poisson import PoissonBatches, Strata
@@ -82,7 +82,7 @@ class FitPlan:
             rate=self.rate,
             expected_batch_size=self.expected_batch_size,
             ledger=ledger,
-            noise=Noise(self.noise_seed),
+            noise=GaussianNoise(self.noise_seed),
             reduction=reduction,
             unit=self.unit,
             releases=steps_within(self.noise, event, ledger) if isinstance(self.noise, Target) else None,
@@ -100,6 +100,7 @@ class FitPlan:
             policy=type(self.policy).__name__,
             parameters=self.policy.settings(),
             noise_multipliers={"gradient": self.noise_multiplier, **queries},
+            noise_source=GaussianNoise(self.noise_seed).description,
             rate=self.rate if rates is None else None,
             expected_batch_size=self.expected_batch_size,
             dataset_size=self.size,

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from dplit.clipping.policy import ClippingPolicy
 from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.grads.per_example import PerExample
-from dplit.noise.gaussian import ReleaseNoise
-from dplit.noise.keys import Noise
+from dplit.noise import GaussianNoise, NoiseSource, ReleaseNoise
 from dplit.privacy import Ledger
 from dplit.training.charge import Charge
 from dplit.training.memory.allocator import keep_freed
@@ -53,7 +52,7 @@ class PrivateStep:
         rate: float,
         expected_batch_size: float,
         ledger: Ledger,
-        noise: Noise | None = None,
+        noise: NoiseSource | None = None,
         reduction: Reduction | None = None,
         unit: str | None = None,
         releases: int | None = None,
@@ -70,7 +69,7 @@ class PrivateStep:
         self.rate = rate
         self.expected_batch_size = expected_batch_size
         self.ledger = ledger
-        self.noise = noise or Noise()
+        self.noise = noise or GaussianNoise()
         self.reduction = reduction or OneDevice()
         self.unit = unit
         self.releases = releases
@@ -121,7 +120,7 @@ class PrivateStep:
             BudgetExhausted: the target would be passed; nothing was charged or released.
         """
         self._charge_draw()()
-        noise = ReleaseNoise(self.noise, self.ledger.steps)
+        noise = self.noise.release(self.ledger.steps)
         parameters = trainable(self.module)
         std = self._charge.noise_multiplier * self._bound
         means = self.reduction.noisy_mean(parameters, noise, std, self.expected_batch_size)
@@ -174,7 +173,7 @@ class PrivateStep:
                 self._ask(torch.zeros(*rows, 0), torch.zeros(0, dtype=torch.int64))
             assert self._statistic is not None, "a policy with a query asks it of every draw"
             total = self.reduction.total(self._statistic)
-            self.policy.tell(total + noise.gaussian(total, noise_multiplier * self._sensitivity))
+            self.policy.tell(total + noise.like(total, noise_multiplier * self._sensitivity))
 
 
 def norms_for(policy: ClippingPolicy, gradients: PerExample) -> Tensor:

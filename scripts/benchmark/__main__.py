@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -51,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _section(name: str, baseline: str, given: argparse.Namespace) -> None:
-    """Measure what has one baseline. The Trainer's methods train in threads of their own, which would slow the others."""
+    """Measure the methods of one baseline. Those of the Trainer train in threads of their own, which would slow the others."""
     methods = [m for m in given.methods if METHODS[m].against == baseline]
     section = show(name, Run(name, argparse.Namespace(**{**vars(given), "methods": methods})).rows(), given)
     if given.write:
@@ -60,36 +59,38 @@ def _section(name: str, baseline: str, given: argparse.Namespace) -> None:
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    made = parser()
-    given = made.parse_args(arguments)
+    line = parser()
+    given = line.parse_args(arguments)
     if given.device.type == "cuda" and not torch.cuda.is_available():
-        made.error("--device cuda: this machine, or this build of torch, has no CUDA; leave it out")
+        line.error("--device cuda: this machine, or this build of torch, has no CUDA; leave it out")
     if given.largest and given.device.type != "cuda":
-        made.error("--largest seeks the batch that fills a GPU's memory; add --device cuda")
+        line.error("--largest seeks the batch that fills a GPU's memory; add --device cuda")
     return given
 
 
 def parser() -> argparse.ArgumentParser:
     names = "\n".join(f"  {n:6} {w.title}" for n, w in WORKLOADS.items() if not w.hidden)
     kinds = "\n".join(f"  {n:14} {m.title}" for n, m in METHODS.items())
-    made = argparse.ArgumentParser(
+    line = argparse.ArgumentParser(
         "python scripts/bench.py",
         description=__doc__,
         epilog=f"workloads (G*: by default on CUDA only):\n{names}\n\nmethods:\n{kinds}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], metavar="W", help="default: all for the device")
-    made.add_argument("--methods", nargs="+", choices=[*METHODS], metavar="M", default=[*METHODS], help="default: all")
-    made.add_argument("--rounds", type=at_least_one, default=7, metavar="N", help="timed turns of each (default 7)")
-    made.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
-    made.add_argument("--threads", type=at_least_one, metavar="N", help="of torch (default: all cores)")
-    switch: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": True}
-    made.add_argument("--memory", **switch, help="peak memory, each method in a fresh process")
-    made.add_argument("--agreement", **switch, help="how far each private method's clipped sum is from dplit's")
-    made.add_argument("--largest", action="store_true", help="on CUDA: the largest batch that fits, by bisection")
-    made.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this file; its others stay")
-    made.add_argument("--child", choices=[*CHILDREN], help=argparse.SUPPRESS)
-    return made
+    line.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], metavar="W", help="default: all for the device")
+    line.add_argument("--methods", nargs="+", choices=[*METHODS], metavar="M", default=[*METHODS], help="default: all")
+    line.add_argument("--rounds", type=at_least_one, default=7, metavar="N", help="timed turns of each (default 7)")
+    line.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
+    line.add_argument("--threads", type=at_least_one, metavar="N", help="of torch (default: all cores)")
+    switch = argparse.BooleanOptionalAction
+    line.add_argument("--memory", action=switch, default=True, help="peak memory, each method in a fresh process")
+    line.add_argument(
+        "--agreement", action=switch, default=True, help="how far each private method's clipped sum is from dplit's"
+    )
+    line.add_argument("--largest", action="store_true", help="on CUDA: the largest batch that fits, by bisection")
+    line.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this file; its others stay")
+    line.add_argument("--child", choices=[*CHILDREN], help=argparse.SUPPRESS)
+    return line
 
 
 def at_least_one(text: str) -> int:
@@ -122,7 +123,7 @@ class Run:
     def __init__(self, workload: str, given: argparse.Namespace) -> None:
         wanted = {*given.methods, *(METHODS[m].against for m in given.methods)}
         self.workload, self.given = workload, given
-        self.found = {name: Row(name) for name in METHODS if name in wanted}
+        self.row = {name: Row(name) for name in METHODS if name in wanted}
 
     def rows(self) -> list[Row]:
         with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -133,14 +134,14 @@ class Run:
                 self._memory()
             if self.given.largest:
                 self._largest()
-        return [*self.found.values()]
+        return [*self.row.values()]
 
     def _agreement(self) -> None:
         private = [n for n, m in METHODS.items() if m.private and n != "dplit"] if self.given.agreement else []
-        for name in self._each("agreement", [n for n in private if n in self.found]):
+        for name in self._each("agreement", [n for n in private if n in self.row]):
             with self._failing(name):
                 bare = lambda: setup(self.workload, self.given, bare=True)  # noqa: E731
-                self.found[name].disagreement = measure.disagreement(name, bare)
+                self.row[name].disagreement = measure.disagreement(name, bare)
             gc.collect()
 
     def _time(self) -> None:
@@ -153,16 +154,16 @@ class Run:
             return measure.timed(started[name], workload.repeat, device)
 
         taken = measure.interleaved([*started], self.given.rounds, seconds)
-        for name, own in taken.items():
+        for name, seconds_of in taken.items():
             started[name].close()
             if METHODS[name].against in taken:
-                self.found[name].time = measure.over(own, taken[METHODS[name].against])
+                self.row[name].time = measure.over(seconds_of, taken[METHODS[name].against])
         started.clear()
         gc.collect()
 
     def _started(self) -> dict[str, Steps]:
         started: dict[str, Steps] = {}
-        for name in self._each("start", [n for n, row in self.found.items() if row.failure is None]):
+        for name in self._each("start", [n for n, row in self.row.items() if row.failure is None]):
             with self._failing(name):
                 steps = METHODS[name].start(setup(self.workload, self.given))
                 measure.settle(steps, self.given.device)
@@ -173,17 +174,17 @@ class Run:
         for row in self._working("memory"):
             with self._failing(row.method):
                 row.memory = measure.Memory(*self._child("memory", row.method))
-        for row in self.found.values():
-            base = self.found[METHODS[row.method].against].memory
+        for row in self.row.values():
+            base = self.row[METHODS[row.method].against].memory
             if row.memory and base:
                 row.memory_over = row.memory.live / base.live
 
     def _largest(self) -> None:
         for row in self._working("largest batch"):
             with self._failing(row.method):
-                row.largest = self._child("largest", row.method)
+                (row.largest,) = self._child("largest", row.method)
 
-    def _child(self, kind: str, method: str) -> Any:
+    def _child(self, kind: str, method: str) -> list[int]:
         given = ["--device", str(self.given.device), "--threads", str(torch.get_num_threads())]
         command = [
             sys.executable,
@@ -199,10 +200,11 @@ class Run:
         done = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True, env=os.environ, check=False)
         if done.returncode:
             raise RuntimeError(f"in a fresh process: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-        return json.loads(done.stdout.splitlines()[-1])
+        figures: list[int] = json.loads(done.stdout.splitlines()[-1])
+        return figures
 
     def _working(self, what: str) -> Iterator[Row]:
-        return (self.found[n] for n in self._each(what, [n for n, row in self.found.items() if row.failure is None]))
+        return (self.row[n] for n in self._each(what, [n for n, row in self.row.items() if row.failure is None]))
 
     def _each(self, what: str, names: Sequence[str]) -> Iterator[str]:
         task = self.progress.add_task(f"{self.workload} {what}", total=len(names))
@@ -216,7 +218,7 @@ class Run:
         try:
             yield
         except Exception as error:
-            self.found[name].failure = shorten(f"{type(error).__name__}: {error}", 110, placeholder=" …")
+            self.row[name].failure = shorten(f"{type(error).__name__}: {error}", 110, placeholder=" …")
 
 
 def show(workload: str, rows: Sequence[Row], given: argparse.Namespace) -> str:
@@ -229,15 +231,15 @@ def show(workload: str, rows: Sequence[Row], given: argparse.Namespace) -> str:
 # -- fresh processes -----------------------------------------------------------------------------------------------
 
 
-def child_memory(method: str, made: Setup) -> Any:
-    return measure.memory(METHODS[method].start(made), made.device)
+def child_memory(method: str, setup: Setup) -> list[int]:
+    return [*measure.memory(METHODS[method].start(setup), setup.device)]
 
 
-def child_largest(method: str, made: Setup) -> Any:
-    return measure.largest(lambda n: measure.fits(method, Setup(made.workload, made.device, n)))
+def child_largest(method: str, setup: Setup) -> list[int]:
+    return [measure.largest(lambda n: measure.fits(method, Setup(setup.workload, setup.device, n)))]
 
 
-CHILDREN: dict[str, Callable[[str, Setup], Any]] = {"memory": child_memory, "largest": child_largest}
+CHILDREN: dict[str, Callable[[str, Setup], list[int]]] = {"memory": child_memory, "largest": child_largest}
 
 
 if __name__ == "__main__":

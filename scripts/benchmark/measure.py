@@ -44,7 +44,7 @@ class Memory(NamedTuple):
 
 
 def rotated(names: Sequence[str], turn: int) -> list[str]:
-    """Return the names with another one first each turn, so that none always follows the same noise."""
+    """Return the names in another order each turn, so that no method always runs after the same other method."""
     first = turn % len(names)
     return [*names[first:], *names[:first]]
 
@@ -58,11 +58,11 @@ def interleaved(names: Sequence[str], rounds: int, seconds: Callable[[str], floa
     return taken
 
 
-def over(own: Sequence[float], base: Sequence[float]) -> Ratio:
-    """Compare two methods' seconds, round by round."""
-    each = [a / b for a, b in zip(own, base, strict=True)]
-    median = statistics.median(own)
-    return Ratio(median, median / statistics.median(base), min(each), max(each))
+def over(seconds: Sequence[float], baseline: Sequence[float]) -> Ratio:
+    """Compare the seconds of a method with those of its baseline, round by round."""
+    ratios = [a / b for a, b in zip(seconds, baseline, strict=True)]
+    median = statistics.median(seconds)
+    return Ratio(median, median / statistics.median(baseline), min(ratios), max(ratios))
 
 
 def timed(steps: Callable[[], None], repeat: int, device: torch.device) -> float:
@@ -102,8 +102,8 @@ def memory(steps: Steps, device: torch.device) -> Memory:
 def resident() -> int:
     """Return the most bytes this process had in memory. Linux's getrusage would count the process that started it, too."""
     status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
-    return 1024 * (int(found.group(1)) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    largest = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return 1024 * (int(largest.group(1)) if largest else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak_on_cuda(steps: Steps, device: torch.device) -> int:
@@ -115,14 +115,14 @@ def peak_on_cuda(steps: Steps, device: torch.device) -> int:
 
 def alive() -> int:
     """Return the bytes of all tensors that Python can reach, each storage once."""
-    found = [t for t in gc.get_objects() if issubclass(type(t), Tensor) and _has_memory(t)]
-    found += [t.grad for t in found if t.is_leaf and t.grad is not None]
-    storages = (t.untyped_storage() for t in found if t.device.type == "cpu" and t.layout == torch.strided)
+    tensors = [t for t in gc.get_objects() if issubclass(type(t), Tensor) and _has_memory(t)]
+    tensors += [t.grad for t in tensors if t.is_leaf and t.grad is not None]
+    storages = (t.untyped_storage() for t in tensors if t.device.type == "cpu" and t.layout == torch.strided)
     return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
 
 def _has_memory(tensor: Tensor) -> bool:
-    """Whether numbers stand behind it: not for the stand-ins of compilers and of torch.func."""
+    """Whether a tensor has memory of its own: the stand-ins of compilers and of torch.func have none."""
     stand_in = isinstance(tensor, FakeTensor | FunctionalTensor)
     return not stand_in and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 

@@ -1,6 +1,6 @@
 """The methods: each takes a Setup and returns one training step, noise and optimizer included.
 
-Another method is one function with `@method(name)`. A step lets its gradients go at its end.
+Another method is one function with `@method(name)`. A step frees its gradients at its end.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import DataLoader, TensorDataset
@@ -23,13 +24,16 @@ import dplit
 from dplit.clipping import Flat
 from dplit.grads import Tape
 from dplit.privacy import Ledger
+from dplit.protocols import per_example_losses
 from dplit.sampling.poisson import PoissonBatches
 from dplit.training.step import PrivateStep
 
 from .workloads import Workload
 
 FOREVER = 100_000
-"""Steps in a Trainer's one epoch, which is never finished."""
+"""Steps in the single epoch of a Trainer, which is never finished."""
+
+Loader = DataLoader[tuple[Tensor, ...]]
 
 
 @dataclass
@@ -69,21 +73,23 @@ class Setup:
 
     def let_go(self) -> None:
         """Forget model and data."""
-        for made in ("model", "tensors"):
-            self.__dict__.pop(made, None)
+        for name in ("model", "tensors"):
+            self.__dict__.pop(name, None)
 
     def optimizer(self) -> Optimizer:
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         return SGD(trainable, lr=1.0) if self.bare else AdamW(trainable, lr=1e-4)
 
-    def losses(self, model: Callable[..., Any] | None = None, tensors: tuple[Tensor, ...] | None = None) -> Tensor:
+    def losses(self, model: nn.Module | None = None, tensors: tuple[Tensor, ...] | None = None) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.workload.autocast):
             return self.workload.losses(model or self.model, *(self.tensors if tensors is None else tensors))
 
-    def loader(self, **options: Any) -> DataLoader[Any]:
-        return DataLoader(TensorDataset(*(t.cpu() for t in self.tensors)), **options)
+    def loader(self, batch_size: int = 1, batch_sampler: list[list[int]] | None = None) -> Loader:
+        data = TensorDataset(*(t.cpu() for t in self.tensors))
+        return DataLoader(data, batch_size, batch_sampler=batch_sampler)
 
 
+@runtime_checkable
 class Steps(Protocol):
     """One training step per call. `inside` runs a task in the thread that trains; `close` lets everything go."""
 
@@ -124,13 +130,17 @@ class Method:
 METHODS: dict[str, Method] = {}
 
 
-def method(name: str, title: str, against: str = "plain") -> Callable[[Callable[[Setup], Any]], Callable[[Setup], Any]]:
+Starter = Callable[[Setup], Steps | Callable[[], None]]
+"""Makes a method's step out of what it starts from."""
+
+
+def method(name: str, title: str, against: str = "plain") -> Callable[[Starter], Starter]:
     """Register a function from a Setup to a step, or to Steps."""
 
-    def register(function: Callable[[Setup], Any]) -> Callable[[Setup], Any]:
+    def register(function: Starter) -> Starter:
         def start(setup: Setup) -> Steps:
-            made = function(setup)
-            return made if hasattr(made, "inside") else Here(made)
+            step = function(setup)
+            return step if isinstance(step, Steps) else Here(step)
 
         METHODS[name] = Method(name, title, start, against)
         return function
@@ -247,12 +257,12 @@ class Module(LightningModule):
         super().__init__()
         self.model, self._setup, self._turn = setup.model, setup, turn
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+    def on_train_batch_start(self, batch: list[Tensor], batch_idx: int) -> int | None:
         return self._turn()
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         losses = self._setup.losses(self.model, tuple(batch))
-        return losses if getattr(self.trainer.strategy, "per_example_losses", False) else losses.mean()
+        return losses if per_example_losses(self.trainer) else losses.mean()
 
     def configure_optimizers(self) -> Optimizer:
         return self._setup.optimizer()
@@ -264,8 +274,8 @@ class Fit:
     So a call is all that the Trainer does from one batch's start to the next one's.
     """
 
-    def __init__(self, setup: Setup, strategy: Any, loader: DataLoader[Any]) -> None:
-        self._orders: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+    def __init__(self, setup: Setup, strategy: Strategy | str, loader: Loader) -> None:
+        self._orders: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._answers: SimpleQueue[Exception | None] = SimpleQueue()
         self._thread = Thread(target=self._run, args=(setup, strategy, loader), daemon=True)
         self._thread.start()
@@ -274,7 +284,7 @@ class Fit:
     def __call__(self) -> None:
         self.inside(_go_on)
 
-    def inside(self, task: Callable[[], Any]) -> None:
+    def inside(self, task: Callable[[], object]) -> None:
         self._orders.put(task)
         self._answered()
 
@@ -294,7 +304,7 @@ class Fit:
             self._answers.put(None)
         return -1 if order is _end else None  # -1 ends the epoch, which is the last
 
-    def _run(self, setup: Setup, strategy: Any, loader: DataLoader[Any]) -> None:
+    def _run(self, setup: Setup, strategy: Strategy | str, loader: Loader) -> None:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 trainer(setup.device, strategy, folder).fit(Module(setup, self._turn), loader)
@@ -303,7 +313,7 @@ class Fit:
             self._answers.put(error)
 
 
-def trainer(device: torch.device, strategy: Any, folder: str) -> Trainer:
+def trainer(device: torch.device, strategy: Strategy | str, folder: str) -> Trainer:
     return Trainer(
         strategy=strategy,
         accelerator="gpu" if device.type == "cuda" else "cpu",

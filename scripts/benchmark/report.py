@@ -107,12 +107,12 @@ def table(rows: Sequence[Row], workload: Workload) -> list[list[str]]:
 
 
 def on_screen(title: str, lines: Sequence[Sequence[str]]) -> Table:
-    made = Table(title=title, title_justify="left")
+    screen = Table(title=title, title_justify="left")
     for i, column in enumerate(lines[0]):
-        made.add_column(column, justify="right" if i else "left")
+        screen.add_column(column, justify="right" if i else "left")
     for line in lines[1:]:
-        made.add_row(*line)
-    return made
+        screen.add_row(*line)
+    return screen
 
 
 def in_markdown(lines: Sequence[Sequence[str]]) -> str:
@@ -146,8 +146,8 @@ def installed(name: str) -> str | None:
 
 def processor() -> str:
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found.group(1) if found else platform.processor() or platform.machine()
+    model = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    return model.group(1) if model else platform.processor() or platform.machine()
 
 
 def written(path: Path, sections: Mapping[str, str]) -> str:

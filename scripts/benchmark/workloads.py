@@ -1,4 +1,4 @@
-"""The workloads: a model, one batch of random data, losses per example, and what issue 3 asks of the ratio to plain.
+"""The workloads: a model, one batch of random data, losses per example, and the goals for its ratio to plain training.
 
 Another workload is one entry in WORKLOADS.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -64,10 +64,11 @@ def bert() -> nn.Module:
     )
 
 
-def gpt2(**options: Any) -> nn.Module:
+def gpt2(n_embd: int = 768, n_layer: int = 12, n_head: int = 12, tie_word_embeddings: bool = True) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    return GPT2LMHeadModel(GPT2Config(**options))
+    config = GPT2Config(n_embd=n_embd, n_layer=n_layer, n_head=n_head, tie_word_embeddings=tie_word_embeddings)
+    return GPT2LMHeadModel(config)
 
 
 def gpt2_medium() -> nn.Module:

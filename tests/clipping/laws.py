@@ -31,6 +31,15 @@ def ready(policy: ClippingPolicy) -> ClippingPolicy:
     return policy
 
 
+def declared(policy: ClippingPolicy, groups: Sequence[str] = GROUPS) -> ClippingPolicy:
+    policy.declare(groups)
+    return ready(policy)
+
+
+def ids(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
 def instances(prepared: bool = True) -> list[Callable[[], ClippingPolicy]]:
     """Makers of every example of every policy of the package, with names for pytest."""
 

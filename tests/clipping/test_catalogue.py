@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Half(ClippingPolicy):
     Bound: ½.
     Query: none.
     Charge: σ.
-    Per-group ε: the headline's.
+    Per-group ε: the overall ε.
     Source: a test.
     """
 
@@ -60,6 +61,11 @@ def test_one_new_file_is_found_by_contract_tests_and_table() -> None:
 def test_the_page_in_the_docs_is_the_one_written() -> None:
     written = Path(__file__).parents[2] / "docs" / "policies.md"
     assert written.read_text(encoding="utf-8") == page(), "run python -m dplit.clipping > docs/policies.md"
+
+
+def test_the_command_prints_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_module("dplit.clipping", run_name="__main__")
+    assert capsys.readouterr().out == page()
 
 
 def test_every_policy_is_a_public_name() -> None:

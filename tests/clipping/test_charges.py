@@ -43,7 +43,7 @@ def test_mixtures_against_another_accountant(mix: str) -> None:
     steps = [(Charge.of(policy, noise, rate).event(), times) for policy, noise, rate, times in MIXES[mix]]
     law_agrees([*steps, (Gaussian(50.0), 20)])
     for group in GROUPS:
-        law_agrees([(event.view(group), times) for event, times in steps])
+        law_agrees([(event.for_group(group), times) for event, times in steps])
 
 
 def test_mutant_separate_charges_are_caught() -> None:

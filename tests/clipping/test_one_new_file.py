@@ -47,7 +47,7 @@ def run(checkout: Path, *command: str) -> str:
 
 @pytest.mark.slow
 def test_the_contract_tests_take_it(checkout: Path) -> None:
-    laws = ["tests/clipping/test_contract.py", "tests/clipping/test_charges.py", "tests/test_ten_ways.py"]
+    laws = ["tests/clipping/test_policy.py", "tests/clipping/test_charges.py", "tests/test_ten_ways.py"]
     said = run(checkout, "pytest", *laws, "-q", "-k", "Half", "-p", "no:cacheprovider")
     assert int(said.rsplit(" passed", 1)[0].split()[-1]) >= 15
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dplit.compare.analysis.results import Results
 from dplit.compare.config.recipe import Comparison, parse
-from dplit.compare.run import run_folder
+from dplit.compare.run import plan, run_folder, runner
 from dplit.compare.run.plan import Run
 from dplit.fairness.monitor.csv_log import HEADER
 from dplit.privacy import Gaussian, Journal, Ledger, Sampled
@@ -63,14 +64,14 @@ def language(values: Mapping[str, float]) -> list[tuple[str, str, float]]:
     """Return the figures of a language model whose losses are 4 minus these values."""
     losses = {group: 4.0 - value for group, value in values.items()}
     perplexities = {group: math.exp(loss) for group, loss in losses.items()}
-    found = [("n", group, 100.0) for group in values]
+    lines = [("n", group, 100.0) for group in values]
     for name, by_group in (("loss", losses), ("perplexity", perplexities)):
         worst = max(by_group, key=lambda group: by_group[group])
-        found += [(name, group, value) for group, value in by_group.items()]
-        found += [(f"overall_{name}", "", sum(by_group.values()) / len(by_group))]
-        found += [(f"worst_group_{name}", worst, by_group[worst])]
-        found += [(f"{name}_gap", "", by_group[worst] - min(by_group.values()))]
-    return found
+        lines += [(name, group, value) for group, value in by_group.items()]
+        lines += [(f"overall_{name}", "", sum(by_group.values()) / len(by_group))]
+        lines += [(f"worst_group_{name}", worst, by_group[worst])]
+        lines += [(f"{name}_gap", "", by_group[worst] - min(by_group.values()))]
+    return lines
 
 
 def mentioning(values: Mapping[str, float]) -> list[tuple[str, str, float]]:
@@ -80,18 +81,18 @@ def mentioning(values: Mapping[str, float]) -> list[tuple[str, str, float]]:
     return [*figures(values), *terms, ("overall_fpr", "", 0.25), ("false_positive_equality_difference", "", 0.375)]
 
 
-Told = Callable[[Mapping[str, float]], list[tuple[str, str, float]]]
+FiguresOf = Callable[[Mapping[str, float]], list[tuple[str, str, float]]]
 """From values by group to the figures in the file."""
 
 
 def write(
-    place: Path, run: Run, accuracy: Accuracies, groups: tuple[str, ...] = GROUPS, told: Told | None = None
+    place: Path, run: Run, accuracy: Accuracies, groups: tuple[str, ...] = GROUPS, figures_of: FiguresOf | None = None
 ) -> None:
     with (place / "fairness.csv").open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow(HEADER)
         for epoch, split, less in ((0, "validation", 0.1), (1, "validation", 0.0), (2, "test", 0.0)):
-            for metric, group, value in (told or figures)({g: accuracy(run, split, g) - less for g in groups}):
+            for metric, group, value in (figures_of or figures)({g: accuracy(run, split, g) - less for g in groups}):
                 lines.writerow((epoch, 10 * epoch + 10, run.epsilon, 1e-5, split, group, metric, value))
     if run.epsilon is not None:
         stated = dict.fromkeys(groups, run.epsilon if run.variant == "Flat" else "not stated separately")
@@ -109,7 +110,7 @@ def plain(run: Run, split: str, group: str) -> float:
 
 
 class Bench:
-    """Stands for worker.make: counts runs, fabricates their figures, fails where told to."""
+    """Stands for worker.make: counts runs, fabricates their figures, fails where asked to."""
 
     def __init__(self, accuracy: Accuracies = plain, fails: Callable[[Run], bool] = lambda run: False) -> None:
         self.accuracy, self.fails, self.made = accuracy, fails, list[str]()
@@ -119,8 +120,8 @@ class Bench:
         place = run_folder.prepare(Path(out), run)
         write(place, run, self.accuracy)
         if self.fails(run):
-            run_folder.fail(Path(out), run, "RuntimeError: as told", "Traceback ...")
-            return "RuntimeError: as told"
+            run_folder.fail(Path(out), run, "RuntimeError: as the test wants", "Traceback ...")
+            return "RuntimeError: as the test wants"
         run_folder.finish(place, run, 1.0)
         return None
 
@@ -141,3 +142,20 @@ class Inline:
 @contextmanager
 def inline(jobs: int, out: Path) -> Iterator[Inline]:
     yield Inline()
+
+
+def fabricate(
+    out: Path,
+    made: Comparison,
+    accuracy: Accuracies = plain,
+    skip: Iterable[str] = (),
+    figures_of: FiguresOf | None = None,
+) -> Results:
+    runs = plan.search(made)
+    runs += plan.remaining_seeds(made, plan.choose(made, rate))
+    for run in runs:
+        if str(run) not in skip:
+            place = run_folder.prepare(out, run)
+            write(place, run, accuracy, figures_of=figures_of)
+            run_folder.finish(place, run, 1.0)
+    return Results(made, out, runner.chosen(made, out))

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from dplit.data.images.files import ImageFolder
-from dplit.data.tables.base import Categories
+from dplit.data.tables.features import Categories
 from dplit.data.tables.files import Range, Table
 from dplit.data.texts.files import Texts
 

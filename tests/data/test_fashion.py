@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dplit.data import fashion
-from dplit.data.fashion import CLASSES, FashionMNIST, idx, stays
+from dplit.data.fashion import CLASSES, FashionMNIST, is_kept, parse_idx
 from dplit.errors import ConfigurationError
 from dplit.hub.download import PinnedFiles
 
@@ -43,8 +43,8 @@ def of(**arguments):
 
 def test_an_idx_file_is_read_in_its_own_shape():
     images, labels = made(7, 0)
-    assert np.array_equal(idx(written(images)), images)
-    assert np.array_equal(idx(written(labels)), labels)
+    assert np.array_equal(parse_idx(written(images)), images)
+    assert np.array_equal(parse_idx(written(labels)), labels)
 
 
 def test_grey_values_are_scaled_by_declared_constants():
@@ -73,7 +73,7 @@ def test_only_the_rare_class_is_cut_and_only_in_training(share):
 
 
 def test_mutant_every_class_is_cut(monkeypatch):
-    monkeypatch.setattr(fashion, "stays", lambda labels, rare, share: np.arange(len(labels)) % 10 < 10 * share)
+    monkeypatch.setattr(fashion, "is_kept", lambda labels, rare, share: np.arange(len(labels)) % 10 < 10 * share)
     with pytest.raises(AssertionError):
         law_only_the_rare_class_is_cut_and_only_in_training(0.5)
 
@@ -86,9 +86,9 @@ def test_mutant_another_cut_each_time(monkeypatch):
 
 def test_which_images_stay_does_not_hang_on_the_images():
     labels = made(2_000, 0)[1]
-    assert np.array_equal(stays(labels, 3, 0.09), stays(labels.copy(), 3, 0.09))
-    assert np.flatnonzero(stays(labels, 3, 0.02) & (labels == 3)).tolist() == [103, 773, 1583, 1733]
-    assert stays(labels, None, 0.09).all()
+    assert np.array_equal(is_kept(labels, 3, 0.09), is_kept(labels.copy(), 3, 0.09))
+    assert np.flatnonzero(is_kept(labels, 3, 0.02) & (labels == 3)).tolist() == [103, 773, 1583, 1733]
+    assert is_kept(labels, None, 0.09).all()
 
 
 def test_groups_are_the_classes_or_the_rare_one_and_the_others():
@@ -121,3 +121,20 @@ def test_a_root_with_other_images_is_refused(monkeypatch, tmp_path):
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
     with pytest.raises(ConfigurationError, match="SHA-256"):
         of(root=tmp_path)
+
+
+# The real images
+
+
+@pytest.mark.slow
+def test_nine_in_a_hundred_sandals_are_kept(monkeypatch):
+    monkeypatch.undo()
+    data = of()
+    counts = data.train.y.bincount(minlength=10)
+    whole = 60_000 // 10 - data.val.y.bincount(minlength=10)
+    rare = data.groups.index("Sandal")
+    assert counts[rare] == round(0.09 * int(whole[rare]))
+    assert all(counts[k] == whole[k] for k in range(10) if k != rare)
+    assert data.test.y.bincount(minlength=10).tolist() == [1000] * 10
+    assert data.train.x.min() == -1
+    assert data.train.x.max() == 1

@@ -81,6 +81,14 @@ class Model(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.5)
 
 
+def make_private(strategy, spent=lambda: None, release_statistic=lambda value, **given: value, group=None, groups=None):
+    """Give a strategy what a private one has."""
+    strategy.group, strategy.groups, strategy.per_example_losses = group, groups, True
+    strategy.spent, strategy.noise_std, strategy.release_statistic = spent, lambda: 1.0, release_statistic
+
+
+LOSS_METRICS = {"n", "loss", "overall_loss", "worst_group_loss", "loss_gap"}
+TOKEN_METRICS = LOSS_METRICS | {"perplexity", "overall_perplexity", "worst_group_perplexity", "perplexity_gap"}
 TERMS = ("gay", "muslim", "never")
 
 

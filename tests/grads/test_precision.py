@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from dplit.grads import Tape, per_example
 from dplit.grads.coupling.probe import probe
-from dplit.grads.precision import full_precision, narrow
+from dplit.grads.factors.base import DenseGrad
+from dplit.grads.factors.units import Units
+from dplit.grads.precision import full_precision, rounding_settings
 from dplit.grads.tape import tape
 
 BODIES = {
@@ -35,8 +37,8 @@ def rounds() -> bool:
     """Whether this machine has narrow products at all."""
     x = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
     with set_to("medium"):
-        narrow = x @ x
-    return not torch.equal(narrow, x @ x)
+        rounded = x @ x
+    return float((rounded - x @ x).norm() / (x @ x).norm()) > 1e-4
 
 
 def law_norms_and_sums_are_of_full_products(kind: str) -> None:
@@ -49,8 +51,8 @@ def law_norms_and_sums_are_of_full_products(kind: str) -> None:
     with set_to("medium"):
         with Tape(module, len(x)) as tape:
             losses = (module(x) * c).flatten(1).sum(1)
-        found = tape.backward(losses)
-        squares, total = found.sq_norms()["weight"], found.weighted_sum(weights)["weight"]
+        recorded = tape.backward(losses)
+        squares, total = recorded.sq_norms()["weight"], recorded.weighted_sum(weights)["weight"]
         assert torch.get_float32_matmul_precision() == "medium"
     grads = gradients(module, x.double(), c.double())
     torch.testing.assert_close(squares.double(), grads.flatten(1).square().sum(1), rtol=2e-5, atol=0)
@@ -61,8 +63,8 @@ def law_norms_and_sums_are_of_full_products(kind: str) -> None:
 def gradients(module: nn.Module, x: Tensor, c: Tensor) -> Tensor:
     wide = [p.detach().double().requires_grad_() for p in module.parameters()]
     apply = F.linear if isinstance(module, nn.Linear) else F.conv2d
-    found = [torch.autograd.grad((apply(x[i : i + 1], *wide) * c[i : i + 1]).sum(), wide[0])[0] for i in range(len(x))]
-    return torch.stack(found)
+    rows = [torch.autograd.grad((apply(x[i : i + 1], *wide) * c[i : i + 1]).sum(), wide[0])[0] for i in range(len(x))]
+    return torch.stack(rows)
 
 
 @pytest.mark.parametrize("kind", BODIES)
@@ -76,20 +78,73 @@ def test_mutant_that_leaves_the_setting_alone_is_caught(kind: str, monkeypatch: 
     monkeypatch.setattr(tape, "full_precision", nullcontext)
     for name in ("sq_norms", "weighted_sum"):
         monkeypatch.setattr(per_example.PerExample, name, getattr(per_example.PerExample, name).__wrapped__)
-    monkeypatch.setattr(Tape, "_found", Tape._found.__wrapped__)
+    monkeypatch.setattr(Tape, "_pull_back", Tape._pull_back.__wrapped__)
     with pytest.raises(AssertionError):
         law_norms_and_sums_are_of_full_products(kind)
 
 
+class Settings(DenseGrad):
+    """Gradients that note under which settings they are asked."""
+
+    def __init__(self, grads: Tensor, noted: list[object]) -> None:
+        super().__init__(grads)
+        object.__setattr__(self, "noted", noted)
+
+    def sq_norm(self) -> Tensor:
+        self.noted.append(rounding_settings())
+        return super().sq_norm()
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        self.noted.append(rounding_settings())
+        return super().weighted_sum(weights)
+
+    def compact(self) -> Settings:
+        self.noted.append(rounding_settings())
+        return self
+
+    def averaged(self, units: Units) -> DenseGrad:
+        self.noted.append(rounding_settings())
+        return DenseGrad(units.means(self.grads))
+
+
+def law_everything_is_asked_under_full_precision() -> None:
+    """On any machine: while norms, sums and units are computed, and gradients are built in backward."""
+    noted: list[object] = []
+    module = nn.Linear(3, 2, bias=False)
+    with set_to("medium"):
+        recording = Tape(module, 4)
+        recording._recording = True
+        recording.record(recording.tracked(module.weight), Settings(torch.ones(4, 2, 3), noted))
+        gradients = per_example.PerExample(
+            {"weight": module.weight}, {"weight": [Settings(torch.ones(4, 2, 3), noted)]}, 4
+        )
+        gradients.sq_norms()
+        gradients.weighted_sum(torch.ones(4))
+        gradients.averaged(Units(torch.tensor([0, 0, 1, 1]), 2))
+        assert rounding_settings()
+    assert noted == [[]] * 4
+
+
+def test_everything_is_asked_under_full_precision() -> None:
+    law_everything_is_asked_under_full_precision()
+
+
+@pytest.mark.parametrize("name", ["sq_norms", "weighted_sum", "averaged"])
+def test_mutant_that_leaves_the_setting_of_one_alone_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(per_example.PerExample, name, getattr(per_example.PerExample, name).__wrapped__)
+    with pytest.raises(AssertionError):
+        law_everything_is_asked_under_full_precision()
+
+
 def test_the_setting_is_as_before_also_after_an_error() -> None:
     with set_to("medium"):
-        before = narrow()
+        before = rounding_settings()
         with full_precision():
-            assert narrow() == []
-        assert narrow() == before
+            assert rounding_settings() == []
+        assert rounding_settings() == before
         with pytest.raises(ZeroDivisionError), full_precision():
             raise ZeroDivisionError
-        assert narrow() == before
+        assert rounding_settings() == before
 
 
 def test_the_probe_is_not_misled_by_rounded_products() -> None:

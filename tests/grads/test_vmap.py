@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dplit.errors import ConfigurationError, DplitError, UnsupportedOperation
+from dplit.errors import ConfigurationError, UnsupportedOperation
 from dplit.grads import PerExample, Tape
 from dplit.grads import vmap as vmap_module
-from dplit.grads.backends import BACKENDS, by_loop, by_tape, by_vmap, joined
-from tests.grads.test_exact import BODIES, Text, losses, padded_ids
+from dplit.grads.backends import by_loop, by_tape, by_vmap, joined
+from tests.grads.rules.test_rules import BODIES, Text, losses, padded_ids
 from tests.oracle import law_exact, loop_gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
@@ -159,8 +159,8 @@ def test_vmap_equals_the_tape() -> None:
     with Tape(module, N) as tape:
         value = squares(module, x)
     taped = tape.backward(value)
-    uses = at_once(module, squares, x).uses
-    law_exact(taped, {key: use.dense() for key, (use,) in uses.items()}, TOLERANCE)
+    factors = at_once(module, squares, x).factors
+    law_exact(taped, {key: grad.dense() for key, (grad,) in factors.items()}, TOLERANCE)
 
 
 def test_the_tape_refuses_what_they_are_for() -> None:
@@ -174,7 +174,7 @@ def law_small_chunks() -> None:
     module, x = built("images")
     size = sum(p.numel() for p in module.parameters() if p.requires_grad)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dplit.grads.factors.base.INSTANTIATED", 2 * size)
+        patch.setattr("dplit.grads.factors.base.MAX_INSTANTIATED", 2 * size)
         parts = list(by_vmap(module, lambda one, n: squares(module, one), x, N))
     assert [gradients.examples for _, gradients in parts] == [2, 2, 1]
     assert torch.allclose(torch.cat([value for value, _ in parts]), squares(module, x))
@@ -186,20 +186,20 @@ def test_gradients_exist_a_few_at_a_time() -> None:
 
 
 def test_mutant_a_run_of_the_wrong_examples_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = vmap_module._together
+    honest = vmap_module._run
     first: list[Any] = []
 
     def repeating(module: Any, losses: Any, batch: Any, run: Any, dims: Any) -> Any:
         first.append(run)
         return honest(module, losses, batch, [leaf[: len(now)] for leaf, now in zip(first[0], run, strict=True)], dims)
 
-    monkeypatch.setattr(vmap_module, "_together", repeating)
+    monkeypatch.setattr(vmap_module, "_run", repeating)
     with pytest.raises(AssertionError):
         law_small_chunks()
 
 
 def test_mutant_a_batch_seen_whole_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vmap_module, "_replaced", lambda data, others: data)
+    monkeypatch.setattr(vmap_module, "_with_tensors", lambda data, others: data)
     module, x = built("images")
     with pytest.raises(AssertionError):
         law_equals_the_oracle(at_once, module, squares, x)
@@ -255,8 +255,8 @@ def test_a_batch_that_cannot_be_taken_apart_is_refused() -> None:
 def test_dropout_differs_by_example() -> None:
     torch.manual_seed(3)
     module = nn.Sequential(nn.Dropout(0.5), nn.Linear(64, 1, bias=False))
-    (use,) = at_once(module, lambda m, x: m(x).sum(1), torch.ones(8, 64)).uses["1.weight"]
-    assert len({tuple(row.flatten().tolist()) for row in use.dense()}) == 8
+    (grad,) = at_once(module, lambda m, x: m(x).sum(1), torch.ones(8, 64)).factors["1.weight"]
+    assert len({tuple(row.flatten().tolist()) for row in grad.dense()}) == 8
 
 
 def branching(module: nn.Module, x: Tensor) -> Tensor:
@@ -323,35 +323,10 @@ def test_the_loop_runs_checkpoints_and_sparse_gradients(reentrant: bool) -> None
     module, x = Checkpointed(reentrant).double(), torch.randn(N, 6).double()
     kept = torch.ones(6, 6).double()
     module.first.weight.grad = kept
-    found = one_by_one(module, squares, x)
+    gradients = one_by_one(module, squares, x)
     assert module.first.weight.grad is kept
     module.table.sparse, module.checkpoint = False, lambda layer, x, **_: layer(x)
-    law_exact(found, loop_gradients(module, lambda i: squares(module, x[i : i + 1]), N), TOLERANCE)
-
-
-def test_the_loop_takes_one_example() -> None:
-    module = nn.Linear(6, 3)
-    with pytest.raises(ConfigurationError, match="one example at a time"):
-        list(by_loop(module, lambda one, n: module(one).sum(1), torch.randn(2, 6), 2))
-
-
-@pytest.mark.parametrize("name", BACKENDS)
-def test_our_own_refusals_pass_through(name: str) -> None:
-    def refusing(one: Any, n: int) -> Tensor:
-        raise DplitError("ours")
-
-    def run() -> Iterator[Any]:
-        return BACKENDS[name](nn.Linear(6, 3), refusing, torch.randn(1, 6), 1)
-
-    with pytest.raises(DplitError, match=r"^ours$"):
-        list(run())
-
-
-def test_joined_runs_keep_parameters_that_took_no_part() -> None:
-    module, x = built("images")
-    found = one_by_one(module, squares, x)
-    assert torch.equal(found.sq_norms()["idle"], torch.zeros(N, dtype=torch.float64))
-    assert found.weighted_sum(torch.ones(N).double())["idle"].shape == (2,)
+    law_exact(gradients, loop_gradients(module, lambda i: squares(module, x[i : i + 1]), N), TOLERANCE)
 
 
 def test_batches_of_one_scalar_value_count_as_sums() -> None:
@@ -368,5 +343,5 @@ def test_mixed_precision_gradients_are_float32() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             return F.cross_entropy(module(one), torch.zeros(1, dtype=torch.int64), reduction="none")
 
-    (use,) = joined(by_vmap(module, loss, x, N)).uses["weight"]
-    assert use.dense().dtype == torch.float32
+    (grad,) = joined(by_vmap(module, loss, x, N)).factors["weight"]
+    assert grad.dense().dtype == torch.float32

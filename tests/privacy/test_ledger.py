@@ -6,6 +6,7 @@ import pytest
 
 from dplit.errors import ConfigurationError, JournalError, PrivacyError
 from dplit.privacy import Bound, Gaussian, Journal, Ledger, Record, Sampled, epsilon, read
+from tests.privacy import version_0_1_0
 
 STEP = Sampled(0.01, [Gaussian(1.0), Gaussian(10.0)], {"a": Sampled(0.01, [Gaussian(2.0), Gaussian(math.inf)])})
 PLAIN = Sampled(0.01, [Gaussian(1.0)])
@@ -334,3 +335,27 @@ def test_a_state_of_version_0_1_gets_its_unit_from_the_checkpoint(tmp_path):
     assert again.units == {"train": "user_id"}
     assert again.steps == 2
     again.journal.close()
+
+
+def test_a_journal_and_a_checkpoint_of_version_0_1_are_read(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(version_0_1_0.JOURNAL)
+    for ledger in (read(path), Ledger.resume(version_0_1_0.STATE, path)):
+        assert ledger.run_id == version_0_1_0.RUN_ID
+        assert ledger.epsilon(DELTA) == pytest.approx(version_0_1_0.EPSILON, rel=1e-9)
+        assert {split: sum(events.values()) for split, events in ledger.entries.items()} == {
+            "train": 4,
+            "validation": 2,
+        }
+        assert ledger.notes == tuple(version_0_1_0.STATE["notes"])
+        assert ledger.state_dict()["entries"] == version_0_1_0.STATE["entries"]
+        if ledger.journal is not None:
+            ledger.record(PLAIN)
+            ledger.journal.close()
+            assert read(path).steps == 5
+
+
+def test_a_journal_of_version_0_1_that_was_changed_is_refused(tmp_path):
+    (tmp_path / "ledger.jsonl").write_text(version_0_1_0.JOURNAL.replace('"times":3', '"times":1'))
+    with pytest.raises(JournalError, match=r"^[^\n]* line 2 is damaged[^\n]*$"):
+        read(tmp_path / "ledger.jsonl")

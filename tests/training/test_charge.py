@@ -28,15 +28,15 @@ def test_a_group_is_charged_by_its_share_of_the_bound() -> None:
     policy = GroupThresholds({"north": 1.0, "south": 0.25})
     policy.declare(GROUPS)
     event = Charge.of(policy, 0.8, 0.01).event()
-    assert event.view("south").noise_multiplier == pytest.approx(0.8 / 0.25)
-    assert event.view("north").noise_multiplier == event.noise_multiplier == 0.8
+    assert event.for_group("south").noise_multiplier == pytest.approx(0.8 / 0.25)
+    assert event.for_group("north").noise_multiplier == event.noise_multiplier == 0.8
 
 
 def test_the_overall_event_is_at_the_largest_rate() -> None:
     policy = GroupRates({"north": 1.0, "south": 4.0})
     policy.declare(GROUPS)
     event = Charge.of(policy, 1.0, 0.01).event()
-    assert event.rate == event.view("south").rate > event.view("north").rate
+    assert event.rate == event.for_group("south").rate > event.for_group("north").rate
 
 
 def test_ratios_are_in_the_declared_order_whatever_the_policy_says_first() -> None:

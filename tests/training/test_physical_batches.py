@@ -101,7 +101,7 @@ def test_the_cut_changes_nothing(most: int, backend: str, make_policy: Callable[
 
 def test_runs_of_a_physical_batch_get_their_own_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.func builds gradients, so that a physical batch may go through it in several runs."""
-    monkeypatch.setattr("dplit.grads.factors.base.INSTANTIATED", 2 * 21)
+    monkeypatch.setattr("dplit.grads.factors.base.MAX_INSTANTIATED", 2 * 21)
     law_the_cut_changes_nothing(13, "vmap", by_group)
 
 

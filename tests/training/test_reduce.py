@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dplit.noise.gaussian import ReleaseNoise
-from dplit.noise.keys import Noise
+from dplit.noise import GaussianNoise, ReleaseNoise
 from dplit.training import reduce
 from dplit.training.reduce import OneDevice, Reduction
 
@@ -44,7 +43,7 @@ def parts(count: int) -> list[dict[str, Tensor]]:
 def mean_of(reduction: Reduction, given: list[dict[str, Tensor]], std: float) -> dict[str, Tensor]:
     for part in given:
         reduction.add({name: value.clone() for name, value in part.items()})
-    return reduction.noisy_mean(parameters(), ReleaseNoise(Noise(), 0), std, DIVISOR)
+    return reduction.noisy_mean(parameters(), GaussianNoise().release(0), std, DIVISOR)
 
 
 def law_parts_are_added_up(make: Callable[[], Reduction]) -> None:

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from dplit.clipping import ClippingPolicy, Flat, GroupQuantile
 from dplit.errors import BudgetExhausted, ConfigurationError
 from dplit.grads import Tape
-from dplit.noise.gaussian import ReleaseNoise
-from dplit.noise.keys import Noise
+from dplit.noise.gaussian import GaussianNoise, GaussianReleaseNoise
+from dplit.noise.keys import KeyedGenerators
 from dplit.privacy import Ledger
 from dplit.training import step as step_module
 from dplit.training.reduce import OneDevice
 from dplit.training.step import PrivateStep
 from tests.clipping.laws import GROUPS, instances
-from tests.test_noise import law_normal
+from tests.noise.laws import law_normal
 
 EXPECTED = 10.0
 every_instance = pytest.mark.parametrize("make_policy", instances(prepared=False))
@@ -114,8 +114,8 @@ def test_mutant_skipped_parameter_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("wrong", [0.99, 1 / EXPECTED])
 def test_mutant_noise_scale_is_caught(monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
-    honest = ReleaseNoise.add
-    monkeypatch.setattr(ReleaseNoise, "add", lambda self, sums, std, by: honest(self, sums, wrong * std, by))
+    honest = GaussianReleaseNoise.add
+    monkeypatch.setattr(GaussianReleaseNoise, "add", lambda self, sums, std, by: honest(self, sums, wrong * std, by))
     with pytest.raises(AssertionError):
         law_covered(Flat(), torch.float32)
 
@@ -123,17 +123,23 @@ def test_mutant_noise_scale_is_caught(monkeypatch: pytest.MonkeyPatch, wrong: fl
 # -- charge first ------------------------------------------------------------------------------------------------
 
 
-class Watched(Noise):
+class Watched(GaussianNoise):
     """Notes how many records the ledger held when the generator was keyed."""
 
     def __init__(self, ledger: Ledger) -> None:
-        super().__init__(None)
-        object.__setattr__(self, "ledger", ledger)
-        object.__setattr__(self, "seen", [])
+        super().__init__()
+        self.ledger = ledger
+        self.seen: list[int] = []
 
-    def generator(self, release: int, device: Any = "cpu", key: int = 0) -> torch.Generator:
-        self.seen.append(self.ledger.steps)
-        return super().generator(release, device, key)
+    def release(self, number: int) -> GaussianReleaseNoise:
+        source = self
+
+        class WatchedGenerators(KeyedGenerators):
+            def generator(self, release: int, device: Any = "cpu", piece: int = 0) -> torch.Generator:
+                source.seen.append(source.ledger.steps)
+                return super().generator(release, device, piece)
+
+        return GaussianReleaseNoise(WatchedGenerators(), number)
 
 
 def law_charged_first() -> None:
@@ -200,7 +206,7 @@ def law_a_failed_release_leaves_no_sums() -> None:
     step = make(net(), Flat(0.3), SILENT)
     add(step, torch.randn(2, 4).double())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Noise, "generator", lambda *a, **k: (_ for _ in ()).throw(OSError("no entropy")))
+        patch.setattr(KeyedGenerators, "generator", lambda *a, **k: (_ for _ in ()).throw(OSError("no entropy")))
         with pytest.raises(OSError, match="no entropy"):
             step.release()
     assert all(p.grad is None for p in step.module.parameters())

@@ -125,7 +125,7 @@ def test_no_more_rows_than_declared_go_through_the_model(grads: str) -> None:
 
 
 def test_mutant_a_large_person_computed_at_once_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.sampling.draws._pieces", lambda unit, most: [unit])
+    monkeypatch.setattr("dplit.sampling.draws._pieces", lambda unit, max_rows: [unit])
     with pytest.raises(AssertionError):
         law_no_more_rows_than_declared_go_through_the_model("tape")
 
@@ -176,7 +176,7 @@ def test_mutant_a_person_split_over_physical_batches_is_caught(monkeypatch: pyte
         rows = [row for sample in samples for row in (sample if isinstance(sample, UnitSamples) else [sample])]
         return ([UnitSamples([row]) for row in rows[i : i + most]] for i in range(0, len(rows), most))
 
-    monkeypatch.setattr("dplit.sampling.draws._cuts", cuts)
+    monkeypatch.setattr("dplit.sampling.draws.cut_into_physical_batches", cuts)
     with pytest.raises(AssertionError):
         law_persons_are_clipped_as_one("tape", 10)
 
@@ -372,7 +372,7 @@ def test_the_statement_says_when_splits_must_be_of_different_persons() -> None:
     strategy.release_statistic(torch.zeros(3), sensitivity=1.0, noise_multiplier=50.0)
     strategy.teardown()
     stated = json.loads(Path("privacy.json").read_text())
-    assert any("more than one of the splits" in line for line in stated["voided_by"])
+    assert any("records in more than one split" in line for line in stated["voided_by"])
     assert "each person" in stated["sampling"]["scheme"]
     assert "number of persons, which is taken to be public" in stated["sampling"]["scheme"]
 

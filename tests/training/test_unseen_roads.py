@@ -190,8 +190,8 @@ def test_caps_that_change_are_charged_as_they_are() -> None:
     policy.thresholds["b"] = 1.0
     step.release()
     first, second = step.ledger.entries["train"]
-    assert first.view("b").noise_multiplier == pytest.approx(10.0)
-    assert second.view("b").noise_multiplier == pytest.approx(1.0)
+    assert first.for_group("b").noise_multiplier == pytest.approx(10.0)
+    assert second.for_group("b").noise_multiplier == pytest.approx(1.0)
 
 
 def test_noise_that_changes_is_charged_as_it_is_and_refused_under_a_target() -> None:

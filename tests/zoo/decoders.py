@@ -144,9 +144,9 @@ _causal(
 def _seq2seq(family: str, head: str, prefix: str, config: Any, tied: bool = True, promised: bool = True) -> None:
     @case(family, head, tied=tied, promised=promised)
     def seq2seq(size: Size) -> Subject:
-        source, target = text(size), text(Size(size.examples, size.tokens - 2))
+        tracked, target = text(size), text(Size(size.examples, size.tokens - 2))
         inputs = {
-            **source,
+            **tracked,
             "decoder_input_ids": target["input_ids"],
             "decoder_attention_mask": target["attention_mask"],
         }

@@ -75,8 +75,8 @@ def case(family: str, head: str = "", **facts: Any) -> Callable[[Callable[[Size]
     """Register `build(size)`, a family's subject of that size, under a row of the table."""
 
     def register(build: Callable[[Size], Subject]) -> Callable[[Size], Subject]:
-        one = Case(family, head, build, **facts)
-        CASES[one.name] = one
+        registered = Case(family, head, build, **facts)
+        CASES[registered.name] = registered
         return build
 
     return register

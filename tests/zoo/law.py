@@ -88,9 +88,9 @@ VARIANTS = {
     "reentrant checkpointing": Variant("checkpointing", _checkpointing(reentrant=True)),
     "LoRA with checkpointing": Variant("checkpointing", _checkpointing(reentrant=False), lora=True),
     "LoRA with reentrant checkpointing": Variant("checkpointing", _checkpointing(True, hooked=True), lora=True),
-    "the upper half": Variant("some layers", _trainable(lambda found: found[len(found) // 2 :])),
-    "the lower half": Variant("some layers", _trainable(lambda found: found[: len(found) // 2])),
-    "biases and norms": Variant("some layers", _trainable(lambda found: [p for p in found if p.dim() == 1])),
+    "the upper half": Variant("some layers", _trainable(lambda parameters: parameters[len(parameters) // 2 :])),
+    "the lower half": Variant("some layers", _trainable(lambda parameters: parameters[: len(parameters) // 2])),
+    "biases and norms": Variant("some layers", _trainable(lambda parameters: [p for p in parameters if p.dim() == 1])),
 }
 COLUMNS = tuple(dict.fromkeys(variant.column for variant in VARIANTS.values()))
 
@@ -118,7 +118,7 @@ def subject(case: Case, variant: Variant) -> Subject:
 def _adapted(module: nn.Module, case: Case) -> nn.Module:
     targets: str | list[str] = case.targets if isinstance(case.targets, str) else list(case.targets)
     if targets == "Conv2d":
-        targets = [name for name, one in module.named_modules() if isinstance(one, nn.Conv2d)]
+        targets = [name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)]
     if not targets:
         raise Unavailable("no layer")
     return peft.get_peft_model(
@@ -129,48 +129,48 @@ def _adapted(module: nn.Module, case: Case) -> nn.Module:
 @lru_cache(maxsize=8)
 def oracle(case: Case, size: Size, dtype: torch.dtype, lora: bool) -> dict[str, Tensor]:
     """Return the gradients of every parameter of a family as built, one example at a time."""
-    one = subject(case, Variant("", size=size, dtype=dtype, lora=lora))
-    return loop_gradients(one.module, lambda i: one.losses(slice(i, i + 1)), size.examples)
+    family = subject(case, Variant("", size=size, dtype=dtype, lora=lora))
+    return loop_gradients(family.module, lambda i: family.losses(slice(i, i + 1)), size.examples)
 
 
-def recorded(one: Subject, examples: int) -> PerExample:
-    with Tape(one.module, examples) as tape:
-        losses = one.losses()
+def recorded(family: Subject, examples: int) -> PerExample:
+    with Tape(family.module, examples) as tape:
+        losses = family.losses()
     return tape.backward(losses)
 
 
 def law_family(case: Case, variant: Variant) -> None:
     """Norms, each parameter's norms and clipped sums equal the oracle's; `.grad` stays None."""
-    one, dtype = subject(case, variant), case.only or variant.dtype
+    trained, dtype = subject(case, variant), case.only or variant.dtype
     tolerance = max(TOLERANCE[dtype], ROUNDING if case.rounds else 0.0)
-    expected = _trained(one.module, oracle(case, variant.size, dtype, variant.lora))
-    gradients = recorded(one, variant.size.examples)
+    expected = _of_trainable(trained.module, oracle(case, variant.size, dtype, variant.lora))
+    gradients = recorded(trained, variant.size.examples)
     law_exact(gradients, expected, tolerance)
     law_each_parameter(gradients, expected, tolerance)
-    assert all(p.grad is None for p in one.module.parameters())
+    assert all(p.grad is None for p in trained.module.parameters())
 
 
 def law_each_parameter(gradients: PerExample, expected: dict[str, Tensor], tolerance: float) -> None:
     """Squared norms differ by no more than a share of the example's whole."""
-    found = gradients.sq_norms()
+    sq_norms = gradients.sq_norms()
     squares = {name: g.double().reshape(len(g), -1).square().sum(1) for name, g in expected.items()}
     total = torch.stack(list(squares.values())).sum(0)
     for name, square in squares.items():
-        assert torch.all((found[name].double() - square).abs() <= 2 * tolerance * total), name
+        assert torch.all((sq_norms[name].double() - square).abs() <= 2 * tolerance * total), name
 
 
 def law_probe(case: Case, variant: Variant) -> None:
     """The probe refuses a family only for examples that are coupled."""
-    one = subject(case, replace(variant, size=ALIKE))
+    family = subject(case, replace(variant, size=ALIKE))
     samples = range(ALIKE.examples)
-    probe(one.module, lambda chosen: _rows(one, list(chosen)), lambda part, n: part.losses(), samples)
+    probe(family.module, lambda chosen: _rows(family, list(chosen)), lambda part, n: part.losses(), samples)
 
 
-def _rows(one: Subject, rows: list[int]) -> Subject:
-    return replace(one, inputs={name: v[rows] for name, v in one.inputs.items()}, labels=one.labels[rows])
+def _rows(family: Subject, rows: list[int]) -> Subject:
+    return replace(family, inputs={name: v[rows] for name, v in family.inputs.items()}, labels=family.labels[rows])
 
 
-def _trained(module: nn.Module, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+def _of_trainable(module: nn.Module, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: expected[name] for name, p in module.named_parameters() if p.requires_grad}
 
 

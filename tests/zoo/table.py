@@ -1,4 +1,4 @@
-"""The table in the docs, as the run found it."""
+"""The table in the docs, as the laws found it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def row(name: str) -> str:
 
 def cell(case: Case, column: str) -> str:
     """One word where all variants of a column agree, else each different answer once."""
-    found = [verdict(case.name, way) for way, variant in VARIANTS.items() if variant.column == column]
-    return "; ".join(dict.fromkeys(answer for answer in found if answer)) or "–"
+    answers = [verdict(case.name, way) for way, variant in VARIANTS.items() if variant.column == column]
+    return "; ".join(dict.fromkeys(answer for answer in answers if answer)) or "–"
 
 
 def page() -> str:

@@ -1,4 +1,4 @@
-"""Promise 11 over families of models: exact as shipped, under LoRA, checkpointed, partly frozen, or refused by name."""
+"""Exact gradients over families of models: exact as shipped, under LoRA, checkpointed, partly frozen, or refused by name."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ TIED = [name for name, case in CASES.items() if case.tied]
 
 @pytest.mark.parametrize(("name", "way"), [(name, way) for name in CASES for way in VARIANTS])
 def test_exact_or_refused_by_name(name: str, way: str) -> None:
-    found, case = verdict(name, way), CASES[name]
-    if found.startswith("wrong"):
+    answer, case = verdict(name, way), CASES[name]
+    if answer.startswith("wrong"):
         judge(case, VARIANTS[way])
     may_be_refused = case.coupled or not case.promised or "reentrant" in way
-    assert found in ("exact", "") or (found.startswith("refused") and may_be_refused)
+    assert answer in ("exact", "") or (answer.startswith("refused") and may_be_refused)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.coupled])
@@ -65,44 +65,46 @@ def test_tied_families_are_tied(name: str) -> None:
 Spoil = Callable[[FactoredGrad], list[FactoredGrad]]
 
 
-def dropped(use: FactoredGrad) -> list[FactoredGrad]:
+def dropped(grad: FactoredGrad) -> list[FactoredGrad]:
     return []
 
 
-def misplaced(use: FactoredGrad) -> list[FactoredGrad]:
+def misplaced(grad: FactoredGrad) -> list[FactoredGrad]:
     """Each example is given its neighbour's gradient."""
-    return [use.select(torch.arange(use.examples).roll(1))]
+    return [grad.select(torch.arange(grad.examples).roll(1))]
 
 
 @pytest.mark.parametrize("spoil", [dropped, misplaced])
 @pytest.mark.parametrize("name", INDEPENDENT)
-def test_mutant_with_one_wrong_use_is_caught(name: str, spoil: Spoil, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutant_with_one_wrong_gradient_is_caught(name: str, spoil: Spoil, monkeypatch: pytest.MonkeyPatch) -> None:
     if verdict(name, "float64") != "exact":
         pytest.skip("refused")
     right = Tape.backward
 
     def wrong(tape: Tape, losses: Tensor) -> PerExample:
         gradients = right(tape, losses)
-        uses = {key: list(found) for key, found in gradients.uses.items()}
+        factors = {key: list(grads) for key, grads in gradients.factors.items()}
         key, k = max(
-            ((key, k) for key in uses for k in range(len(uses[key]))), key=lambda at: _size(uses[at[0]][at[1]])
+            ((key, k) for key in factors for k in range(len(factors[key]))), key=lambda at: _size(factors[at[0]][at[1]])
         )
-        uses[key][k : k + 1] = spoil(uses[key][k])
-        return PerExample(gradients.parameters, uses, gradients.examples)
+        factors[key][k : k + 1] = spoil(factors[key][k])
+        return PerExample(gradients.parameters, factors, gradients.examples)
 
     monkeypatch.setattr(Tape, "backward", wrong)
     with pytest.raises(AssertionError):
         law_family(CASES[name], PLAIN)
 
 
-def _size(use: FactoredGrad) -> float:
-    return float(use.sq_norm().sum())
+def _size(grad: FactoredGrad) -> float:
+    return float(grad.sq_norm().sum())
 
 
 @pytest.mark.parametrize("name", TIED)
 def test_mutant_without_the_cross_term_of_a_tied_head_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if verdict(name, "float64") != "exact":
         pytest.skip("refused")
-    monkeypatch.setattr(RowSparseGrad, "inner_with", lambda use, other: torch.zeros(use.examples, dtype=torch.float64))
+    monkeypatch.setattr(
+        RowSparseGrad, "inner_with", lambda grad, other: torch.zeros(grad.examples, dtype=torch.float64)
+    )
     with pytest.raises(AssertionError):
         law_family(CASES[name], PLAIN)

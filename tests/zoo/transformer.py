@@ -32,10 +32,10 @@ class Translator(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         x, t = self.embed(input_ids) + self.place(torch.arange(input_ids.shape[1])), input_ids.shape[1]
-        source = x if self.batch_first else x.transpose(0, 1)
+        tracked = x if self.batch_first else x.transpose(0, 1)
         causal = torch.ones(t, t, dtype=torch.bool).triu(1)
         padded = attention_mask == 0
-        y = self.body(source, source, tgt_mask=causal, src_key_padding_mask=padded, memory_key_padding_mask=padded)
+        y = self.body(tracked, tracked, tgt_mask=causal, src_key_padding_mask=padded, memory_key_padding_mask=padded)
         return self.head(y if self.batch_first else y.transpose(0, 1))
 
 

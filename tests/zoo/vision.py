@@ -101,7 +101,7 @@ def _clip() -> hf.CLIPConfig:
     )
 
 
-def _ended(size: Size) -> dict[str, Tensor]:
+def _weigh_when_done(size: Size) -> dict[str, Tensor]:
     """Text that ends in the token whose embedding CLIP takes."""
     inputs = text(size)
     inputs["input_ids"].scatter_(1, inputs["attention_mask"].sum(1, keepdim=True) - 1, 2)
@@ -111,7 +111,7 @@ def _ended(size: Size) -> dict[str, Tensor]:
 @case("CLIP", "text tower")
 def clip_text(size: Size) -> Subject:
     module = hf.CLIPTextModelWithProjection(_clip().text_config)
-    return Subject(module, _ended(size), torch.randn(size.examples, 8), _distance("text_embeds"))
+    return Subject(module, _weigh_when_done(size), torch.randn(size.examples, 8), _distance("text_embeds"))
 
 
 @case("CLIP", "vision tower")
@@ -126,7 +126,7 @@ def _distance(name: str) -> Any:
 
 @case("CLIP", "contrastive loss", coupled=True)
 def clip_contrastive(size: Size) -> Subject:
-    inputs = {**_ended(size), **image(size)}
+    inputs = {**_weigh_when_done(size), **image(size)}
     return Subject(hf.CLIPModel(_clip()), inputs, torch.zeros(size.examples), _contrastive)
 
 

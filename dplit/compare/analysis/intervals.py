@@ -16,7 +16,12 @@ LEVEL = 0.95
 class Interval:
     """A mean over `n` values, and half the width of its 95 % interval.
 
-    `half` is NaN for fewer than two values: one run says nothing of how far runs lie apart.
+    `half` is NaN for fewer than two values: one run does not show how far runs lie apart.
+
+    Attributes:
+        mean: NaN for no value.
+        half: t(0.975, n - 1)·s/√n, with s the standard deviation of the values.
+        n: the number of values that are not NaN.
     """
 
     mean: float
@@ -25,11 +30,16 @@ class Interval:
 
     @property
     def drawn(self) -> Interval:
-        """Itself, or an interval of no value where the mean is infinite and has no place on an axis."""
+        """The interval to draw: itself, or one of no value where the mean is infinite and has no place on an axis."""
         return Interval(math.nan, math.nan, self.n) if math.isinf(self.mean) else self
 
     def text(self, digits: int = 3, scale: float = 1.0) -> str:
-        """Write `mean ± half`, the mean alone where there is no interval, and a dash for no value."""
+        """Return `mean ± half`, the mean alone where there is no interval, and a dash for no value.
+
+        Example:
+            >>> Interval(0.5, 0.02, 3).text(2), Interval(0.5, 0.02, 3).text(0, scale=100)
+            ('0.50 ± 0.02', '50 ± 2')
+        """
         if math.isnan(self.mean):
             return "–"
         mean = f"{scale * self.mean:.{digits}f}"
@@ -39,7 +49,7 @@ class Interval:
 def interval(values: Iterable[float]) -> Interval:
     """Return the mean with Student's interval, t(0.975, n - 1)·s/√n; NaN values are left out.
 
-    Where a value is infinite, as the loss of a run that diverged, the mean is too, and there is no interval.
+    If a value is infinite, as the loss of a run that diverged, the mean is infinite too and there is no interval.
     """
     known = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
     n = len(known)
@@ -50,7 +60,12 @@ def interval(values: Iterable[float]) -> Interval:
 
 
 def paired(reference: Mapping[int, float], other: Mapping[int, float]) -> dict[int, float]:
-    """Return reference minus other for each seed that both have."""
+    """Return reference minus other for each seed that both have.
+
+    Example:
+        >>> paired({0: 1.0, 1: 3.0}, {1: 2.0})
+        {1: 1.0}
+    """
     return {seed: reference[seed] - other[seed] for seed in reference if seed in other}
 
 
@@ -59,4 +74,8 @@ def spread(costs: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
     if len(costs) < 2:
         return {}
     seeds = set.intersection(*(set(by_seed) for by_seed in costs.values()))
-    return {seed: max(c[seed] for c in costs.values()) - min(c[seed] for c in costs.values()) for seed in sorted(seeds)}
+    return {
+        seed: max(at_seed) - min(at_seed)
+        for seed in sorted(seeds)
+        for at_seed in [[cost[seed] for cost in costs.values()]]
+    }

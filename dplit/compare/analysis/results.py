@@ -1,4 +1,4 @@
-"""The figures of finished runs: read from their folders, kept tidy, and summed up over seeds."""
+"""The figures of finished runs: read from their folders, one line each in a table, averaged over seeds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
+from dplit.cli.yaml import Config
 from dplit.compare.analysis import quality
 from dplit.compare.analysis.intervals import Interval, interval, paired, spread
 from dplit.compare.analysis.quality import Quality
@@ -18,67 +20,77 @@ from dplit.compare.config.variant import Point
 from dplit.compare.run import run_folder
 from dplit.compare.run.plan import Run, VariantAtEpsilon, remaining_seeds, search
 from dplit.errors import ConfigurationError
+from dplit.files import write_atomically
 
 CHOICE_SPLIT = "validation"
 """The split whose figures choose among grid points; never the one that is reported."""
 SMALLER_IS_BETTER = ("_gap", "_difference", "_loss", "_perplexity", "_fpr")
 
 Figures = dict[tuple[str, str], float]
-"""Values by metric and group; the group is empty where a figure is about all of them."""
+"""Values by metric and group; the group is empty where a figure is about all groups."""
 
 
-def score(place: Path, metric: str) -> float:
-    """Return a run's figure on the validation split, signed so that larger is better.
+def score(folder: Path, metric: str) -> float:
+    """Return a figure of a run on the validation split, with the sign that makes larger better.
 
-    A run without accuracy, as of a language model, is scored by its loss where accuracy was asked for.
+    A run without accuracy, as that of a language model, is scored by its loss if accuracy is asked for.
 
     Raises:
         ConfigurationError: the run has no validation figures.
     """
-    figures = last(place).get(CHOICE_SPLIT, {})
+    figures = last(folder).get(CHOICE_SPLIT, {})
     metric = quality.chooser(metric, {name for name, _ in figures})
-    found = [value for (name, _), value in figures.items() if name == metric]
-    if not found:
+    values = [value for (name, _), value in figures.items() if name == metric]
+    if not values:
         raise ConfigurationError(
-            f"{place} has no {CHOICE_SPLIT} {metric} to choose by; give the data a validation split or grids of one point"
+            f"{folder} has no {CHOICE_SPLIT} {metric} to choose by; give the data a validation split or grids of one point"
         )
-    return -found[0] if metric.endswith(SMALLER_IS_BETTER) else found[0]
+    return -values[0] if metric.endswith(SMALLER_IS_BETTER) else values[0]
 
 
-def rows(place: Path) -> list[dict[str, str]]:
-    """Return the lines of a run's `fairness.csv`, in order."""
-    with (place / "fairness.csv").open(newline="", encoding="utf-8") as file:
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Return the lines of `fairness.csv` of a run, in order."""
+    with (folder / "fairness.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def last(place: Path) -> dict[str, Figures]:
-    """Return each split's figures at its last epoch; of several loaders, the first counts for the split."""
-    found: dict[str, dict[int, list[dict[str, str]]]] = {}
-    for row in rows(place):
+def last(folder: Path) -> dict[str, Figures]:
+    """Return the figures of each split at its last step; of several loaders, the first one stands for the split."""
+    by_step: dict[str, dict[int, list[dict[str, str]]]] = {}
+    for row in rows(folder):
         split, _, loader = row["split"].partition("/")
         if loader in ("", "0"):
-            found.setdefault(split, {}).setdefault(int(row["step"]), []).append(row)
-    return {split: _figures(steps[max(steps)]) for split, steps in found.items()}
+            by_step.setdefault(split, {}).setdefault(int(row["step"]), []).append(row)
+    return {split: _figures(steps[max(steps)]) for split, steps in by_step.items()}
 
 
 def _figures(lines: Sequence[Mapping[str, str]]) -> Figures:
     return {(row["metric"], row["group"]): float(row["value"]) for row in lines}
 
 
-def statement(place: Path) -> dict[str, Any] | None:
-    """Return a run's privacy statement; None for a run without privacy."""
-    path = place / "privacy.json"
-    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return found
+class Statement(TypedDict):
+    """The part of a run's privacy statement (`privacy.json`) that a comparison reads."""
+
+    epsilon: float
+    delta: float
+    groups: dict[str, float | str]
+    """ε of each group, or a text where it is not stated."""
+    dataset_size: int
+
+
+def statement(folder: Path) -> Statement | None:
+    """Return the privacy statement of a run; None for a run without privacy."""
+    path = folder / "privacy.json"
+    return cast(Statement, json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 class Results:
-    """What there is of a comparison's runs.
+    """What has been measured in the runs of a comparison.
 
     Args:
         comparison: which runs to look for.
         out: the output folder.
-        chosen: the grid point of each variant and target.
+        chosen: the grid point of each contender.
     """
 
     def __init__(self, comparison: Comparison, out: Path, chosen: Mapping[VariantAtEpsilon, Point]) -> None:
@@ -93,30 +105,30 @@ class Results:
 
     @property
     def failed(self) -> dict[Run, str]:
-        """Failed runs, and why."""
+        """Failed runs, with the reason of each."""
         return {run: run_folder.reason(self.out, run) for run, state in self.states.items() if state == "failed"}
 
     @property
     def missing(self) -> list[Run]:
-        """Runs that were not made yet, or under another configuration."""
+        """Runs that were not made yet, or that were made under another configuration."""
         return [run for run, state in self.states.items() if state in ("missing", "other")]
 
     def is_chosen(self, run: Run) -> bool:
-        """Whether a run is of the grid point its variant goes on with."""
-        return self.chosen.get(run.cell) == run.point
+        """Whether a run is of the grid point that was chosen for its contender."""
+        return self.chosen.get(run.contender) == run.point
 
-    def of(self, cell: VariantAtEpsilon) -> list[Run]:
-        """Finished runs of a cell's chosen point, one a seed."""
-        return [run for run in self.done if run.cell == cell and self.is_chosen(run)]
+    def of(self, contender: VariantAtEpsilon) -> list[Run]:
+        """Return the finished runs of a contender's chosen point, one for each seed."""
+        return [run for run in self.done if run.contender == contender and self.is_chosen(run)]
 
     @cached_property
     def figures(self) -> dict[Run, dict[str, Figures]]:
-        """Each finished run's figures at the end, by split."""
+        """The last figures of each finished run, by split."""
         return {run: last(self.out / run.path) for run in self.done}
 
     @cached_property
-    def statements(self) -> dict[Run, dict[str, Any] | None]:
-        """Each finished run's privacy statement."""
+    def statements(self) -> dict[Run, Statement | None]:
+        """The privacy statement of each finished run."""
         return {run: statement(self.out / run.path) for run in self.done}
 
     @cached_property
@@ -131,7 +143,7 @@ class Results:
 
     @cached_property
     def quality(self) -> Quality:
-        """What the models are judged by."""
+        """The figure that the models are judged by."""
         return quality.of(self.metrics)
 
     @property
@@ -142,75 +154,77 @@ class Results:
     @cached_property
     def terms(self) -> tuple[str, ...]:
         """The identity terms whose false positives were counted, in their order."""
-        runs = (figures for splits in self.figures.values() for figures in splits.values())
-        return tuple(dict.fromkeys(who for figures in runs for name, who in figures if name == "term_fpr"))
+        all_figures = (figures for splits in self.figures.values() for figures in splits.values())
+        return tuple(dict.fromkeys(term for figures in all_figures for name, term in figures if name == "term_fpr"))
 
     @cached_property
     def groups(self) -> tuple[str, ...]:
         """The declared groups, in their order."""
-        found = (
-            group for splits in self.figures.values() for figures in splits.values() for m, group in figures if m == "n"
-        )
-        return tuple(dict.fromkeys(found))
+        all_figures = (figures for splits in self.figures.values() for figures in splits.values())
+        return tuple(dict.fromkeys(group for figures in all_figures for name, group in figures if name == "n"))
 
     @cached_property
-    def cells(self) -> list[VariantAtEpsilon]:
+    def contenders(self) -> list[VariantAtEpsilon]:
         """Variants and targets with at least one finished run of the chosen point, in the recipe's order."""
-        return list(dict.fromkeys(run.cell for run in self.done if self.is_chosen(run)))
+        return list(dict.fromkeys(run.contender for run in self.done if self.is_chosen(run)))
 
-    def by_seed(self, cell: VariantAtEpsilon, metric: str, group: str | None = "") -> dict[int, float]:
-        """Return one figure of each seed on the reported split; `group=None` takes whichever group it names."""
-        found: dict[int, float] = {}
-        for run in self.of(cell):
-            for (name, who), value in self.figures[run].get(self.split, {}).items():
-                if name == metric and group in (None, who):
-                    found[run.seed] = value
-        return found
+    def by_seed(self, contender: VariantAtEpsilon, metric: str, group: str | None = "") -> dict[int, float]:
+        """Return one figure of each seed on the reported split; with `group=None`, whichever group it belongs to."""
+        return {
+            run.seed: value
+            for run in self.of(contender)
+            for (name, figure_group), value in self.figures[run].get(self.split, {}).items()
+            if name == metric and group in (None, figure_group)
+        }
 
-    def mean(self, cell: VariantAtEpsilon, metric: str, group: str | None = "") -> Interval:
-        """Return one figure's mean over seeds on the reported split."""
-        return interval(self.by_seed(cell, metric, group).values())
+    def mean(self, contender: VariantAtEpsilon, metric: str, group: str | None = "") -> Interval:
+        """Return the mean of one figure over seeds on the reported split."""
+        return interval(self.by_seed(contender, metric, group).values())
 
-    def costs(self, cell: VariantAtEpsilon) -> dict[str, dict[int, float]]:
-        """Return the privacy cost of each group and seed, paired by seed: how much worse it fares than without privacy."""
+    def costs(self, contender: VariantAtEpsilon) -> dict[str, dict[int, float]]:
+        """Return the privacy cost of each group and seed: how much worse its figure is than without privacy, same seed."""
         reference, name = self.reference, self.quality.name
         if reference is None:
             return {}
         pairs = {
-            g: paired(*self.quality.cost_of(self.by_seed(reference, name, g), self.by_seed(cell, name, g)))
-            for g in self.groups
+            group: paired(
+                *self.quality.cost_of(self.by_seed(reference, name, group), self.by_seed(contender, name, group))
+            )
+            for group in self.groups
         }
         return {group: by_seed for group, by_seed in pairs.items() if by_seed}
 
-    def cost(self, cell: VariantAtEpsilon, group: str) -> Interval:
-        """Return the mean privacy cost of one group, in what the models are judged by."""
-        return interval(self.costs(cell).get(group, {}).values())
+    def cost(self, contender: VariantAtEpsilon, group: str) -> Interval:
+        """Return the mean privacy cost of one group, in the figure that the models are judged by."""
+        return interval(self.costs(contender).get(group, {}).values())
 
-    def cost_gap(self, cell: VariantAtEpsilon) -> Interval:
-        """Return the mean of largest minus smallest cost over groups."""
-        return interval(spread(self.costs(cell)).values())
+    def cost_gap(self, contender: VariantAtEpsilon) -> Interval:
+        """Return the mean over seeds of the largest minus the smallest cost of a group."""
+        return interval(spread(self.costs(contender)).values())
 
     @property
     def reference(self) -> VariantAtEpsilon | None:
-        """The cell without privacy, if it has finished runs."""
-        return next((cell for cell in self.cells if cell[1] is None), None)
+        """The contender without privacy, if it has finished runs."""
+        return next((contender for contender in self.contenders if contender.epsilon is None), None)
 
-    def spent(self, cell: VariantAtEpsilon) -> float:
-        """Return the largest ε that a run of the cell states."""
-        return max((self._stated(run, "epsilon") for run in self.of(cell)), default=math.nan)
+    def spent(self, contender: VariantAtEpsilon) -> float:
+        """Return the largest ε that the privacy statement of a run states; NaN where there is none."""
+        stated = [self.statements[run] for run in self.of(contender)]
+        return max((math.nan if run is None else float(run["epsilon"]) for run in stated), default=math.nan)
 
-    def spent_by_group(self, cell: VariantAtEpsilon) -> dict[str, float] | None:
-        """Return each group's ε, the largest over seeds; None where the policy states only the headline."""
-        stated = [(self.statements[run] or {}).get("groups", {}) for run in self.of(cell)]
-        if not stated or not all(isinstance(each.get(g), int | float) for each in stated for g in self.groups):
-            return None
-        return {group: max(each[group] for each in stated) for group in self.groups}
+    def spent_by_group(self, contender: VariantAtEpsilon) -> dict[str, float] | None:
+        """Return ε of each group, the largest over seeds; None where the policy states only the overall ε."""
+        largest: dict[str, float] = {}
+        for run in self.of(contender):
+            stated = self.statements[run]
+            for group in self.groups:
+                epsilon = None if stated is None else stated.get("groups", {}).get(group)
+                if not isinstance(epsilon, int | float):
+                    return None
+                largest[group] = max(epsilon, largest.get(group, epsilon))
+        return largest if self.of(contender) else None
 
-    def _stated(self, run: Run, key: str) -> float:
-        found = self.statements[run]
-        return math.nan if found is None else float(found[key])
-
-    def tidy(self) -> Iterator[dict[str, Any]]:
+    def tidy(self) -> Iterator[Config]:
         """Yield the lines of `results.csv`."""
         for run in self.done:
             about = self._about(run)
@@ -218,40 +232,37 @@ class Results:
                 for (metric, group), value in figures.items():
                     yield {**about, "split": split, "metric": metric, "group": group, "value": value}
 
-    def _about(self, run: Run) -> dict[str, Any]:
-        stated = self.statements[run] or {}
+    def _about(self, run: Run) -> Config:
+        stated = self.statements[run]
         return {
             "variant": run.variant,
             "epsilon_target": run.epsilon,
-            "epsilon_spent": stated.get("epsilon"),
-            "delta": stated.get("delta"),
+            "epsilon_spent": None if stated is None else stated["epsilon"],
+            "delta": None if stated is None else stated["delta"],
             **{name: dict(run.point).get(key) for key, name in columns(self.comparison).items()},
             "chosen": self.is_chosen(run),
             "seed": run.seed,
         }
 
 
-FIXED = (
-    *("variant", "epsilon_target", "epsilon_spent", "delta", "chosen"),
-    *("seed", "split", "metric", "group", "value"),
-)
+BEFORE_GRID = ("variant", "epsilon_target", "epsilon_spent", "delta")
+AFTER_GRID = ("chosen", "seed", "split", "metric", "group", "value")
+"""The columns of `results.csv`, without those of the grid."""
 
 
 def columns(comparison: Comparison) -> dict[str, str]:
-    """Return the column of each grid key: its last word, unless that is taken."""
+    """Return the name of the column of each grid key: its last word, unless another column is called so."""
     ends = [key.rsplit(".", 1)[-1] for key in comparison.grid_keys]
-    plain = [ends.count(end) == 1 and end not in FIXED for end in ends]
+    plain = [ends.count(end) == 1 and end not in BEFORE_GRID + AFTER_GRID for end in ends]
     return {key: end if ok else key for key, end, ok in zip(comparison.grid_keys, ends, plain, strict=True)}
 
 
 def write_csv(results: Results) -> Path:
-    """Write `results.csv`, one line a figure, and return its path."""
-    from io import StringIO
-
-    names = [*FIXED[:4], *columns(results.comparison).values(), *FIXED[4:]]
+    """Write `results.csv`, one line for each figure, and return its path."""
+    names = [*BEFORE_GRID, *columns(results.comparison).values(), *AFTER_GRID]
     text = StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(results.tidy())
-    run_folder.put(results.out / "results.csv", text.getvalue())
+    write_atomically(results.out / "results.csv", text.getvalue())
     return results.out / "results.csv"

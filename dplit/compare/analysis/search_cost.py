@@ -1,4 +1,4 @@
-"""What the search would cost if it were charged: the ledgers of all its runs composed into one."""
+"""The ε that the search would cost if it were charged: the ledgers of all its runs composed into one."""
 
 from __future__ import annotations
 
@@ -19,62 +19,64 @@ JOURNAL = "ledger*.jsonl"
 
 
 @dataclass(frozen=True)
-class Charge:
-    """The ε of one run beside the ε of everything that was tried to get it.
+class SearchCost:
+    """The ε of one run, and the ε of all runs that were made to choose its settings.
 
     Attributes:
-        cell: variant and target.
+        contender: variant and target.
         single: the largest ε that a run of the chosen point states.
-        tried: grid points.
-        runs: runs whose ledgers were composed, failed and repeated ones among them.
+        tried: how many grid points were tried.
+        runs: how many ledgers were composed, those of failed and repeated runs too.
         composed: ε of all of them together, at the same δ; NaN where a ledger cannot be read.
     """
 
-    cell: VariantAtEpsilon
+    contender: VariantAtEpsilon
     single: float
     tried: int
     runs: int
     composed: float
 
 
-def charges(results: Results, cells: Iterable[VariantAtEpsilon]) -> list[Charge]:
-    """Return the charge of each private cell: every run made for it, whatever became of it."""
+def search_costs(results: Results, contenders: Iterable[VariantAtEpsilon]) -> list[SearchCost]:
+    """Return what the search cost for each private contender, with every run made for it, whether it failed or not."""
     delta = results.comparison.delta
-    points = {one.name: len(one.points) for one in results.comparison.variants}
+    tried = {variant.name: len(variant.points) for variant in results.comparison.variants}
     return [
-        Charge(cell, results.spent(cell), points[cell[0]], len(found), together(found, delta))
-        for cell in cells
-        for found in [journals(results, cell)]
+        SearchCost(
+            contender, results.spent(contender), tried[contender.variant], len(ledgers), composed(ledgers, delta)
+        )
+        for contender in contenders
+        for ledgers in [journals(results, contender)]
     ]
 
 
 def overall(results: Results) -> tuple[int, float]:
-    """Return how many private runs were made in all, and their ε together."""
-    found = sorted(results.out.rglob(JOURNAL))
-    return len(found), together(found, results.comparison.delta)
+    """Return how many private runs were made in all, and the ε of all of them together."""
+    ledgers = sorted(results.out.rglob(JOURNAL))
+    return len(ledgers), composed(ledgers, results.comparison.delta)
 
 
-def journals(results: Results, cell: VariantAtEpsilon) -> list[Path]:
-    """Return the journals of every run that was made for a cell, those moved aside too."""
-    place = next(run.path for run in results.states if run.cell == cell).parents[1]
+def journals(results: Results, contender: VariantAtEpsilon) -> list[Path]:
+    """Return the journals of every run that was made for a contender, those of replaced runs too."""
+    folder = next(run.path for run in results.states if run.contender == contender).parents[1]
     return [
         journal
         for top in (results.out, results.out / run_folder.ASIDE)
-        if (top / place).is_dir()
-        for journal in sorted((top / place).rglob(JOURNAL))
+        if (top / folder).is_dir()
+        for journal in sorted((top / folder).rglob(JOURNAL))
     ]
 
 
-def together(found: Iterable[Path], delta: float) -> float:
-    """Return the certified ε of all journals' events at `delta`: of each split, then the largest, as splits are disjoint.
+def composed(ledgers: Iterable[Path], delta: float) -> float:
+    """Return the certified upper bound of ε of the events in all journals at `delta`.
 
-    NaN where a journal cannot be read or no finite bound is known.
+    It is the largest ε of a split, as splits share no record. NaN where a journal cannot be read or no finite bound is known.
     """
     events: dict[str, Counter[Event]] = {}
     try:
-        for journal in found:
+        for journal in ledgers:
             for split, entries in read(journal).entries.items():
                 events.setdefault(split, Counter()).update(entries)
-        return max((epsilon(each, delta).upper for each in events.values()), default=0.0)
+        return max((epsilon(of_split, delta).upper for of_split in events.values()), default=0.0)
     except DplitError:
         return math.nan

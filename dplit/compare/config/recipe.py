@@ -1,28 +1,36 @@
-"""What a comparison is: a base recipe, variants of it, and the privacy targets and seeds to run them with."""
+"""A comparison: a base recipe, variants of it, and the privacy targets and seeds that they are run with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from dplit import validation
 from dplit.cli.recipes import find
-from dplit.cli.yaml import read
+from dplit.cli.yaml import Config, read
 from dplit.compare.config import checks
 from dplit.compare.config.overrides import lookup, overridden
-from dplit.compare.config.variant import NOISE, NONPRIVATE, Point, Variant, check_differ, checked, variant
+from dplit.compare.config.variant import (
+    NOISE,
+    NONPRIVATE,
+    Point,
+    Variant,
+    check_differ,
+    checked_overrides,
+    parse_variant,
+)
 from dplit.errors import ConfigurationError
 
 KEYS = ("base", "epsilon", "delta", "seeds", "grid", "choose_by", "search_seeds", "nonprivate", "variants", "smoke")
 
-QUIET: Mapping[str, Any] = {
+MANY_RUNS: Mapping[str, object] = {
     "trainer": {"enable_progress_bar": False, "enable_model_summary": False},
     "fairness": {"table": False, "picture": False},
     "checkpoint": {"save_last": False},
 }
-"""What one of many runs can do without; base and variants may say otherwise."""
+"""Progress bars, pictures and checkpoints that one of many runs does not need; base and variants may override it."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +38,9 @@ class Comparison:
     """A whole comparison, checked.
 
     Attributes:
-        name: the recipe file's stem.
+        name: the name of the recipe's file without its ending.
         base: the base recipe, parsed.
-        base_name: what the recipe calls it.
+        base_name: the name of the base, as in the recipe.
         epsilons: targets, in the recipe's order.
         delta: of every target.
         seeds: of weights and data order; the noise is never seeded.
@@ -44,7 +52,7 @@ class Comparison:
     """
 
     name: str
-    base: Mapping[str, Any]
+    base: Mapping[str, object]
     base_name: str
     epsilons: tuple[float, ...]
     delta: float
@@ -53,7 +61,7 @@ class Comparison:
     search_seeds: int
     variants: tuple[Variant, ...]
     reference: Variant | None
-    smoke: Mapping[str, Any]
+    smoke: Mapping[str, object]
 
     @property
     def all_variants(self) -> tuple[Variant, ...]:
@@ -62,22 +70,22 @@ class Comparison:
 
     @property
     def grid_keys(self) -> tuple[str, ...]:
-        """Every dotted key that some grid varies, in the order they come up."""
-        found = (key for one in self.all_variants for point in one.points for key, _ in point)
-        return tuple(dict.fromkeys(found))
+        """Every dotted key that some grid varies, in order of first appearance."""
+        keys = (key for variant in self.all_variants for point in variant.points for key, _ in point)
+        return tuple(dict.fromkeys(keys))
 
-    def epsilons_of(self, one: Variant) -> tuple[float | None, ...]:
-        """The targets a variant is run with: None alone for runs without privacy."""
-        return self.epsilons if one.private else (None,)
+    def epsilons_of(self, variant: Variant) -> tuple[float | None, ...]:
+        """Return the targets that a variant is run with: a single None for the runs without privacy."""
+        return self.epsilons if variant.private else (None,)
 
-    def config(self, one: Variant, epsilon: float | None, point: Point, seed: int) -> dict[str, Any]:
-        """Return the whole recipe of one run, as `dplit.fit` reads it.
+    def config(self, variant: Variant, epsilon: float | None, point: Point, seed: int) -> Config:
+        """Return the whole recipe of one run, as `dplit fit` reads it.
 
         Raises:
             ConfigurationError: an override leads into something that is no mapping.
         """
-        changed = overridden(overridden(QUIET, self.base), {**one.overrides, **dict(point)})
-        if one.private:
+        changed = overridden(overridden(MANY_RUNS, self.base), {**variant.overrides, **dict(point)})
+        if variant.private:
             target = {"class_path": "dplit.Target", "init_args": {"epsilon": epsilon, "delta": self.delta}}
             changed = overridden(_long_form(changed), {NOISE: target})
         return overridden(changed, {"seed_everything": seed})
@@ -96,31 +104,31 @@ def load(recipe: str) -> Comparison:
     return parse(read(path), path)
 
 
-def parse(given: Any, path: Path) -> Comparison:
-    """Check a parsed recipe; `path` names it, and a base beside it is found.
+def parse(recipe: object, path: Path) -> Comparison:
+    """Check a parsed recipe; `path` names the comparison, and `base` may be a file in the same folder.
 
     Raises:
         ConfigurationError: as `load`.
     """
-    _check_keys(given)
-    base_name = str(_needed(given, "base"))
+    given = _checked_keys(recipe)
+    base_name = str(_required(given, "base"))
     base = _base(base_name, path.parent)
-    seeds = tuple(checks.seed(seed) for seed in checks.distinct(given.get("seeds", [0, 1, 2]), "seeds"))
+    seeds = _seeds(given.get("seeds", [0, 1, 2]), "seeds")
     grid = given.get("grid", {})
     comparison = Comparison(
         name=path.stem,
         base=base,
         base_name=base_name,
-        epsilons=_epsilons(_needed(given, "epsilon"), "epsilon"),
+        epsilons=_epsilons(_required(given, "epsilon"), "epsilon"),
         delta=_delta(given, base),
         seeds=seeds,
         choose_by=checks.metric(given.get("choose_by", "overall_accuracy")),
-        search_seeds=checks.search_seeds(given.get("search_seeds", 1), seeds),
-        variants=_variants(_needed(given, "variants"), grid),
+        search_seeds=checks.search_seeds(given.get("search_seeds", 1), len(seeds)),
+        variants=_variants(_required(given, "variants"), grid),
         reference=_reference(given.get("nonprivate", True), grid),
-        smoke=checked(given.get("smoke", {"trainer.max_epochs": 1}), "smoke"),
+        smoke=checked_overrides(given.get("smoke", {"trainer.max_epochs": 1}), "smoke"),
     )
-    _check_merging(comparison)
+    _check_overrides(comparison)
     return comparison
 
 
@@ -132,7 +140,7 @@ def narrowed(
     Raises:
         ConfigurationError: they are out of range, or stand twice.
     """
-    chosen = comparison.seeds if seeds is None else tuple(checks.seed(s) for s in checks.distinct([*seeds], "--seeds"))
+    chosen = comparison.seeds if seeds is None else _seeds([*seeds], "--seeds")
     return replace(
         comparison,
         epsilons=comparison.epsilons if epsilons is None else _epsilons([*epsilons], "--epsilon"),
@@ -142,10 +150,10 @@ def narrowed(
 
 
 def smoked(comparison: Comparison) -> Comparison:
-    """Return the comparison with one seed, one target, one grid point and what `smoke` changes."""
+    """Return a trial of the comparison: one seed, one target, one grid point, and the overrides under `smoke`."""
 
-    def small(one: Variant) -> Variant:
-        return replace(one, points=one.points[:1], overrides={**one.overrides, **comparison.smoke})
+    def small(variant: Variant) -> Variant:
+        return replace(variant, points=variant.points[:1], overrides={**variant.overrides, **comparison.smoke})
 
     return replace(
         comparison,
@@ -153,83 +161,90 @@ def smoked(comparison: Comparison) -> Comparison:
         epsilons=comparison.epsilons[:1],
         seeds=comparison.seeds[:1],
         search_seeds=1,
-        variants=tuple(small(one) for one in comparison.variants),
+        variants=tuple(small(variant) for variant in comparison.variants),
         reference=small(comparison.reference) if comparison.reference else None,
     )
 
 
 def only(comparison: Comparison, names: Sequence[str]) -> Comparison:
-    """Return the comparison with these variants alone, and the runs without privacy that they are held against.
+    """Return the comparison with these variants alone, and the runs without privacy that they are compared with.
 
     Raises:
         ConfigurationError: a name that is no variant; names the nearest.
     """
-    known = {one.name: one for one in comparison.variants}
+    known = {variant.name: variant for variant in comparison.variants}
     for name in names:
         if name not in known:
             raise ConfigurationError(f"--only {name}: no such variant{checks.nearest(name, known)}")
-    return replace(comparison, variants=tuple(one for one in comparison.variants if one.name in names))
+    return replace(comparison, variants=tuple(variant for name, variant in known.items() if name in names))
 
 
-def _check_keys(given: Any) -> None:
-    if not isinstance(given, Mapping):
+def _checked_keys(recipe: object) -> Config:
+    if not isinstance(recipe, Mapping):
         raise ConfigurationError("a comparison's recipe is a mapping with base, epsilon and variants")
-    for key in given:
+    for key in recipe:
         if key not in KEYS:
             raise ConfigurationError(f"{key!r} is no key of a comparison{checks.nearest(str(key), KEYS)}")
+    return dict(recipe)
 
 
-def _needed(given: Mapping[str, Any], key: str) -> Any:
+def _required(given: Config, key: str) -> object:
     if given.get(key) is None:
         raise ConfigurationError(f"the recipe has no {key}; a comparison needs base, epsilon and variants")
     return given[key]
 
 
-def _base(name: str, folder: Path) -> dict[str, Any]:
+def _base(name: str, folder: Path) -> Config:
     beside = folder / name
-    found = read(beside if beside.is_file() else find(name))
-    if not isinstance(found, Mapping):
-        raise ConfigurationError(f"base {name} is no recipe: it holds {type(found).__name__}, not a mapping")
-    return dict(found)
+    base = read(beside if beside.is_file() else find(name))
+    if not isinstance(base, Mapping):
+        raise ConfigurationError(f"base {name} is no recipe: it holds {type(base).__name__}, not a mapping")
+    return dict(base)
 
 
-def _epsilons(values: Any, name: str) -> tuple[float, ...]:
-    return tuple(checks.distinct([checks.epsilon(value) for value in checks.distinct(values, name)], name))
+def _epsilons(values: object, name: str) -> tuple[float, ...]:
+    epsilons = [checks.epsilon(value) for value in checks.as_distinct_list(values, name)]
+    checks.as_distinct_list(epsilons, name)
+    return tuple(epsilons)
 
 
-def _delta(given: Mapping[str, Any], base: Mapping[str, Any]) -> float:
+def _seeds(values: object, name: str) -> tuple[int, ...]:
+    return tuple(checks.seed(value) for value in checks.as_distinct_list(values, name))
+
+
+def _delta(given: Config, base: Config) -> float:
     delta = given.get("delta", lookup(base, f"{NOISE}.init_args.delta"))
     if delta is None:
         raise ConfigurationError("neither the recipe nor its base's Target says delta; add delta: 1.0e-5 or so")
     return validation.delta(delta)
 
 
-def _variants(given: Any, grid: Any) -> tuple[Variant, ...]:
+def _variants(given: object, grid: object) -> tuple[Variant, ...]:
     if not isinstance(given, Mapping) or not given:
         raise ConfigurationError("variants must map each name to its overrides; there are none")
-    variants = tuple(variant(str(name), overrides, grid) for name, overrides in given.items())
-    for k, one in enumerate(variants):
-        for other in variants[:k]:
-            check_differ(one, other)
+    variants = tuple(parse_variant(str(name), overrides, grid) for name, overrides in given.items())
+    for first, second in combinations(variants, 2):
+        check_differ(first, second)
     return variants
 
 
-def _reference(given: Any, grid: Any) -> Variant | None:
+def _reference(given: object, grid: object) -> Variant | None:
     if given is False or given is None:
         return None
-    return variant(NONPRIVATE, {"trainer.strategy": "auto"} if given is True else given, grid, private=False)
+    return parse_variant(NONPRIVATE, {"trainer.strategy": "auto"} if given is True else given, grid, private=False)
 
 
-def _check_merging(comparison: Comparison) -> None:
-    for one in comparison.all_variants:
+def _check_overrides(comparison: Comparison) -> None:
+    """Lay the overrides of every variant over the base once, so that a bad one is refused before anything runs."""
+    for variant in comparison.all_variants:
         try:
-            comparison.config(one, comparison.epsilons[0], one.points[0], comparison.seeds[0])
+            comparison.config(variant, comparison.epsilons[0], variant.points[0], comparison.seeds[0])
         except ConfigurationError as error:
-            raise ConfigurationError(f"variant {one.name}: {error}") from error
+            raise ConfigurationError(f"variant {variant.name}: {error}") from error
 
 
-def _long_form(config: dict[str, Any]) -> dict[str, Any]:
-    """Write `strategy: dp` out, so that a target has a place."""
+def _long_form(config: Config) -> Config:
+    """Write `strategy: dp` out, so that there is a place for a target."""
     strategy = lookup(config, "trainer.strategy")
     if strategy == "dp":
         return overridden(config, {"trainer.strategy": {"class_path": "dplit.DPStrategy"}})

@@ -1,4 +1,4 @@
-"""The table of a comparison: one line a variant and target."""
+"""The table of a comparison: one line for each variant and target."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from dplit.compare.run.plan import VariantAtEpsilon, exact
 
 @dataclass(frozen=True)
 class Line:
-    """One line: texts, ready to be shown."""
+    """One line of the table, as texts.
+
+    Attributes:
+        epsilon: the target, or "none".
+        variant: its name.
+        point: the chosen value of each grid key.
+        figures: means with intervals, in the order of `shown`.
+        seeds: how many runs the means are taken over.
+    """
 
     epsilon: str
     variant: str
@@ -27,31 +35,31 @@ class Line:
 
 
 def shown(results: Results) -> dict[str, str]:
-    """Return what the table shows, and what it is called there."""
+    """Return the figures that the table shows, with their column heads."""
     return results.quality.columns | ({TERMS: "term FPR diff."} if TERMS in results.metrics else {})
 
 
 def lines(results: Results, epsilon: float | None) -> Iterator[Line]:
-    """Yield the lines of one target; None yields that of the runs without privacy."""
-    for cell in results.cells:
-        if cell[1] == epsilon:
-            yield _line(results, cell)
+    """Yield the lines of one target; for None, the line of the runs without privacy."""
+    for contender in results.contenders:
+        if contender.epsilon == epsilon:
+            yield _line(results, contender)
 
 
-def _line(results: Results, cell: VariantAtEpsilon) -> Line:
-    point = dict(results.chosen[cell])
+def _line(results: Results, contender: VariantAtEpsilon) -> Line:
+    point = dict(results.chosen[contender])
     return Line(
-        "none" if cell[1] is None else exact(cell[1]),
-        cell[0],
+        "none" if contender.epsilon is None else exact(contender.epsilon),
+        contender.variant,
         tuple(str(point.get(key, "–")) for key in columns(results.comparison)),
-        tuple(results.mean(cell, metric, None).text() for metric in shown(results)),
-        len(results.of(cell)),
+        tuple(results.mean(contender, metric, None).text() for metric in shown(results)),
+        len(results.of(contender)),
     )
 
 
 def show(console: Console, results: Results) -> None:
     """Print the table, what failed and what is missing."""
-    if results.cells:
+    if results.contenders:
         console.print(_table(results))
         console.print(_note(results), highlight=False)
     for run, reason in results.failed.items():
@@ -77,9 +85,6 @@ def _table(results: Results) -> Table:
 
 
 def _note(results: Results) -> str:
-    told = f"δ = {results.comparison.delta:g}; grid points were chosen by {CHOSEN.format(results.chosen_by)}"
-    few = min(len(results.of(cell)) for cell in results.cells) < 2
-    return f"{told}; one seed gives no interval" if few else told
-
-
-CHOSEN = "{} on the validation split"
+    note = f"δ = {results.comparison.delta:g}; grid points were chosen by {results.chosen_by} on the validation split"
+    one_seed = min(len(results.of(contender)) for contender in results.contenders) < 2
+    return f"{note}; one seed gives no interval" if one_seed else note

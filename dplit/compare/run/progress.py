@@ -1,4 +1,4 @@
-"""One bar over all runs: how many are done, how long the rest takes, which are being made."""
+"""One progress bar over all runs: how many are done, how long the others will take, which are being made."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Progress:
     """A live bar on a terminal; a line for each run elsewhere.
 
     Args:
-        console: where to.
-        total: how many runs there are, those done before included.
+        console: where it is shown.
+        total: how many runs there are, with those that were done before.
     """
 
     def __init__(self, console: Console, total: int) -> None:
@@ -50,20 +50,20 @@ class Progress:
         self.live.update(Group(self.bar, Text(text, overflow="ellipsis", no_wrap=True)))
 
     def skip(self, runs: int) -> None:
-        """Count runs that were done before; they say nothing about the time left."""
+        """Count runs that were done before; the estimate of the time left does not use them."""
         self.completed += runs
-        self.bar.tasks[0].completed = self.completed  # `update` would take them for speed
+        self.bar.tasks[0].completed = self.completed  # `update` would count them into the speed
 
     def working_on(self, runs: Sequence[Run]) -> None:
         """Name the runs being made."""
         self.say("now: " + "  ".join(map(str, runs)))
 
     def done(self, run: Run, problem: str | None) -> None:
-        """Count a run; say why it failed, if it did."""
+        """Count a run; `problem` says why it failed, None that it did not."""
         self.completed += 1
         self.bar.advance(self.task)
-        told = "" if problem is None else f" [red]failed[/red]: {escape(problem)}"
+        failure = "" if problem is None else f" [red]failed[/red]: {escape(problem)}"
         if problem is not None or not self.console.is_terminal:
             self.console.print(
-                f"{self.completed}/{self.total} {escape(str(run))}{told}", soft_wrap=True, highlight=False
+                f"{self.completed}/{self.total} {escape(str(run))}{failure}", soft_wrap=True, highlight=False
             )

@@ -1,48 +1,40 @@
-"""The output folder: what is done in it, what failed, and what is moved out of the way."""
+"""The output folder: which of its runs are done, which failed, and where replaced runs are kept."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-
+from dplit.cli.yaml import Config, write
 from dplit.compare.run.plan import Run
 from dplit.errors import ConfigurationError
+from dplit.files import set_aside, write_atomically
 
 MARKER = "comparison.json"
-"""What shows that a folder holds a comparison."""
+"""A folder with this file holds a comparison."""
 DONE, ERROR, LOG, RECIPE, ASIDE = "done.json", "error.txt", "run.log", "recipe.yaml", "aside"
-"""What a run's folder says of it; `aside` holds runs that were made anew, whose ledgers still count."""
+"""Files in the folder of a run; and the folder that keeps what replaced runs left, as their ledgers still count."""
 
 State = Literal["done", "failed", "other", "missing"]
 
 
-def claim(out: Path, about: dict[str, Any]) -> None:
-    """Make `out` a comparison's folder, or go on in one.
+def claim(out: Path, about: Config) -> None:
+    """Make `out` the folder of a comparison, or go on with the comparison in it.
 
     Raises:
         ConfigurationError: it holds something else, or is no folder.
     """
-    check(out)
-    out.mkdir(parents=True, exist_ok=True)
-    put(out / MARKER, json.dumps(about, indent=2) + "\n")
-
-
-def check(out: Path) -> None:
-    """Refuse a folder that holds something that is no comparison."""
     if out.exists() and not out.is_dir():
         raise ConfigurationError(f"{out} is no folder; choose another --out")
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise ConfigurationError(f"{out} holds something that is no comparison; choose another --out or move it away")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / MARKER, json.dumps(about, indent=2) + "\n")
 
 
 def state(out: Path, run: Run) -> State:
-    """Say how far a run has come; "other": finished under another configuration or version of dplit."""
+    """Return how far a run has come; "other" means finished under another configuration or version of dplit."""
     folder = out / run.path
     done = finished(folder)
     if done is not None:
@@ -50,31 +42,31 @@ def state(out: Path, run: Run) -> State:
     return "failed" if (folder / ERROR).is_file() else "missing"
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
-    """Return what a finished run wrote last, or None."""
+def finished(folder: Path) -> Config | None:
+    """Return what a finished run wrote last (see `finish`), or None for a run that is not finished."""
     try:
-        found = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        mark = json.loads((folder / DONE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return mark if isinstance(mark, dict) else None
 
 
 def prepare(out: Path, run: Run) -> Path:
-    """Return an empty folder for a run, with its recipe inside; what was there is moved aside.
+    """Return a new folder for a run, with its recipe inside; what was there before is moved aside.
 
     Raises:
         ConfigurationError: a link leads out of `out`.
     """
     folder = _within(out, run)
     if folder.exists():
-        _set_aside(out, run)
+        set_aside(folder, out / ASIDE / run.path)
     folder.mkdir(parents=True)
-    put(folder / RECIPE, yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True))
+    write_atomically(folder / RECIPE, write(run.config))
     return folder
 
 
 def finish(folder: Path, run: Run, seconds: float) -> None:
-    """Mark a run as finished: the last thing it writes."""
+    """Mark a run as finished, after everything else is written."""
     about = {
         "digest": run.digest,
         "variant": run.variant,
@@ -83,34 +75,23 @@ def finish(folder: Path, run: Run, seconds: float) -> None:
         "seed": run.seed,
         "seconds": round(seconds, 2),
     }
-    put(folder / DONE, json.dumps(about, indent=2) + "\n")
+    write_atomically(folder / DONE, json.dumps(about, indent=2) + "\n")
 
 
-def fail(out: Path, run: Run, line: str, more: str = "") -> None:
-    """Mark a run as failed: one line, then whatever explains it."""
+def fail(out: Path, run: Run, reason: str, details: str = "") -> None:
+    """Mark a run as failed: the reason in one line, then details such as a traceback.
+
+    Raises:
+        ConfigurationError: a link leads out of `out`.
+    """
     folder = _within(out, run)
     folder.mkdir(parents=True, exist_ok=True)
-    put(folder / ERROR, f"{line}\n\n{more}".rstrip() + "\n")
+    write_atomically(folder / ERROR, f"{reason}\n\n{details}".rstrip() + "\n")
 
 
 def reason(out: Path, run: Run) -> str:
-    """Return the first line of why a run failed."""
+    """Return in one line why a run failed."""
     return (out / run.path / ERROR).read_text(encoding="utf-8").split("\n", 1)[0]
-
-
-def put(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _within(out: Path, run: Run) -> Path:
@@ -118,10 +99,3 @@ def _within(out: Path, run: Run) -> Path:
     if not folder.resolve().is_relative_to(out.resolve()):
         raise ConfigurationError(f"{folder} leads out of {out}; remove the link")
     return folder
-
-
-def _set_aside(out: Path, run: Run) -> None:
-    place = out / ASIDE / run.path
-    place.parent.mkdir(parents=True, exist_ok=True)
-    free = next(p for n in count(1) if not (p := place.with_name(f"{place.name}-{n}")).exists())
-    os.replace(out / run.path, free)

@@ -1,11 +1,11 @@
-"""Any folder of images with a table that says what each one shows, and whom."""
+"""Your own images, in a folder, with a table that gives the class and the group of each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -14,25 +14,28 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from typing_extensions import override
 
-from dplit.data.base import Batch, Examples, GroupedData, Splits, check_share, split
-from dplit.data.columns import Value, codes, declare, read_columns, words
-from dplit.data.tables.base import TEST_FRACTION
+from dplit.data.base import TEST_FRACTION, Batch, Examples, GroupedData, Ids, Splits, check_share, split
+from dplit.data.columns import Value, as_text, declare, declared_ids, read_columns
 from dplit.errors import ConfigurationError
 
 MEAN, SCALE = 0.5, 0.5
-"""Colours in [0, 1] become (colour - MEAN) / SCALE, in [-1, 1]: round numbers, no image set's mean and deviation."""
+"""Colours in [0, 1] become (colour - MEAN) / SCALE, in [-1, 1]. These are round numbers, not statistics of the images."""
 
 MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
+"""From the number of channels to the mode of Pillow."""
+
+Sample: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""`(channels, height, width)` uint8, and the class and the group of the image."""
 
 
-class Images(Examples):
-    """Images that are read when they are asked for.
+class Images(Examples[Sample]):
+    """Images that are read from their files when they are needed.
 
     Args:
-        paths: one a file.
+        paths: the `n` files.
         y: `(n,)` int64 classes.
         group: `(n,)` int64 group ids.
-        image_shape: `(channels, height, width)` that every image is brought to.
+        image_shape: `(channels, height, width)` that every image is resized to.
 
     """
 
@@ -42,29 +45,35 @@ class Images(Examples):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.from_numpy(picture(self.paths[index], self.image_shape)), self.y[index], self.group[index]
+    def __getitem__(self, index: int) -> Sample:
+        return torch.from_numpy(read_image(self.paths[index], self.image_shape)), self.y[index], self.group[index]
 
     @override
-    def collate(self, samples: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Batch:
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Return `{"x": (b, channels, height, width) float32, "y": (b,), "group": (b,)}`."""
         if not samples:
-            none = torch.zeros(0, dtype=torch.int64)
-            return {"x": torch.zeros(0, *self.image_shape), "y": none, "group": none}
-        x, y, group = (torch.stack(part) for part in zip(*samples, strict=True))
+            no_ids = torch.zeros(0, dtype=torch.int64)
+            return {"x": torch.zeros(0, *self.image_shape), "y": no_ids, "group": no_ids}
+        x, y, group = (torch.stack(column) for column in zip(*samples, strict=True))
         return {"x": x.float().div_(255).sub_(MEAN).div_(SCALE), "y": y, "group": group}
 
     @override
     def group_ids(self) -> Tensor:
         return self.group
 
-    def faults(self) -> list[str]:
-        """Read every image once, and say of each that cannot be read which one it is and why."""
+    def unreadable(self) -> list[str]:
+        """Read every image once; return the path of each that cannot be read, with the reason."""
         with ThreadPoolExecutor() as threads:
-            return [fault for fault in threads.map(self._fault, self.paths) if fault]
+            return [problem for problem in threads.map(self._problem, self.paths) if problem]
 
-    def _fault(self, path: Path) -> str:
+    def part(self, indices: Ids) -> Images:
+        """Return the images with these indices."""
+        picked = torch.from_numpy(indices)
+        return Images([self.paths[i] for i in indices], self.y[picked], self.group[picked], self.image_shape)
+
+    def _problem(self, path: Path) -> str:
         try:
-            picture(path, self.image_shape)
+            read_image(path, self.image_shape)
         except FileNotFoundError:
             return f"{path}, which is not there"
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -73,24 +82,24 @@ class Images(Examples):
 
 
 class ImageFolder(GroupedData):
-    """A folder of images and a CSV file with a row for each: file name, class and group.
+    """A folder of images, and a table with one row for each: file name, class and group.
 
-    Batches are `{"x": (b, channels, height, width) float32, "y": (b,) int64, "group": (b,) int64}`. Images are read
-    when they are needed, in `num_workers` processes, turned as their EXIF data say and brought to one size. Before
-    training every image is read once, so that none can fail later and show by it that it was drawn.
+    Batches are `{"x": (b, channels, height, width) float32, "y": (b,) int64, "group": (b,) int64}`. Images are read when they
+    are needed, in `num_workers` processes, rotated as their EXIF data say, and resized. Every image is read once before
+    training, because an error during training would reveal that the image was drawn.
 
     Args:
-        folder: where the images are.
-        table: CSV or Parquet file with a row an image.
+        folder: the folder with the images.
+        table: CSV or Parquet file with one row per image.
         labels: the declared classes; id `k` means the `k`-th.
         groups: the declared groups; id `k` means the `k`-th.
         file: the column with the path inside `folder`.
         label: the column with the class.
         group: the column with the group.
-        image_size: height and width that every image is brought to; one number for a square.
-        channels: 3 for colours, 1 for grey.
+        image_size: height and width that every image is resized to; one number for a square.
+        channels: 3 for colour, 1 for grey.
         test_table: the rows to test on; None takes `test_fraction` of `table`, chosen by row number alone.
-        test_fraction: share of the rows that is kept to test on where there is no `test_table`, in (0, 1).
+        test_fraction: share of the rows that is kept for testing if there is no `test_table`, in (0, 1).
         **loading: batch_size, validation_fraction, eval_batch_size and num_workers, as in `Adult`.
 
     Raises:
@@ -99,7 +108,7 @@ class ImageFolder(GroupedData):
 
     """
 
-    licence = "the images are their owner's"
+    licence = "the images belong to their owner"
 
     def __init__(
         self,
@@ -126,40 +135,37 @@ class ImageFolder(GroupedData):
 
     @override
     def read(self) -> Splits:
-        rows = self._images(self.table, "table")
+        images = self._images(self.table, "table")
         if self.test_table is None:
-            tested, left = split(len(rows), self.test_fraction)
-            test = part(rows, tested)
+            for_test, rest = split(len(images), self.test_fraction)
+            test = images.part(for_test)
         else:
-            left, test = np.arange(len(rows)), self._images(self.test_table, "test_table")
-        held_out, kept = split(len(left), self.validation_fraction)
-        return Splits(part(rows, left[kept]), part(rows, left[held_out]), test)
+            rest, test = np.arange(len(images)), self._images(self.test_table, "test_table")
+        held_out, kept = split(len(rest), self.validation_fraction)
+        return Splits(images.part(rest[kept]), images.part(rest[held_out]), test)
 
-    def _images(self, table: str | Path, name: str) -> Images:
-        rows = read_columns(table, [self.file, self.label, self.group], name)
-        y, group = codes(rows, self.label, self.labels, name), codes(rows, self.group, self.groups, name)
-        paths = [self.folder / path for path in words(rows[self.file])]
-        images = Images(paths, torch.from_numpy(y), torch.from_numpy(group), self.image_shape)
-        faults = images.faults()
-        if faults:
-            raise ConfigurationError(f"{name}={table} names {faults[0]}; mend it and {len(faults) - 1} more")
+    def _images(self, table: str | Path, argument: str) -> Images:
+        rows = read_columns(table, [self.file, self.label, self.group], argument)
+        y = torch.from_numpy(declared_ids(rows, self.label, self.labels, argument))
+        group = torch.from_numpy(declared_ids(rows, self.group, self.groups, argument))
+        paths = [self.folder / path for path in as_text(rows[self.file])]
+        images = Images(paths, y, group, self.image_shape)
+        unreadable = images.unreadable()
+        if unreadable:
+            raise ConfigurationError(
+                f"{argument}={table} names {unreadable[0]}; correct this row and {len(unreadable) - 1} more"
+            )
         return images
 
 
-def picture(path: Path, image_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Read one image, `(channels, height, width)`, squeezed or stretched to that size."""
+def read_image(path: Path, image_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Read one image, `(channels, height, width)`; its proportions are not kept."""
     channels, height, width = image_shape
     with Image.open(path) as opened:
-        opened.draft(MODES[channels], (width, height))  # a JPEG is decoded no larger than needed
+        opened.draft(MODES[channels], (width, height))  # decodes a JPEG no larger than needed
         upright = ImageOps.exif_transpose(opened).convert(MODES[channels])
         pixels = np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR))
     return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
-
-
-def part(images: Images, chosen: NDArray[np.int64]) -> Images:
-    """Return the chosen images."""
-    picked = torch.from_numpy(chosen)
-    return Images([images.paths[i] for i in chosen], images.y[picked], images.group[picked], images.image_shape)
 
 
 def _shape(channels: int, image_size: int | tuple[int, int]) -> tuple[int, int, int]:
@@ -167,5 +173,5 @@ def _shape(channels: int, image_size: int | tuple[int, int]) -> tuple[int, int, 
     if min(height, width) < 1:
         raise ConfigurationError(f"image_size={image_size} leaves nothing of an image; give at least 1")
     if channels not in MODES:
-        raise ConfigurationError(f"channels={channels} is neither grey nor colours; give 1 or 3")
+        raise ConfigurationError(f"channels={channels} is neither grey nor colour; give 1 or 3")
     return channels, height, width

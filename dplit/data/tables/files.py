@@ -1,4 +1,4 @@
-"""Any CSV or Parquet table: columns, classes, groups and limits are declared where the table is named."""
+"""Your own CSV or Parquet tables: columns, classes, groups and limits are declared in the arguments."""
 
 from __future__ import annotations
 
@@ -8,23 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from typing_extensions import override
 
-from dplit.data.base import check_share
-from dplit.data.columns import Files, Value, codes, declare, numbers, read_columns, words
-from dplit.data.tables.base import (
-    TEST_FRACTION,
-    Categories,
-    Grouping,
-    Number,
-    TableData,
-    centred,
-    crossed,
-    divided,
-    logarithmic,
-    names_of,
-)
+from dplit.data.base import TEST_FRACTION, Ids, check_choice, check_share
+from dplit.data.columns import Files, Value, as_numbers, as_text, declare, declared_ids, read_columns
+from dplit.data.tables.base import TableData, train_and_test
+from dplit.data.tables.features import Categories, Feature, Number, centred, logarithmic, names_of
+from dplit.data.tables.groupings import Grouping, crossed
 from dplit.errors import ConfigurationError
 
 SCALES = {"linear": centred, "log": logarithmic}
@@ -32,14 +22,14 @@ SCALES = {"linear": centred, "log": logarithmic}
 
 @dataclass(frozen=True)
 class Range:
-    """What is declared of a column of numbers.
+    """What is declared about a column of numbers.
 
     Args:
-        low: the least; what is lower counts as this.
-        high: the most; what is higher counts as this.
-        edges: ascending; between each and the next, and above the last, is a column of 0 and 1.
+        low: lower numbers are set to this.
+        high: higher numbers are set to this.
+        edges: ascending edges of bins; each bin is a feature of 0 and 1, and the last one has no end.
         scale: `linear`, to [-1, 1], or `log`, to [0, 1] by the logarithm of 1 + number - low.
-        missing: what a cell without a number counts as; None refuses such cells.
+        missing: the number for cells without one; None refuses such cells.
 
     """
 
@@ -50,42 +40,41 @@ class Range:
     missing: float | None = None
 
     def feature(self, column: str) -> Number:
-        """Return the encoding of this column.
+        """Return the encoding of a column.
 
         Raises:
-            ConfigurationError: low is not below high, or the edges do not rise.
+            ConfigurationError: low is not below high, the edges are not ascending, or the scale is unknown.
 
         """
         if not -np.inf < self.low < self.high < np.inf:
             raise ConfigurationError(f"numbers.{column}: low={self.low} must be below high={self.high}, both finite")
         if list(self.edges) != sorted(set(self.edges)):
-            raise ConfigurationError(f"numbers.{column}: edges={list(self.edges)} must rise")
-        if self.scale not in SCALES:
-            raise ConfigurationError(f"numbers.{column}: scale={self.scale!r} is not known; choose linear or log")
+            raise ConfigurationError(f"numbers.{column}: edges={list(self.edges)} must be ascending")
+        check_choice(f"numbers.{column}: scale", self.scale, SCALES, "scale")
         return Number(column, self.low, self.high, tuple(self.edges), SCALES[self.scale])
 
 
 class Table(TableData):
-    """Any table; everything about it that training uses is declared here, and nothing is fitted on its rows.
+    """Your own table. Everything about it that training uses is declared in the arguments; nothing is fitted on its rows.
 
     Args:
         train: CSV or Parquet file, or several, with the rows to train and validate on.
         label: the column with the class.
         classes: the declared classes; id `k` means the `k`-th.
-        group: the columns that make the groups, each with its declared values; several are crossed.
+        group: the columns that define the groups, each with its declared values; several columns are crossed.
         numbers: the columns of numbers that are features, each with its declared limits.
-        categories: the columns of words that are features, each with its declared values; others share one column.
+        categories: the columns of text that are features, each with its declared values; all other values share one feature.
         test: file or files to test on; None takes `test_fraction` of the rows of `train`, chosen by row number alone.
-        test_fraction: share of the rows that is kept to test on where there is no `test`, in (0, 1).
+        test_fraction: share of the rows that is kept for testing if there is no `test`, in (0, 1).
         **loading: batch_size, validation_fraction, eval_batch_size and num_workers, as in `Adult`.
 
     Raises:
-        ConfigurationError: a declaration cannot mean what it says; in `setup`, a file cannot be read, is empty, lacks a
+        ConfigurationError: the declarations contradict each other; in `setup`, a file cannot be read, is empty, lacks a
             column, or holds a class, group or number that the declarations do not cover.
 
     """
 
-    licence = "the table is its owner's"
+    licence = "the table belongs to its owner"
 
     def __init__(
         self,
@@ -115,37 +104,38 @@ class Table(TableData):
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         train = self._checked(self.train_files, "train")
         if self.test_files is None:
-            return divided(train, self.test_fraction)
+            return train_and_test(train, self.test_fraction)
         return train, self._checked(self.test_files, "test")
 
     @override
-    def labels(self, rows: pd.DataFrame) -> NDArray[np.int64]:
-        return codes(rows, self.label, self.classes, "train")
+    def labels(self, rows: pd.DataFrame) -> Ids:
+        return declared_ids(rows, self.label, self.classes, "train")
 
-    def _checked(self, files: Files, name: str) -> pd.DataFrame:
-        raw = read_columns(files, [*(f.column for f in self.features), *self.group_values, self.label], name)
-        rows = pd.DataFrame({column: self._column(raw[column], name) for column in raw})
+    def _checked(self, files: Files, argument: str) -> pd.DataFrame:
+        """Read a file, and refuse classes, groups and numbers that are not covered by the declarations."""
+        raw = read_columns(files, [*(f.column for f in self.features), *self.group_values, self.label], argument)
+        rows = pd.DataFrame({column: self._column(raw[column], argument) for column in raw})
         for column, declared in {**self.group_values, self.label: self.classes}.items():
-            codes(rows, column, declared, name)
+            declared_ids(rows, column, declared, argument)
         return rows
 
-    def _column(self, raw: pd.Series, name: str) -> pd.Series:
+    def _column(self, raw: pd.Series, argument: str) -> pd.Series:
         limits = self.numbers.get(str(raw.name))
-        return words(raw) if limits is None else numbers(raw, limits.missing, name)
+        return as_text(raw) if limits is None else as_numbers(raw, limits.missing, argument)
 
 
 def _features(
     numbers: Mapping[str, Range], categories: Mapping[str, Sequence[Value]], label: str
-) -> tuple[Number | Categories, ...]:
-    twice = sorted(set(numbers) & set(categories))
-    if twice:
-        raise ConfigurationError(f"column {twice[0]!r} is declared under numbers and categories; keep one")
+) -> tuple[Feature, ...]:
+    in_both = sorted(set(numbers) & set(categories))
+    if in_both:
+        raise ConfigurationError(f"column {in_both[0]!r} is declared under numbers and categories; keep one")
     if label in numbers or label in categories:
         raise ConfigurationError(f"label={label!r} is also a feature, which would give the answer away; drop it there")
     if not numbers and not categories:
         raise ConfigurationError("there is no feature to learn from; declare columns under numbers or categories")
-    of_words = (Categories(column, declare(v, f"categories.{column}")) for column, v in categories.items())
-    return (*(limits.feature(column) for column, limits in numbers.items()), *of_words)
+    of_text = (Categories(column, declare(v, f"categories.{column}")) for column, v in categories.items())
+    return (*(limits.feature(column) for column, limits in numbers.items()), *of_text)
 
 
 def _grouping(values: Mapping[str, Sequence[str]], numbers: Mapping[str, Range]) -> dict[str, Grouping]:

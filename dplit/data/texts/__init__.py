@@ -1,4 +1,4 @@
-"""Texts: tokens, identity terms, counterfactual copies, and `Texts` for your own files."""
+"""Texts: token ids, identity terms, counterfactual copies, and `Texts` for your own files."""
 
 from dplit.data.texts.files import Texts
 

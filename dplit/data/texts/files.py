@@ -1,60 +1,70 @@
-"""Any CSV, JSON lines or Parquet file of texts, or a data set of Hugging Face; classes and groups are declared."""
+"""Your own texts, from a CSV, JSON lines or Parquet file or a Hugging Face data set; classes and groups are declared."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from typing_extensions import override
 
-from dplit.data.base import check_share
-from dplit.data.columns import Value, codes, declare, read_columns, words
-from dplit.data.tables.base import TEST_FRACTION
-from dplit.data.texts.base import Records, TextData
+from dplit.data.base import TEST_FRACTION, Ids, check_share
+from dplit.data.columns import Value, as_text, declare, declared_ids, read_columns
+from dplit.data.texts.base import TextData
+from dplit.data.texts.records import Records
 from dplit.errors import ConfigurationError
 
-Ids = NDArray[np.int64]
-TABLES = (".csv", ".parquet", ".pq")
-JSON = (".jsonl", ".ndjson", ".json")
+TABLE_SUFFIXES = (".csv", ".parquet", ".pq")
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+
+
+@runtime_checkable
+class HasToPandas(Protocol):
+    """A data set of the library `datasets`."""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return its rows."""
+
+
+Source: TypeAlias = str | Path | list[str] | pd.DataFrame | HasToPandas
+"""Files, a name on the Hugging Face hub, a folder of `datasets`, or an object in memory."""
 
 
 class Texts(TextData):
-    """Texts of one's own; everything about them that training uses is declared here.
+    """Your own texts. Everything about them that training uses is declared in the arguments.
 
-    Where `unit` is given, the splits are of persons: all records of one are in one split, and `validation_fraction` and
-    `test_fraction` are shares of the persons.
+    If `unit` is given, the splits are of units, such as persons: all records of a unit are in one split, and
+    `validation_fraction` and `test_fraction` are shares of the units.
 
     Args:
-        train: CSV, JSON lines, JSON or Parquet file with the rows to train and validate on; or a name on the Hugging Face
-            hub or a folder that its `save_to_disk` wrote, with `#split` behind it for another split than `train`; or a
+        train: the rows to train and validate on: a CSV, JSON lines, JSON or Parquet file; or a name on the Hugging Face hub,
+            or a folder that `save_to_disk` of `datasets` wrote, followed by `#split` for another split than `train`; or a
             data set of `datasets`, or a pandas table.
         groups: the declared groups; id `k` means the `k`-th.
-        classes: the declared classes; id `k` means the `k`-th. None for language modelling: the class is then the group.
+        classes: the declared classes; id `k` means the `k`-th. None for language modelling, where the class is the group.
         tokenizer: as in `TextData`.
         text: the column with the text.
         label: the column with the class.
         group: the column with the group.
-        unit: the column that says whose record it is; None where every record stands for itself.
-        test: like `train`, to test on; None takes `test_fraction` of `train`, chosen by row number (or unit) alone.
+        unit: the column that says whose record it is; None if every record is a unit of its own.
+        test: the rows to test on, like `train`; None takes `test_fraction` of `train`, chosen by row (or unit) number alone.
         test_fraction: in (0, 1).
         **options: those of `TextData`, such as template, max_length and swaps; batch_size,
             validation_fraction, eval_batch_size and num_workers.
 
     Raises:
         ConfigurationError: an argument is out of its range; in `setup`, a source cannot be read, is empty, lacks a
-            column, holds a class or group that was not declared, a record without its unit, or a unit of both files.
+            column, or holds a class or group that was not declared, a record without its unit, or a unit of both sources.
 
     """
 
-    licence = "the texts are their owner's"
+    licence = "the texts belong to their owner"
 
     def __init__(
         self,
-        train: Any,
+        train: Source,
         groups: list[Value],
         classes: list[Value] | None = None,
         tokenizer: str = "minilm-l6",
@@ -62,7 +72,7 @@ class Texts(TextData):
         label: str = "label",
         group: str = "group",
         unit: str | None = None,
-        test: Any = None,
+        test: Source | None = None,
         test_fraction: float = TEST_FRACTION,
         **options: Any,
     ) -> None:
@@ -84,99 +94,104 @@ class Texts(TextData):
         units = self._units(pd.concat([train, test]))
         if units is None:
             return self._records(train, "train", None), self._records(test, "test", None)
-        of_train, of_test = units[: len(train)], units[len(train) :]
-        self._check_apart(of_train, of_test)
-        return self._records(train, "train", of_train), self._records(test, "test", of_test)
+        train_units, test_units = units[: len(train)], units[len(train) :]
+        self._refuse_shared_units(train_units, test_units)
+        return self._records(train, "train", train_units), self._records(test, "test", test_units)
 
-    def _table(self, source: Any, name: str) -> pd.DataFrame:
-        wanted = [self.text, self.label, self.group, *([] if self.unit is None else [self.unit])]
-        return read(source, list(dict.fromkeys(wanted)), name)
+    def _table(self, source: Source, argument: str) -> pd.DataFrame:
+        columns = [self.text, self.label, self.group, *([] if self.unit is None else [self.unit])]
+        return read_source(source, list(dict.fromkeys(columns)), argument)
 
     def _units(self, rows: pd.DataFrame) -> Ids | None:
         if self.unit is None:
             return None
-        held = words(rows[self.unit])
-        if (held == "").any():
-            row = int(np.flatnonzero(held == "")[0])
-            raise ConfigurationError(f"column {self.unit!r} says nothing in row {row + 1}; say whose record it is")
-        return pd.factorize(held)[0].astype(np.int64)
+        names = as_text(rows[self.unit])
+        if (names == "").any():
+            row = int(np.flatnonzero(names == "")[0])
+            raise ConfigurationError(f"column {self.unit!r} is empty in row {row + 1}; say there whose record it is")
+        return pd.factorize(names)[0].astype(np.int64)
 
-    def _records(self, rows: pd.DataFrame, name: str, unit: Ids | None) -> Records:
-        y = codes(rows, self.label, self.classes, name)
-        return Records(list(words(rows[self.text])), y, codes(rows, self.group, self.groups, name), unit)
+    def _records(self, rows: pd.DataFrame, argument: str, unit: Ids | None) -> Records:
+        y = declared_ids(rows, self.label, self.classes, argument)
+        group = declared_ids(rows, self.group, self.groups, argument)
+        return Records(list(as_text(rows[self.text])), y, group, unit)
 
-    def _check_apart(self, train: Ids, test: Ids) -> None:
-        both = np.intersect1d(train, test)
-        if len(both):
+    def _refuse_shared_units(self, train: Ids, test: Ids) -> None:
+        shared = np.intersect1d(train, test)
+        if len(shared):
             raise ConfigurationError(
-                f"{len(both)} values of {self.unit!r} are in train and in test: the test would be on people who were "
-                "trained on; move all records of one to one of them"
+                f"{len(shared)} values of {self.unit!r} are in train and in test: the test would be on people who were "
+                "trained on; move all records of a person to one of them"
             )
 
 
-def read(source: Any, wanted: list[str], name: str) -> pd.DataFrame:
-    """Return the columns `wanted` of a source, all rows in order.
+def read_source(source: Source, columns: list[str], argument: str) -> pd.DataFrame:
+    """Return the given columns of a source, all rows in order.
 
     Args:
         source: as `train` of `Texts`.
-        wanted: the columns.
-        name: of the argument that gave it, for messages.
+        columns: their names.
+        argument: the argument that gave the source, for messages.
 
     Raises:
-        ConfigurationError: it cannot be read, lacks a column, or has no row.
+        ConfigurationError: the source cannot be read, lacks a column, or has no row.
 
     """
-    if isinstance(source, list) or (isinstance(source, str | Path) and Path(source).suffix in TABLES):
-        return read_columns(source, wanted, name)
-    rows = _rows(source, name)
-    lacking = [column for column in wanted if column not in rows]
-    if lacking and len(rows.columns):
-        has = ", ".join(map(str, rows.columns))
-        raise ConfigurationError(f"{name} has no column {', '.join(map(repr, lacking))}; it has {has}")
+    if isinstance(source, list) or (isinstance(source, str | Path) and Path(source).suffix in TABLE_SUFFIXES):
+        return read_columns(source, columns, argument)
+    rows = _read_rows(source, argument)
+    missing = [column for column in columns if column not in rows]
+    if missing and len(rows.columns):
+        present = ", ".join(map(str, rows.columns))
+        raise ConfigurationError(f"{argument} has no column {', '.join(map(repr, missing))}; it has {present}")
     if rows.empty:
-        raise ConfigurationError(f"{name} holds no rows; give at least one")
-    return rows[wanted].reset_index(drop=True)
+        raise ConfigurationError(f"{argument} holds no rows; give at least one")
+    return rows[columns].reset_index(drop=True)
 
 
-def _rows(source: Any, name: str) -> pd.DataFrame:
+def _read_rows(source: object, argument: str) -> pd.DataFrame:
     if isinstance(source, pd.DataFrame):
         return source
     if isinstance(source, str | Path):
-        return _json(Path(source), name) if Path(source).suffix in JSON else _named(str(source), name)
-    if hasattr(source, "to_pandas"):
+        is_json = Path(source).suffix in JSON_SUFFIXES
+        return _read_json(Path(source), argument) if is_json else _read_dataset(str(source), argument)
+    if isinstance(source, HasToPandas):
         return pd.DataFrame(source.to_pandas())
     kind = type(source).__name__
     raise ConfigurationError(
-        f"{name} is a {kind}; give a file, the name of a data set, or a data set that has one split"
+        f"{argument} is of type {kind}; give a file, the name of a data set, or a data set that has one split"
     )
 
 
-def _json(path: Path, name: str) -> pd.DataFrame:
+def _read_json(path: Path, argument: str) -> pd.DataFrame:
     try:
         content = path.read_text("utf-8")
-        whole = path.suffix == ".json" and content.lstrip()[:1] == "["
-        rows = json.loads(content) if whole else [json.loads(line) for line in content.split("\n") if line.strip()]
+        is_one_list = path.suffix == ".json" and content.lstrip()[:1] == "["
+        rows = json.loads(content) if is_one_list else [json.loads(s) for s in content.split("\n") if s.strip()]
         return pd.DataFrame(rows, dtype=object)
     except (OSError, ValueError, AttributeError) as error:
-        said = " ".join(str(error).split())
-        raise ConfigurationError(f"{name}={path} cannot be read: {said}; give one JSON object a line") from error
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(
+            f"{argument}={path} cannot be read: {reason}; give one JSON object per line"
+        ) from error
 
 
-def _named(source: str, name: str) -> pd.DataFrame:
-    where, _, part = source.partition("#")
+def _read_dataset(source: str, argument: str) -> pd.DataFrame:
+    """Read a split of a data set of Hugging Face: `source` is a name or folder, with `#split` behind it or not."""
+    name, _, split = source.partition("#")
     try:
         import datasets
 
-        folder = Path(where).is_dir()
-        found = datasets.load_from_disk(where) if folder else datasets.load_dataset(where, split=part or "train")
-        return pd.DataFrame((found[part or "train"] if hasattr(found, "keys") else found).to_pandas())
+        is_folder = Path(name).is_dir()
+        loaded = datasets.load_from_disk(name) if is_folder else datasets.load_dataset(name, split=split or "train")
+        return pd.DataFrame((loaded[split or "train"] if hasattr(loaded, "keys") else loaded).to_pandas())
     except ImportError as error:
         raise ConfigurationError(
-            f"{name}={source} is no CSV, JSON lines or Parquet file, and a data set's name needs datasets; "
-            f"install it, or give a file that ends in {', '.join((*TABLES, *JSON))}"
+            f"{argument}={source} is not a CSV, JSON lines or Parquet file, and the name of a data set needs datasets; "
+            f"install it, or give a file that ends in {', '.join((*TABLE_SUFFIXES, *JSON_SUFFIXES))}"
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigurationError(
-            f"{name}={source} cannot be loaded ({said}); give a file, a folder or a name"
+            f"{argument}={source} cannot be loaded ({reason}); give a file, a folder or a name"
         ) from error

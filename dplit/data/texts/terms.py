@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,14 +12,14 @@ from torch import Tensor
 from dplit.errors import ConfigurationError
 from dplit.groups import declared
 
-Terms = Sequence[str]
+Terms: TypeAlias = Sequence[str]
 
 
-def declared_terms(terms: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the declared terms as a tuple; None declares none.
+def declared_terms(terms: Terms | None) -> tuple[str, ...]:
+    """Return the declared terms as a tuple, which is empty for None.
 
     Raises:
-        ConfigurationError: a term is empty, or stands twice but for case and spaces.
+        ConfigurationError: a term is empty, or two terms differ only in case and white space.
 
     """
     if isinstance(terms, str):
@@ -27,17 +28,20 @@ def declared_terms(terms: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(str(term) for term in terms or ())
 
 
-def mentions(texts: Sequence[str], terms: Sequence[str]) -> Tensor:
-    """Return which of k terms each of n texts mentions, `(n, k)` bool: as whole words, in whatever case.
+def mentions(texts: Sequence[str], terms: Terms) -> Tensor:
+    """Return which of k terms each of n texts mentions, `(n, k)` bool: as whole words, in upper or lower case.
 
-    A term of several words may be broken across any white space. Letters, digits and underscores make up words, so
-    "Asian" is not mentioned by "Caucasian", nor by "Asians": declare what counts, plurals too.
+    The words of a term may be separated by any white space. A word consists of letters, digits and underscores, so neither
+    "Caucasian" nor "Asians" mentions "Asian"; plurals must be declared too.
+
+    >>> mentions(["An ASIAN film", "Asians"], ["asian"]).tolist()
+    [[True], [False]]
     """
-    patterns = [_whole(term) for term in terms]
+    patterns = [_whole_words(term) for term in terms]
     found = [[pattern.search(text) is not None for pattern in patterns] for text in texts]
     return torch.tensor(found, dtype=torch.bool).reshape(len(texts), len(terms))
 
 
-def _whole(term: str) -> re.Pattern[str]:
+def _whole_words(term: str) -> re.Pattern[str]:
     words = r"\s+".join(re.escape(word) for word in term.split())
     return re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)

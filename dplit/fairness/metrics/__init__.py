@@ -1,1 +1,1 @@
-"""Figures by group from counts: pure functions, without noise and without a trainer."""
+"""Metrics by group: pure functions of counts, without noise and without a trainer; one file a family of metrics."""

@@ -1,10 +1,10 @@
-"""What is counted of a split, batch by batch and rank by rank: sums over examples alone, so that counts add up."""
+"""What is counted of a split, batch by batch and rank by rank: only sums over examples, so that counts add up."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -14,11 +14,8 @@ from torch.nn.functional import pad
 from dplit.errors import ConfigurationError
 from dplit.groups import declared
 
-MOST_CELLS = 2**24
+MAX_CELLS = 2**24
 """Largest table K·C·C that is counted (128 MiB of int64)."""
-
-SUMS = ("cells", "alone", "loss_sum", "loss_count", "token_loss", "tokens", "token_count")
-"""Fields of `Counts` that add up over examples."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ class Counts:
         return replace(left, noise_std=math.hypot(left.noise_std, right.noise_std), **sums)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Counts:
-        """Return counts whose sums are changed, one by one."""
+        """Return counts in which `change`, such as a sum over ranks, is applied to each of the sums."""
         sums: dict[str, Any] = {name: change(getattr(self, name)) for name in SUMS}
         return replace(self, **sums)
 
@@ -121,6 +118,9 @@ class Counts:
         return replace(empty, cells=cells.detach().to("cpu", torch.float64), noise_std=noise_std)
 
 
+SUMS = tuple(field.name for field in fields(Counts) if field.name not in ("groups", "noise_std"))
+"""Fields of `Counts` that add up over examples, tensors with a row for each group."""
+
 _MIXED = (
     "some batches returned {} and some {}, so their figures would be of a part; return the same keys for every batch"
 )
@@ -135,7 +135,7 @@ def count(
     loss: Tensor | None = None,
     tokens: Tensor | None = None,
 ) -> Counts:
-    """Count a batch with one `torch.bincount` over the *declared* groups, so that an absent one keeps its own zeros.
+    """Count a batch with one `torch.bincount` over the *declared* groups, so that an absent group keeps its zeros.
 
     Args:
         groups: the declared list; id k means `groups[k]`.
@@ -147,8 +147,11 @@ def count(
         tokens: `(n,)` how many tokens each loss is a mean over, or None.
 
     Raises:
-        ConfigurationError: shapes differ, an id lies outside its range, or K·C·C is beyond `MOST_CELLS`.
+        ConfigurationError: shapes differ, an id lies outside its range, or K·C·C is beyond `MAX_CELLS`.
 
+    >>> group, label, pred = torch.tensor([[0, 0, 1], [1, 0, 1], [1, 1, 1]])
+    >>> count(["a", "b"], 2, group, label, pred).cells.tolist()
+    [[[0, 1], [0, 1]], [[0, 0], [0, 1]]]
     """
     empty = Counts.none(groups, classes)
     group = group.detach().cpu().to(torch.int64)
@@ -166,11 +169,11 @@ def _cells(group: Tensor, label: Tensor, pred: Tensor, groups: int, classes: int
     label, pred = (ids.detach().cpu().to(torch.int64) for ids in (label, pred))
     _check_ids("target", label, len(group), classes)
     _check_ids("prediction", pred, len(group), classes)
-    cells = torch.bincount(_cell(group, label, pred, classes), minlength=groups * classes * classes)
+    cells = torch.bincount(_cell_index(group, label, pred, classes), minlength=groups * classes * classes)
     return cells.view(groups, classes, classes)
 
 
-def _cell(group: Tensor, label: Tensor, pred: Tensor, classes: int) -> Tensor:
+def _cell_index(group: Tensor, label: Tensor, pred: Tensor, classes: int) -> Tensor:
     return (group * classes + label) * classes + pred
 
 
@@ -189,8 +192,8 @@ def _with_tokens(counts: Counts, group: Tensor, loss: Tensor, tokens: Tensor, si
             f"tokens has shape {tuple(tokens.shape)} for {len(group)} examples; give each text's number of predicted "
             "tokens, or leave it out"
         )
-    weighed = _summed(loss.detach().to(torch.float64) * tokens.detach(), group, counts.token_loss)
-    return replace(counts, token_loss=weighed, tokens=_summed(tokens, group, counts.tokens), token_count=sizes)
+    token_loss = _summed(loss.detach().to(torch.float64) * tokens.detach(), group, counts.token_loss)
+    return replace(counts, token_loss=token_loss, tokens=_summed(tokens, group, counts.tokens), token_count=sizes)
 
 
 def _summed(values: Tensor, group: Tensor, start: Tensor) -> Tensor:
@@ -207,8 +210,8 @@ def _check_ids(what: str, ids: Tensor, n: int, size: int) -> None:
 
 
 def _check_size(groups: int, classes: int) -> None:
-    if classes < 2 or groups < 1 or groups * classes * classes > MOST_CELLS:
+    if classes < 2 or groups < 1 or groups * classes * classes > MAX_CELLS:
         raise ConfigurationError(
-            f"{groups} groups x {classes} classes x {classes} classes is not a table of 1 to {MOST_CELLS} counts over "
+            f"{groups} groups x {classes} classes x {classes} classes is not a table of 1 to {MAX_CELLS} counts over "
             "two or more classes; count coarser classes"
         )

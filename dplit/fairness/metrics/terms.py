@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from dplit.errors import ConfigurationError
+from dplit.fairness.metrics.aggregations import by_group, overall
 from dplit.fairness.metrics.counts import Counts, count
-from dplit.fairness.metrics.rates import Row, by_group, fprs, overall
-from dplit.fairness.monitor.outputs import Outcome
+from dplit.fairness.metrics.equalized_odds import false_positive_rates
+from dplit.fairness.metrics.metric import Row
+
+if TYPE_CHECKING:
+    from dplit.fairness.monitor.outputs import Outcome
 
 ENTRY = "mentions"
 """Where a batch says which terms each text mentions, `(n, T)` bool."""
@@ -28,48 +32,48 @@ SUMMARY = ("overall_fpr", "false_positive_equality_difference")
 """Metrics with one value."""
 
 
-def mentioned(batch: Any, terms: Sequence[str]) -> Tensor:
+def mentioned(batch: object, terms: Sequence[str]) -> Tensor:
     """Return the `(n, T)` bool mentions of a batch.
 
     Raises:
         ConfigurationError: the batch has none, or not of these terms.
 
     """
-    found = batch.get(ENTRY) if isinstance(batch, Mapping) else None
-    if not isinstance(found, Tensor) or found.dim() != 2 or found.shape[1] != len(terms):
-        kind = f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else "missing"
+    mentions = batch.get(ENTRY) if isinstance(batch, Mapping) else None
+    if not isinstance(mentions, Tensor) or mentions.dim() != 2 or mentions.shape[1] != len(terms):
+        kind = f"of shape {tuple(mentions.shape)}" if isinstance(mentions, Tensor) else "missing"
         raise ConfigurationError(
             f"{ENTRY!r} of a batch is {kind}, but {len(terms)} identity terms are declared; let the batch say which of "
             f"them each text mentions, ({ENTRY}: (n, {len(terms)})), or declare none"
         )
-    return found.bool()
+    return mentions.bool()
 
 
-def count_terms(terms: Sequence[str], mentions: Tensor, seen: Outcome) -> Counts:
+def count_terms(terms: Sequence[str], mentions: Tensor, outcome: Outcome) -> Counts:
     """Count a batch by term in place of group: a text counts for every term it mentions, one without terms for none.
 
-    So a record moves as many cells as it mentions terms: no noise of sensitivity 1 covers these counts.
+    A record moves as many cells as it mentions terms, so noise of sensitivity 1 does not cover these counts.
 
     Args:
         terms: T names.
         mentions: `(n, T)` bool.
-        seen: what the step said of the n texts.
+        outcome: what the step returned for the n texts.
 
     Raises:
         ConfigurationError: there are not two classes, or not a text for each row of `mentions`.
 
     """
-    if seen.label is None or seen.pred is None or seen.classes != 2:
-        what = "a loss alone" if seen.label is None else f"{seen.classes} classes"
+    if outcome.label is None or outcome.pred is None or outcome.classes != 2:
+        what = "a loss alone" if outcome.label is None else f"{outcome.classes} classes"
         raise ConfigurationError(
             f"false positives of identity terms are of two classes, but the step returned {what}; set FairnessMonitor(terms=[])"
         )
-    if len(mentions) != len(seen.label):
+    if len(mentions) != len(outcome.label):
         raise ConfigurationError(
-            f"{ENTRY!r} has {len(mentions)} rows for {len(seen.label)} texts; give each text one row of its own"
+            f"{ENTRY!r} has {len(mentions)} rows for {len(outcome.label)} texts; give each text one row of its own"
         )
     text, term = mentions.detach().cpu().nonzero().T
-    return count(terms, 2, term, seen.label.detach().cpu()[text], seen.pred.detach().cpu()[text])
+    return count(terms, 2, term, outcome.label.detach().cpu()[text], outcome.pred.detach().cpu()[text])
 
 
 def term_rows(by_term: Counts, counts: Counts) -> list[Row]:
@@ -82,11 +86,11 @@ def term_rows(by_term: Counts, counts: Counts) -> list[Row]:
         counts: the same examples by group.
 
     """
-    whole, rates = overall(fprs, counts)[""], by_group(fprs, by_term)
+    fpr, term_fpr = overall(false_positive_rates, counts)[""], by_group(false_positive_rates, by_term)
     negatives = dict(zip(by_term.groups, by_term.cells[:, 0].sum(1).tolist(), strict=True))
-    away = {term: rate - whole for term, rate in rates.items()}
-    figures = zip(PER_TERM, (negatives, rates, away), strict=True)
-    rows = [Row(metric, term, float(value)) for metric, values in figures for term, value in values.items()]
-    apart = [abs(value) for value in away.values() if not math.isnan(value)]
-    sums = (whole, math.fsum(apart) if apart else math.nan)
-    return [*rows, *(Row(metric, "", value) for metric, value in zip(SUMMARY, sums, strict=True))]
+    differences = {term: rate - fpr for term, rate in term_fpr.items()}
+    columns = zip(PER_TERM, (negatives, term_fpr, differences), strict=True)
+    rows = [Row(metric, term, float(value)) for metric, values in columns for term, value in values.items()]
+    distances = [abs(value) for value in differences.values() if not math.isnan(value)]
+    summaries = (fpr, math.fsum(distances) if distances else math.nan)
+    return [*rows, *(Row(metric, "", value) for metric, value in zip(SUMMARY, summaries, strict=True))]

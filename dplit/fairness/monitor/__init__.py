@@ -1,1 +1,1 @@
-"""The callback that counts, releases, shows and keeps fairness figures on every validation epoch."""
+"""The callback, and what it is made of: what a step returns, the release of counts, and where figures are shown and kept."""

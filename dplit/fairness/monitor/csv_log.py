@@ -1,4 +1,4 @@
-"""One look at the groups, and the tidy file that keeps them."""
+"""The tidy file that keeps the figures of a run."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ HEADER = ("epoch", "step", "epsilon", "delta", "split", "group", "metric", "valu
 
 
 def claim(directory: Path, filename: str) -> Path:
-    """Create a file with the header and return its path: `filename`, or with a number where that is taken.
+    """Create a file with the header and return its path: `filename`, or `NAME-1`, `NAME-2`, … where that is taken.
 
-    A name is taken if it, or the picture of the same name, exists: no file of another run is written to.
+    A name is taken if it, or the picture of the same name, exists: no file of another run is written to. No two processes
+    get the same path.
+
+    Raises:
+        OSError: the folder cannot be made or written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     first = directory / filename
     numbered = (first.with_stem(f"{first.stem}-{i}") for i in count(1))
-    return next(path for path in chain([first], numbered) if _created(path))
+    return next(path for path in chain([first], numbered) if _create(path))
 
 
-def _created(path: Path) -> bool:
+def _create(path: Path) -> bool:
+    """Create the file unless its name is taken, and return whether it was created."""
     if path.with_suffix(".png").exists():
         return False
     try:

@@ -22,65 +22,74 @@ SUMMARISED = {
     "equalized_odds_difference": "odds diff.",
     "false_positive_equality_difference": "FPR of terms, diff.",
 }
-"""What the line below the table adds, where there is such a figure, to what the model is judged by."""
+"""What the line below the table says beside the figures of the quality that the model is judged by."""
 
 
-def shown(value: float, digits: int = 3) -> str:
-    """Write a figure; NaN, which stands for "not defined", is an en dash."""
+def written(value: float, digits: int = 3) -> str:
+    """Write a figure; NaN, which stands for "not defined", is an en dash.
+
+    >>> written(0.25), written(math.nan)
+    ('0.250', '–')
+    """
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def rendered(snapshot: Snapshot, note: str) -> Group:
     """Lay out one row per group and a summary line.
 
-    Columns without a single figure, as the loss of noisy counts, are left out. Source of each column: `metrics.TABLE`.
-    Identity terms, where there are any, have a table of their own below.
+    Columns without a single figure, as the loss of noisy counts, are left out. Identity terms, where there are any, have a
+    table of their own below.
+
+    Args:
+        snapshot: the figures.
+        note: how they were released, for the heading.
     """
-    columns = [metric for metric in snapshot.per_group if _any(snapshot, metric)]
-    heading = f"epoch {snapshot.epoch}, step {snapshot.step}, {snapshot.split} ({note})"
-    table = Table(title=Text(heading), title_justify="left", box=box.SIMPLE_HEAD)
-    for head in ("group", *(ABBREVIATED.get(metric, metric.replace("_", " ")) for metric in columns)):
-        table.add_column(head, justify="left" if head == "group" else "right", overflow="fold")
+    columns = [metric for metric in snapshot.per_group if snapshot.is_defined(metric)]
+    title = Text(f"epoch {snapshot.epoch}, step {snapshot.step}, {snapshot.split} ({note})")
+    heads = [ABBREVIATED.get(metric, metric.replace("_", " ")) for metric in columns]
+    table = _table(["group", *heads], title)
     if snapshot.epsilon_by_group:
         table.add_column("ε", justify="right")
     for group in snapshot.groups:
-        table.add_row(Text(group), *_cells(snapshot, group, columns))
-    return Group(table, *_terms(snapshot), Text(summary_line(snapshot)))
+        table.add_row(Text(group), *_group_cells(snapshot, group, columns))
+    return Group(table, *_term_tables(snapshot), Text(summary_line(snapshot)))
 
 
-def _terms(snapshot: Snapshot) -> list[Table]:
-    values = {(row.metric, row.group): row.value for row in snapshot.rows if row.metric in PER_TERM}
-    names = dict.fromkeys(term for _, term in values)
-    table = Table(box=box.SIMPLE_HEAD)
-    for head in ("texts that mention", "negatives", "FPR", "minus FPR of all"):
-        table.add_column(head, justify="left" if head == "texts that mention" else "right", overflow="fold")
-    for term in names:
-        negatives, rate, away = (values[metric, term] for metric in PER_TERM)
-        table.add_row(Text(term), shown(negatives, 0), shown(rate), shown(away))
-    return [table] if names else []
+def _table(heads: list[str], title: Text | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="right" if i else "left", overflow="fold")
+    return table
 
 
-def _any(snapshot: Snapshot, metric: str) -> bool:
-    return not all(math.isnan(snapshot.of(metric, group)) for group in snapshot.groups)
+def _group_cells(snapshot: Snapshot, group: str, columns: list[str]) -> list[str]:
+    cells = [written(snapshot.value(metric, group), 0 if metric == "n" else 3) for metric in columns]
+    epsilon = snapshot.epsilon_by_group
+    return [*cells, written(epsilon.get(group, math.nan), 2)] if epsilon else cells
 
 
-def _cells(snapshot: Snapshot, group: str, columns: list[str]) -> list[str]:
-    figures = [shown(snapshot.of(metric, group), 0 if metric == "n" else 3) for metric in columns]
-    if not snapshot.epsilon_by_group:
-        return figures
-    return [*figures, shown(snapshot.epsilon_by_group.get(group, math.nan), 2)]
+def _term_tables(snapshot: Snapshot) -> list[Table]:
+    terms = dict.fromkeys(row.group for row in snapshot.rows if row.metric in PER_TERM)
+    table = _table(["texts that mention", "negatives", "FPR", "minus FPR of all"])
+    for term in terms:
+        negatives, rate, difference = (snapshot.value(metric, term) for metric in PER_TERM)
+        table.add_row(Text(term), written(negatives, 0), written(rate), written(difference))
+    return [table] if terms else []
 
 
 def summary_line(snapshot: Snapshot) -> str:
-    """Say what was spent, who fares worst and how far the groups are apart."""
+    """Say what was spent, which group fares worst and how far the groups are apart."""
     quality = snapshot.quality
     worst = snapshot.summary(f"worst_group_{quality}")
-    there = {row.metric: row.value for row in snapshot.rows}
     figures = [
-        f"{quality} {shown(there[f'overall_{quality}'])}",
-        f"worst group {worst.group or shown(math.nan)} ({shown(worst.value)})",
-        f"{quality} gap {shown(there[f'{quality}_gap'])}",
-        *(f"{name} {shown(there[metric])}" for metric, name in SUMMARISED.items() if metric in there),
+        f"{quality} {written(snapshot.value(f'overall_{quality}'))}",
+        f"worst group {worst.group or written(math.nan)} ({written(worst.value)})",
+        f"{quality} gap {written(snapshot.value(f'{quality}_gap'))}",
+        *(
+            f"{name} {written(snapshot.value(metric))}"
+            for metric, name in SUMMARISED.items()
+            if metric in snapshot.metrics
+        ),
     ]
     return " · ".join([_budget(snapshot), *figures])
 
@@ -88,7 +97,7 @@ def summary_line(snapshot: Snapshot) -> str:
 def _budget(snapshot: Snapshot) -> str:
     if snapshot.epsilon is None:
         return "not private"
-    return f"ε ≤ {shown(snapshot.epsilon, 2)} at δ = {snapshot.delta:g}"
+    return f"ε ≤ {written(snapshot.epsilon, 2)} at δ = {snapshot.delta:g}"
 
 
 def say(trainer: Trainer, message: Group) -> None:

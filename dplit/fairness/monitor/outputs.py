@@ -1,20 +1,21 @@
-"""What a validation or test step must hand over for its examples to be counted."""
+"""What a validation or test step must return for its examples to be counted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dplit.errors import ConfigurationError
+from dplit.groups import described
 
 EXAMPLE = 'return {"logits": logits, "target": y, "loss": F.cross_entropy(logits, y, reduction="none")}'
 
 
 class Outcome(NamedTuple):
-    """What one batch of n examples came to.
+    """Labels, predictions and losses of one batch of n examples.
 
     Attributes:
         label: `(n,)` int64; None where the step returned a loss alone.
@@ -32,84 +33,90 @@ class Outcome(NamedTuple):
     classes: int
 
 
-def outcome(outputs: Any, step: str, classes: int | None = None) -> Outcome:
+def outcome(outputs: object, step: str, classes: int | None = None) -> Outcome:
     """Read what `step` returned.
 
     Args:
         outputs: a mapping with "target" `(n,)` and either "logits", `(n, C)` or, binary with threshold 0, `(n,)` or
-            `(n, 1)`; or "preds" `(n,)` class ids. "loss" `(n,)` is optional. Or a mapping with "loss" and nothing of
-            the others, as of a language model. Beside a loss that is a mean over tokens, "tokens" `(n,)` says how many.
+            `(n, 1)`; or "preds" `(n,)` class ids. "loss" `(n,)` is optional. Or a mapping with "loss" and none of the
+            others, as a language model returns. Beside a loss that is a mean over tokens, "tokens" `(n,)` says over how many.
         step: the method's name, for messages.
         classes: C, if declared. Otherwise C is the width of the logits; with "preds", the largest id seen, plus one.
 
     Raises:
         ConfigurationError: anything else was returned, or the logits do not have the declared width.
 
+    >>> outcome({"logits": torch.tensor([[0.1, 0.9]]), "target": torch.tensor([1])}, "validation_step").pred
+    tensor([1])
     """
-    _check_keys(outputs, step)
+    outputs = _checked_keys(outputs, step)
     loss = _losses(outputs.get("loss"), step)
     tokens = _tokens(outputs.get("tokens"), step)
     if outputs.get("target") is None:
         return Outcome(None, None, loss, tokens, 2)
-    label = _ids(outputs["target"], "target", step)
+    label = _class_ids(outputs["target"], "target", step)
     if outputs.get("logits") is not None:
-        pred, found = _decided(outputs["logits"], step, classes)
-    else:
-        pred = _ids(outputs["preds"], "preds", step)
-        found = classes or _smallest(label, pred)
-    return Outcome(label, pred, loss, tokens, found)
+        pred, width = _predicted(outputs["logits"], step, classes)
+        return Outcome(label, pred, loss, tokens, width)
+    pred = _class_ids(outputs["preds"], "preds", step)
+    return Outcome(label, pred, loss, tokens, classes or _smallest_classes(label, pred))
 
 
-def _check_keys(outputs: Any, step: str) -> None:
+def _checked_keys(outputs: object, step: str) -> Mapping[object, object]:
+    """Return the mapping that `step` returned, with keys that go together."""
     keys = {key for key, value in outputs.items() if value is not None} if isinstance(outputs, Mapping) else set()
-    decided = keys & {"logits", "preds"}
-    alone = "loss" in keys and not decided and "target" not in keys
-    if not alone and not ("target" in keys and decided):
+    predictions = keys & {"logits", "preds"}
+    loss_alone = "loss" in keys and not predictions and "target" not in keys
+    if not isinstance(outputs, Mapping) or not (loss_alone or ("target" in keys and predictions)):
         raise ConfigurationError(
-            f'{step} returned {_describe(outputs)}; figures by group need "target" with "logits" or "preds" and, '
+            f'{step} returned {described(outputs)}; figures by group need "target" with "logits" or "preds" and, '
             f'optionally, per-example "loss", or that "loss" alone: {EXAMPLE}'
         )
     if "tokens" in keys and "loss" not in keys:
         raise ConfigurationError(f'{step} returned tokens without a loss over them; return "loss" too, one per text')
+    return outputs
 
 
-def _decided(logits: Any, step: str, classes: int | None) -> tuple[Tensor, int]:
+def _predicted(logits: object, step: str, classes: int | None) -> tuple[Tensor, int]:
+    """Return the `(n,)` predicted classes and the number of classes."""
     if not isinstance(logits, Tensor) or logits.dim() not in (1, 2) or not logits.is_floating_point():
         raise ConfigurationError(
-            f"{step} returned logits as {_describe(logits)}; they must be floating point, (n, C) or (n,): {EXAMPLE}"
+            f"{step} returned logits as {described(logits)}; they must be floating point, (n, C) or (n,): {EXAMPLE}"
         )
     binary = logits.dim() == 1 or logits.shape[1] == 1
-    found = 2 if binary else logits.shape[1]
-    if classes not in (None, found):
-        raise ConfigurationError(f"{step} returned logits over {found} classes, classes={classes}; leave classes out")
-    return ((logits.flatten() > 0).long() if binary else logits.argmax(1)), found
+    width = 2 if binary else logits.shape[1]
+    if classes not in (None, width):
+        raise ConfigurationError(f"{step} returned logits over {width} classes, classes={classes}; leave classes out")
+    return ((logits.flatten() > 0).long() if binary else logits.argmax(1)), width
 
 
-def _ids(value: Any, what: str, step: str) -> Tensor:
-    wrong = f"{step} returned {what} as {_describe(value)}; class ids are whole numbers of shape (n,): {EXAMPLE}"
+def _class_ids(value: object, what: str, step: str) -> Tensor:
+    message = f"{step} returned {what} as {described(value)}; class ids are whole numbers of shape (n,): {EXAMPLE}"
     if not isinstance(value, Tensor) or value.dim() not in (1, 2) or value.numel() != value.shape[0]:
-        raise ConfigurationError(wrong)
+        raise ConfigurationError(message)
     ids = value.flatten().to(torch.int64)
     if value.is_complex() or (value.is_floating_point() and not bool((value.flatten() == ids).all())):
-        raise ConfigurationError(wrong)
+        raise ConfigurationError(message)
     return ids
 
 
-def _losses(loss: Any, step: str) -> Tensor | None:
-    if loss is None or (isinstance(loss, Tensor) and loss.dim() == 1):
+def _losses(loss: object, step: str) -> Tensor | None:
+    if loss is None:
+        return None
+    if isinstance(loss, Tensor) and loss.dim() == 1:
         return loss
     raise ConfigurationError(
-        f'{step} returned loss as {_describe(loss)}; a group\'s loss needs one per example, so use reduction="none" '
+        f'{step} returned loss as {described(loss)}; a group\'s loss needs one per example, so use reduction="none" '
         f"or leave it out: {EXAMPLE}"
     )
 
 
-def _tokens(tokens: Any, step: str) -> Tensor | None:
+def _tokens(tokens: object, step: str) -> Tensor | None:
     if tokens is None:
         return None
     if not isinstance(tokens, Tensor) or not _whole(tokens) or tokens.dim() != 1 or bool((tokens < 0).any()):
         raise ConfigurationError(
-            f"{step} returned tokens as {_describe(tokens)}; they are whole numbers of at least 0, of shape (n,): how many "
+            f"{step} returned tokens as {described(tokens)}; they are whole numbers of at least 0, of shape (n,): how many "
             "tokens each text's loss is a mean over"
         )
     return tokens.long()
@@ -119,13 +126,6 @@ def _whole(values: Tensor) -> bool:
     return not values.is_floating_point() and not values.is_complex()
 
 
-def _smallest(*ids: Tensor) -> int:
-    return max([2, *(int(some.max()) + 1 for some in ids if some.numel())])
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-    if isinstance(value, Mapping):
-        return f"a mapping with keys {', '.join(map(str, value)) or '(none)'}"
-    return "nothing" if value is None else f"a {type(value).__name__}"
+def _smallest_classes(label: Tensor, pred: Tensor) -> int:
+    """Return the smallest number of classes, at least 2, that all ids fit into."""
+    return max([2, *(int(ids.max()) + 1 for ids in (label, pred) if ids.numel())])

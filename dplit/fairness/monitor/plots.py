@@ -1,25 +1,21 @@
-"""Learning curves per group, as one picture; matplotlib's object interface only, so no global figure is touched."""
+"""Learning curves per group, as one picture, and when callbacks draw theirs."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from dplit.fairness.metrics.rates import QUALITIES
+from dplit.fairness import plotting
+from dplit.fairness.metrics.quality import QUALITIES
 from dplit.fairness.monitor.snapshot import Snapshot
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, told apart with every common colour vision; yellow is left out, it is faint on white."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", ":", "-.")
 Panel = Callable[[Axes, Sequence[Snapshot]], None]
 TITLES = {"tpr": "true positive rate", "selection_rate": "selection rate"}
 GAPS = {
@@ -28,6 +24,24 @@ GAPS = {
     "equal_opportunity_difference": "equal opportunity",
     "equalized_odds_difference": "equalized odds",
 }
+GAP_GREYS = ("#000000", "#555555", "#888888", "#AAAAAA")
+
+
+class DrawsAtEnd(Callback):
+    """A callback that draws when fit ends, and when fit fails or is stopped."""
+
+    @abstractmethod
+    def draw(self) -> None:
+        """Draw the epochs of this fit so far; called at the end of each fit, also where no epoch was kept."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the curves."""
+        self.draw()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Draw the epochs before fit failed or was stopped."""
+        if trainer.state.fn == "fit":
+            self.draw()
 
 
 def draw(history: Sequence[Snapshot]) -> Figure:
@@ -43,104 +57,92 @@ def draw(history: Sequence[Snapshot]) -> Figure:
 
     """
     panels = _panels(history)
-    figure = Figure(figsize=(10.5, 3.6 * len(panels) / 2), dpi=150, layout=_layout())
-    FigureCanvasAgg(figure)
-    for axes, panel in zip(figure.subplots(len(panels) // 2, 2, sharex=True).flat, panels, strict=True):
-        panel(axes, history)
-    _axes(figure, history)
-    handles = figure.axes[0].get_lines()
-    names = [_literal(group) for group in history[0].groups]
-    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 6), title="group", frameon=False)
+    rows = len(panels) // 2
+    figure, axes = plotting.blank(rows, 2, 10.5, 3.6 * rows, dpi=150, sharex=True)
+    for panel, place in zip(panels, (axis for row in axes for axis in row), strict=True):
+        panel(place, history)
+    _label_axes(axes, history)
+    plotting.legend_below(figure, axes[0][0].get_lines(), history[0].groups, title="group")
     return figure
 
 
-def _layout() -> ConstrainedLayoutEngine:
-    return ConstrainedLayoutEngine(hspace=0.05, wspace=0.05)
-
-
 def _panels(history: Sequence[Snapshot]) -> list[Panel]:
-    """Return what is drawn, an even number of panels; the first is by group."""
-    there = dict.fromkeys(metric for look in history for metric in look.per_group)
-    if "accuracy" in there:
-        other = "loss" if _any(history, "loss") else "selection_rate"
-        return [*(partial(_groups, metric=metric) for metric in ("accuracy", other, "tpr")), partial(_gaps, gaps=GAPS)]
-    known = [metric for metric in QUALITIES if metric in there]
-    gaps = [{f"{metric}_gap": f"{metric} gap"} for metric in known]
-    return [*(partial(_groups, metric=metric) for metric in known), *(partial(_gaps, gaps=gap) for gap in gaps)]
+    """Return an even number of panels; the first is by group."""
+    per_group = dict.fromkeys(metric for snapshot in history for metric in snapshot.per_group)
+    if "accuracy" in per_group:
+        second = "loss" if any(snapshot.is_defined("loss") for snapshot in history) else "selection_rate"
+        return [
+            *(partial(_group_panel, metric=metric) for metric in ("accuracy", second, "tpr")),
+            partial(_gap_panel, gaps=GAPS),
+        ]
+    qualities = [metric for metric in QUALITIES if metric in per_group]
+    gaps = [{f"{metric}_gap": f"{metric} gap"} for metric in qualities]
+    return [
+        *(partial(_group_panel, metric=metric) for metric in qualities),
+        *(partial(_gap_panel, gaps=gap) for gap in gaps),
+    ]
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG."""
-    figure.savefig(path, format="png")
+def _group_panel(axes: Axes, history: Sequence[Snapshot], metric: str) -> None:
+    draw_groups(axes, history, _positions(history), metric, TITLES.get(metric, metric))
 
 
-def figure_of(look: Snapshot, metric: str, group: str = "") -> float:
-    """Return a figure, NaN where an epoch has none."""
-    return next((row.value for row in look.rows if (row.metric, row.group) == (metric, group)), math.nan)
+def draw_groups(axes: Axes, history: Sequence[Snapshot], positions: Sequence[int], metric: str, label: str) -> None:
+    """Draw a curve of one metric for each group.
 
-
-def _any(history: Sequence[Snapshot], metric: str) -> bool:
-    return any(not math.isnan(figure_of(look, metric, group)) for look in history for group in look.groups)
-
-
-def _groups(axes: Axes, history: Sequence[Snapshot], metric: str) -> None:
+    Args:
+        axes: to draw on.
+        history: snapshots, at least one.
+        positions: of the snapshots on the lower axis.
+        metric: with a value by group.
+        label: of the vertical axis.
+    """
     for k, group in enumerate(history[0].groups):
-        style = {"color": COLOURS[k % 7], "marker": MARKERS[k % 7], "linestyle": DASHES[k // 7 % 4]}
-        _curve(axes, history, [figure_of(look, metric, group) for look in history], **style)
-    _dress(axes, TITLES.get(metric, metric), _any(history, metric))
-
-
-def _gaps(axes: Axes, history: Sequence[Snapshot], gaps: Mapping[str, str]) -> None:
-    curves = {title: [figure_of(look, metric) for look in history] for metric, title in gaps.items()}
-    greys = ("#000000", "#555555", "#888888", "#AAAAAA")
-    for k, (values, grey) in enumerate(zip(curves.values(), greys, strict=False)):
-        _curve(axes, history, values, color=grey, linestyle=DASHES[k], marker=MARKERS[k])
-    known = any(not math.isnan(value) for values in curves.values() for value in values)
-    _dress(axes, "difference between groups", known)
-    axes.set_ylim(0.0, 1.05 * axes.get_ylim()[1])
-    if known:
-        axes.legend(axes.get_lines(), list(curves), frameon=False, fontsize="small")
-
-
-def _curve(axes: Axes, history: Sequence[Snapshot], values: list[float], **style: str) -> None:
-    every = math.ceil(len(history) / 30)
-    axes.plot(_positions(history), values, linewidth=1.7, markersize=4.5, markevery=every, **style)  # type: ignore[arg-type]
-
-
-def _dress(axes: Axes, label: str, known: bool) -> None:
+        values = [snapshot.value(metric, group) for snapshot in history]
+        plotting.curve(axes, positions, values, plotting.of_group_curve(k))
     axes.set_ylabel(label)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if not known:
-        axes.text(0.5, 0.5, "not defined", transform=axes.transAxes, ha="center", va="center", color="#555555")
-        axes.set_yticks([])
+    if not any(snapshot.is_defined(metric) for snapshot in history):
+        plotting.mark_undefined(axes)
+
+
+def _gap_panel(axes: Axes, history: Sequence[Snapshot], gaps: Mapping[str, str]) -> None:
+    for k, metric in enumerate(gaps):
+        style = {"color": GAP_GREYS[k], "marker": plotting.MARKERS[k], "linestyle": plotting.DASHES[k]}
+        plotting.curve(axes, _positions(history), [snapshot.value(metric) for snapshot in history], style)
+    axes.set_ylabel("difference between groups")
+    if any(not math.isnan(snapshot.value(metric)) for snapshot in history for metric in gaps):
+        axes.legend(axes.get_lines(), list(gaps.values()), frameon=False, fontsize="small")
+    else:
+        plotting.mark_undefined(axes)
+    axes.set_ylim(0.0, 1.05 * axes.get_ylim()[1])
 
 
 def _by_step(history: Sequence[Snapshot]) -> bool:
-    return len({look.epoch for look in history}) < len(history)
+    return len({snapshot.epoch for snapshot in history}) < len(history)
 
 
 def _positions(history: Sequence[Snapshot]) -> list[int]:
-    return [look.step if _by_step(history) else look.epoch for look in history]
+    return [snapshot.step if _by_step(history) else snapshot.epoch for snapshot in history]
 
 
-def _axes(figure: Figure, history: Sequence[Snapshot]) -> None:
-    for axes in figure.axes[-2:]:
-        axes.set_xlabel("step" if _by_step(history) else "epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-        if len(history) == 1:
-            axes.set_xlim(_positions(history)[0] - 0.5, _positions(history)[0] + 0.5)
-    if all(look.epsilon is not None for look in history):
-        for axes in figure.axes[:2]:
-            _budget_axis(axes, history)
+def _label_axes(axes: Sequence[Sequence[Axes]], history: Sequence[Snapshot]) -> None:
+    label_lower_axis(axes[-1], _positions(history), "step" if _by_step(history) else "epoch")
+    if all(snapshot.epsilon is not None for snapshot in history):
+        for upper in axes[0]:
+            _add_epsilon_axis(upper, history)
 
 
-def _budget_axis(axes: Axes, history: Sequence[Snapshot]) -> None:
-    chosen = history[:: math.ceil(len(history) / 7)]
+def label_lower_axis(axes: Sequence[Axes], positions: Sequence[int], label: str) -> None:
+    """Name the lower axis and give it whole numbers as ticks; a single position stands in the middle."""
+    for lower in axes:
+        lower.set_xlabel(label)
+        lower.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    if len(positions) == 1:
+        axes[0].set_xlim(positions[0] - 0.5, positions[0] + 0.5)
+
+
+def _add_epsilon_axis(axes: Axes, history: Sequence[Snapshot]) -> None:
+    every = math.ceil(len(history) / 7)
     above = axes.secondary_xaxis("top")
-    above.set_xticks(_positions(history)[:: math.ceil(len(history) / 7)], [f"{look.epsilon:.2g}" for look in chosen])
+    above.set_xticks(_positions(history)[::every], [f"{snapshot.epsilon:.2g}" for snapshot in history[::every]])
     above.set_xlabel(f"ε spent, at δ = {history[-1].delta:g}")
-
-
-def _literal(name: str) -> str:
-    return name.replace("$", r"\$")

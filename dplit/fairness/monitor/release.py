@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from collections.abc import Sized
+from typing import cast
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
 from dplit.errors import ConfigurationError, PrivacyError
 from dplit.fairness.metrics.counts import Counts
-
-
-class Spent(Protocol):
-    """What a strategy says it has spent: the upper bound ε at δ, and per group where that is valid."""
-
-    @property
-    def epsilon(self) -> float: ...  # noqa: D102
-    @property
-    def delta(self) -> float: ...  # noqa: D102
-    @property
-    def by_group(self) -> dict[str, float] | None: ...  # noqa: D102
+from dplit.protocols import Spent, private_strategy
 
 
 def spent(trainer: Trainer) -> Spent | None:
-    """Ask the strategy what was spent so far; None for a run that is not private."""
-    ask = getattr(trainer.strategy, "spent", None)
-    found: Spent | None = ask() if callable(ask) else None
-    return found
+    """Return what the strategy has spent so far; None for a run that is not private."""
+    strategy = private_strategy(trainer)
+    return None if strategy is None else strategy.spent()
+
+
+def callbacks(trainer: Trainer) -> list[Callback]:
+    """Return the callbacks of a trainer."""
+    return list(trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def watchers(trainer: Trainer, prefix: str) -> list[str]:
+    """Name the callbacks and learning rate schedulers that watch a logged figure whose name starts with `prefix`."""
+    watching = [(type(callback).__name__, getattr(callback, "monitor", None)) for callback in callbacks(trainer)]
+    watching += [(type(config.scheduler).__name__, config.monitor) for config in trainer.lr_scheduler_configs]
+    return [f"{who} watches {key}" for who, key in watching if str(key).startswith(prefix)]
 
 
 def across_ranks(trainer: Trainer, counts: Counts) -> Counts:
@@ -48,15 +50,23 @@ def _reduced(trainer: Trainer, value: Tensor, how: str) -> Tensor:
 
 
 def noised(trainer: Trainer, counts: Counts, noise_multiplier: float, split: str) -> Counts:
-    """Release the counts through the strategy, which charges them and adds noise of std `noise_multiplier` a cell.
+    """Release the counts through the strategy, which charges them and adds noise of std `noise_multiplier` to each cell.
 
-    One record moves one cell by one, so the sensitivity is 1. Every rank must call, with the same counts, and
-    every rank gets rank 0's answer. Losses have no bound and are left out, and perplexities with them.
+    One record moves one cell by one, so the sensitivity is 1. Every rank must call, with the same counts, and every rank
+    gets the answer of rank 0. A loss has no bound that noise could cover, so losses and perplexities are left out.
+
+    Args:
+        trainer: its strategy trains privately, as `check_noisy` has found.
+        counts: exact, of all ranks.
+        noise_multiplier: standard deviation of the noise in a cell, in examples.
+        split: what the strategy charges the answer to.
     """
-    release = trainer.strategy.release_statistic  # type: ignore[attr-defined]
+    strategy = private_strategy(trainer)
+    assert strategy is not None
     exact = counts.cells.to(torch.float64)
-    answer = release(exact, sensitivity=1.0, noise_multiplier=noise_multiplier, split=split)
-    answer = trainer.strategy.broadcast(answer, src=0) if trainer.world_size > 1 else answer
+    answer = strategy.release_statistic(exact, sensitivity=1.0, noise_multiplier=noise_multiplier, split=split)
+    if trainer.world_size > 1:
+        answer = trainer.strategy.broadcast(answer, src=0)
     return counts.with_noisy_cells(answer, noise_multiplier)
 
 
@@ -64,22 +74,22 @@ def check_noisy(trainer: Trainer, noise_multiplier: float) -> None:
     """Refuse a noisy release without noise, or with a strategy that cannot make one.
 
     Raises:
-        ConfigurationError: `noise_multiplier` is not positive and finite, or there is no `release_statistic`.
+        ConfigurationError: `noise_multiplier` is not positive and finite, or the strategy does not train privately.
 
     """
     if not 0 < noise_multiplier < math.inf:
         raise ConfigurationError(f"noise_multiplier={noise_multiplier} must be positive and finite for noisy counts")
-    if not callable(getattr(trainer.strategy, "release_statistic", None)):
+    if private_strategy(trainer) is None:
         raise ConfigurationError(
             f'release="noisy" needs a strategy that charges counts, {type(trainer.strategy).__name__} has no '
             'release_statistic; train with dplit.DPStrategy or set release="flagged"'
         )
 
 
-def check_once_each(trainer: Trainer) -> None:
-    """Refuse an evaluation in which one record could be counted twice, or push another one in or out.
+def check_each_record_once(trainer: Trainer) -> None:
+    """Refuse an evaluation in which one record could be counted twice, or could push another one in or out.
 
-    Then the counts' sensitivity would not be the 1 that is charged.
+    In such an evaluation the sensitivity of the counts would be larger than the 1 that is charged.
 
     Raises:
         PrivacyError: batches are limited or dropped, or the sampler is not known to give each record once.
@@ -91,18 +101,18 @@ def check_once_each(trainer: Trainer) -> None:
             f"a limit of {limit} evaluation batches lets one record push out another, which noisy counts do not "
             'charge; evaluate on all batches or set release="flagged"'
         )
-    for loader in loaders(trainer):
+    for loader in evaluation_loaders(trainer):
         _check_loader(loader)
 
 
-def loaders(trainer: Trainer) -> list[Any]:
+def evaluation_loaders(trainer: Trainer) -> list[object]:
     """Return the loaders of the running evaluation, in the order of `dataloader_idx`.
 
     Raises:
-        PrivacyError: they are not run one after the other, so that a short one may be repeated.
+        PrivacyError: the loaders do not run one after the other, so that a short one may be repeated.
 
     """
-    # trainer.val_dataloaders is fit's even while trainer.validate runs another loader, hence the loop's own
+    # While trainer.validate runs another loader, trainer.val_dataloaders is still that of fit: ask the loop.
     combined = trainer._evaluation_loop._combined_loader
     if combined is None or combined._mode != "sequential":
         raise PrivacyError(
@@ -111,8 +121,8 @@ def loaders(trainer: Trainer) -> list[Any]:
     return list(combined.flattened)
 
 
-def _check_loader(loader: Any) -> None:
-    reason = _repeats(loader)
+def _check_loader(loader: object) -> None:
+    reason = _why_not_once(loader)
     if reason:
         raise PrivacyError(
             f"{reason}, so that one record could move more than the one count that is charged; evaluate with "
@@ -120,31 +130,38 @@ def _check_loader(loader: Any) -> None:
         )
 
 
-def _repeats(loader: Any) -> str:
+def _why_not_once(loader: object) -> str:
+    """Say why a loader might not give each record exactly once; "" if it does."""
     if not isinstance(loader, DataLoader):
         return f"the evaluation loader is a {type(loader).__name__}"
     if loader.drop_last or getattr(loader.batch_sampler, "drop_last", False):
         return "the evaluation loader drops its last batch"
     if loader.batch_sampler is not None and not isinstance(loader.batch_sampler, BatchSampler):
         return f"the evaluation batches come from a {type(loader.batch_sampler).__name__}"
-    return "" if _each_once(loader.sampler) else f"the evaluation sampler is a {type(loader.sampler).__name__}"
+    return "" if _gives_each_once(loader.sampler) else f"the evaluation sampler is a {type(loader.sampler).__name__}"
 
 
-def _each_once(sampler: Any) -> bool:
+def _gives_each_once(sampler: object) -> bool:
     if isinstance(sampler, RandomSampler):
         return not sampler.replacement and sampler.num_samples == len(sampler.data_source)
     return isinstance(sampler, SequentialSampler | UnrepeatedDistributedSampler)
 
 
-def check_no_more(trainer: Trainer, loader: int, counts: Counts) -> None:
+def check_no_more_than_records(trainer: Trainer, loader: int, counts: Counts) -> None:
     """Refuse counts of more examples than the loader's data set has records.
+
+    Args:
+        trainer: of an evaluation that `check_each_record_once` let pass.
+        loader: `dataloader_idx`.
+        counts: exact, of all ranks.
 
     Raises:
         PrivacyError: a record was counted more than once, as with several views of each.
 
     """
-    counted, records = int(counts.cells.sum()), len(loaders(trainer)[loader].dataset)
-    if counted > records:
+    evaluated = evaluation_loaders(trainer)[loader]
+    assert isinstance(evaluated, DataLoader)
+    if int(counts.cells.sum()) > len(cast(Sized, evaluated.dataset)):
         raise PrivacyError(
             "more examples were counted than the split has records, so noisy counts would be charged too little; "
             'return one prediction a record or set release="flagged"'

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from dplit.fairness.metrics.rates import PER_GROUP, QUALITIES, Row
+from dplit.fairness.metrics.catalogue import PER_GROUP
+from dplit.fairness.metrics.metric import Row
+from dplit.fairness.metrics.quality import QUALITIES
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,10 @@ class Snapshot:
         step: Lightning's `global_step`.
         split: "validation" or "test", with "/0", "/1", ... where there are several loaders.
         groups: the declared list.
-        rows: what `metrics.table` gave.
+        rows: what `metrics.catalogue.table` returned.
         epsilon: upper bound spent so far, over all groups; None for a run that is not private.
         delta: the δ it is stated at.
-        epsilon_by_group: upper bound per group; empty where only the headline holds.
+        epsilon_by_group: upper bound per group; empty where only the overall ε holds.
 
     """
 
@@ -33,30 +36,38 @@ class Snapshot:
     delta: float | None = None
     epsilon_by_group: Mapping[str, float] = field(default_factory=dict)
 
-    def of(self, metric: str, group: str) -> float:
-        """Return one group's figure; KeyError if there is none."""
-        return self._figures[metric, group]
+    def value(self, metric: str, group: str = "") -> float:
+        """Return one figure; NaN where there is none."""
+        return self._values.get((metric, group), math.nan)
 
     def summary(self, metric: str) -> Row:
-        """Return the one row of a summary metric; KeyError if there is none."""
+        """Return the row of a metric that has one, whatever its group; KeyError if there is none."""
         for row in self.rows:
             if row.metric == metric:
                 return row
         raise KeyError(metric)
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics, in the order of the rows."""
+        return tuple(dict.fromkeys(row.metric for row in self.rows))
+
+    @property
     def per_group(self) -> tuple[str, ...]:
-        """The metrics that have a value for each declared group, in the order of the table."""
-        there = {row.metric for row in self.rows}
-        return tuple(metric for metric in PER_GROUP if metric in there)
+        """The metrics that have a value for each declared group, in the order of the rows."""
+        return tuple(metric for metric in PER_GROUP if metric in self.metrics)
 
     @property
     def quality(self) -> str:
-        """What the model is judged by here: the first of `metrics.QUALITIES` that the groups have, else "accuracy"."""
+        """What the model is judged by here: the first of `metrics.quality.QUALITIES` that the groups have, else accuracy."""
         return next((name for name in QUALITIES if name in self.per_group), QUALITIES[0])
 
+    def is_defined(self, metric: str) -> bool:
+        """Whether any group has a value of the metric that is not NaN."""
+        return any(not math.isnan(self.value(metric, group)) for group in self.groups)
+
     @property
-    def _figures(self) -> dict[tuple[str, str], float]:
+    def _values(self) -> dict[tuple[str, str], float]:
         return {(row.metric, row.group): row.value for row in self.rows}
 
     def lines(self) -> Iterator[tuple[object, ...]]:

@@ -1,1 +1,1 @@
-"""Where the examples of a batch are inside a model: which dimension, or which rows, is whose."""
+"""Where the examples of a batch are in each activation of a model: which dimension, or which rows, belong to which example."""

@@ -1,1 +1,1 @@
-"""Does one example's gradient depend on another example? Asked of real records before the first release."""
+"""Does the gradient of one example depend on another example? A trial on real records, before the first release."""

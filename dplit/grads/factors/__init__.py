@@ -1,1 +1,1 @@
-"""Per-example gradients in factors: what one application of a parameter leaves behind, and its algebra."""
+"""Per-example gradients in factors: what one application of a parameter leaves behind, and what can be computed from it."""

@@ -1,4 +1,4 @@
-"""The algebra of one use of a parameter: what each example's gradient through it weighs, without building it."""
+"""What a gradient kept in factors can do: its norms, inner products and sums, without being built."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from torch import Tensor
 
 from dplit.grads.factors.units import Units
 
-LONG = 1 << 15
-"""Longest vector whose squares are summed one after the other: beyond, float32 rounding would show."""
-INSTANTIATED = 1 << 24
-"""Most numbers of per-example gradient that exist at one time."""
+LONGEST_VECTOR = 1 << 15
+"""Longest vector whose squares are summed one after the other; in longer ones float32 rounding would show."""
+
+MAX_INSTANTIATED = 1 << 24
+"""Most numbers of per-example gradients that exist at one time."""
 
 ROUNDING = 8.0
-"""Allowance for cancelled terms, in units of the compute type's epsilon: a norm is never under-stated by rounding."""
+"""Allowance for cancelled terms, in units of the compute type's epsilon: rounding never makes a norm too small."""
 
 
 class FactoredGrad(ABC):
-    """One use of a parameter of shape `s` by `n` examples; example i's gradient through it is gᵢ, of shape `s`.
+    """The gradient gᵢ of each of n examples through one application of a parameter of shape `s`, kept in factors.
 
-    A parameter used k times has gᵢ = Σᵤ gᵢᵤ, so ‖gᵢ‖² = Σᵤ ‖gᵢᵤ‖² + 2 Σᵤ﹤ᵥ ⟨gᵢᵤ, gᵢᵥ⟩ needs the three methods
-    `sq_norm`, `inner` and `weighted_sum` and nothing else.
+    A parameter applied k times has gᵢ = Σᵤ gᵢᵤ, so ‖gᵢ‖² = Σᵤ ‖gᵢᵤ‖² + 2 Σᵤ﹤ᵥ ⟨gᵢᵤ, gᵢᵥ⟩: all that is needed are the
+    squared norm (`sq_norm`), the inner product (`inner`) and the weighted sum over examples (`weighted_sum`).
     """
 
     @property
@@ -36,21 +37,21 @@ class FactoredGrad(ABC):
     @property
     @abstractmethod
     def size(self) -> int:
-        """Numbers in one example's gradient."""
+        """How many numbers one example's gradient has."""
 
     @abstractmethod
     def select(self, index: Tensor | slice) -> FactoredGrad:
-        """Return the same use by a part of the examples only."""
+        """Return the gradients of some of the examples only."""
 
     @abstractmethod
     def dense(self) -> Tensor:
-        """Return all gᵢ, shape `(n, *s)`. Costs n times the parameter: see `chunks`."""
+        """Return all gᵢ, shape `(n, *s)`. Costs n times the memory of the parameter: see `chunks`."""
 
     @abstractmethod
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Return Σᵢ wᵢ gᵢ of shape `s`, from `(n,)` weights, in float32 or wider.
 
-        A sum rounded to less would move by more than one example's share when one example comes or goes.
+        In a narrower type, rounding would move the sum by more than one example's share when one example comes or goes.
         """
 
     def add_weighted(self, total: Tensor, weights: Tensor) -> None:
@@ -60,48 +61,44 @@ class FactoredGrad(ABC):
     def sq_norm(self) -> Tensor:
         """Return ‖gᵢ‖², shape `(n,)`, in float32 or wider, never below the true value by more than its rounding.
 
-        What was built is no measure of the rounding in `weighted_sum`, where terms that cancel within an example are added
-        up with the others'; hence the floor.
+        The built gradient alone does not bound the rounding of `weighted_sum`, which adds up terms that cancel within
+        an example together with those of the other examples; hence the allowance of `rounded_up`.
         """
-        built, terms = torch.cat([sq(flat(part.dense())) for part in self.chunks()]), self.terms()
-        return built if terms is None else at_least(built, terms)
+        built = torch.cat([sq_norms(flattened(part.dense())) for part in self.chunks()])
+        terms = self.terms_sq_norm()
+        return built if terms is None else rounded_up(built, terms)
 
-    def terms(self) -> Tensor | None:
+    def terms_sq_norm(self) -> Tensor | None:
         """Return the sum of the squared norms of the terms that `weighted_sum` adds up for each example, `(n,)`.
 
-        None where it adds up what `dense` returns.
+        None where `weighted_sum` adds up what `dense` returns.
         """
         return None
 
     def compact(self) -> FactoredGrad:
-        """Return the same use in the form that costs least to keep."""
+        """Return the same gradients in the form that costs least to keep."""
         return self
 
-    def together(self, units: Units) -> FactoredGrad:
-        """Return the use of the units that the examples make up: a unit's gradient is the mean of its examples'."""
-        shares, total = units.shares, None
-        for i, part in self._numbered():
-            grads = wide(part.dense())
-            of = units.of[i : i + part.examples]
-            total = grads.new_zeros(units.count, *grads.shape[1:]) if total is None else total
-            own = shares[i : i + part.examples].to(grads.dtype).view(-1, *[1] * (grads.dim() - 1))
-            total.index_add_(0, of, grads * own)
+    def averaged(self, units: Units) -> FactoredGrad:
+        """Return the gradients of the units that the examples make up: a unit's is the mean of its examples'."""
+        total, start = None, 0
+        for part in self.chunks():
+            grads, chunk = wide(part.dense()), slice(start, start + part.examples)
+            if total is None:
+                total = grads.new_zeros(units.count, *grads.shape[1:])
+            shares = units.shares[chunk].to(grads.dtype).view(-1, *[1] * (grads.dim() - 1))
+            total.index_add_(0, units.of[chunk], grads * shares)
+            start += part.examples
         assert total is not None
         return DenseGrad(total)
 
-    def _numbered(self) -> Iterator[tuple[int, FactoredGrad]]:
-        start = 0
-        for part in self.chunks():
-            yield start, part
-            start += part.examples
-
     def inner_with(self, other: FactoredGrad) -> Tensor | None:
-        """Return ⟨gᵢ, hᵢ⟩ if this use knows a way that builds neither, else None."""
+        """Return ⟨gᵢ, hᵢ⟩, shape `(n,)`, if this class knows a way that builds neither; else None."""
         return None
 
     def chunks(self, size: int | None = None) -> Iterator[FactoredGrad]:
-        """Yield the use in runs of examples whose gradients, of `size` numbers each, may exist at one time."""
-        step = max(1, INSTANTIATED // max(1, size or self.size))
+        """Yield runs of consecutive examples that are short enough to be built, given `size` numbers an example."""
+        step = max(1, MAX_INSTANTIATED // max(1, size or self.size))
         if step >= self.examples:
             yield self
             return
@@ -111,7 +108,7 @@ class FactoredGrad(ABC):
 
 @dataclass(frozen=True)
 class DenseGrad(FactoredGrad):
-    """Gradients that are cheap to keep as they are: biases, scales, norm weights."""
+    """Gradients that are cheap to keep as they are: of biases, scales and norm weights."""
 
     grads: Tensor
     """`(n, *s)`"""
@@ -131,23 +128,23 @@ class DenseGrad(FactoredGrad):
         return self.grads
 
     def sq_norm(self) -> Tensor:
-        return sq(flat(self.grads))
+        return sq_norms(flattened(self.grads))
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        grads = flat(self.grads)
+        grads = flattened(self.grads)
         return (weights.to(grads.dtype) @ grads).view(self.grads.shape[1:])
 
 
 def inner(a: FactoredGrad, b: FactoredGrad) -> Tensor:
-    """Return ⟨gᵢ, hᵢ⟩, shape `(n,)`, of two uses of one parameter."""
-    known = a.inner_with(b)
-    if known is None:
-        known = b.inner_with(a)
-    if known is None:
-        most = max(a.size, b.size)
-        pairs = zip(a.chunks(most), b.chunks(most), strict=True)
-        known = torch.cat([(flat(u.dense()) * flat(v.dense())).sum(1) for u, v in pairs])
-    return known
+    """Return ⟨gᵢ, hᵢ⟩, shape `(n,)`, of two gradients of one parameter; builds them only if neither knows a better way."""
+    products = a.inner_with(b)
+    if products is None:
+        products = b.inner_with(a)
+    if products is None:
+        size = max(a.size, b.size)
+        pairs = zip(a.chunks(size), b.chunks(size), strict=True)
+        products = torch.cat([(flattened(u.dense()) * flattened(v.dense())).sum(1) for u, v in pairs])
+    return products
 
 
 def wide(x: Tensor) -> Tensor:
@@ -155,16 +152,16 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def sq(x: Tensor) -> Tensor:
-    """Return squared L2 norms over the last dimension, in float32 or wider; long ones are summed pairwise."""
+def sq_norms(x: Tensor) -> Tensor:
+    """Return squared L2 norms over the last dimension, in float32 or wider; long vectors are summed pairwise."""
     x = wide(x)
-    if x.shape[-1] > LONG:
+    if x.shape[-1] > LONGEST_VECTOR:
         return x.square().sum(-1)
     norms: Tensor = torch.linalg.vector_norm(x, dim=-1)
     return norms.square()
 
 
-def at_least(computed: Tensor, terms: Tensor) -> Tensor:
+def rounded_up(computed: Tensor, terms: Tensor) -> Tensor:
     """Return a squared norm that rounding cannot have made too small.
 
     Args:
@@ -174,6 +171,6 @@ def at_least(computed: Tensor, terms: Tensor) -> Tensor:
     return computed.clamp_min(0) + ROUNDING * torch.finfo(computed.dtype).eps * terms
 
 
-def flat(grads: Tensor) -> Tensor:
+def flattened(grads: Tensor) -> Tensor:
     """Return `(n, *s)` gradients as `(n, numbers)`, in float32 or wider."""
     return wide(grads).reshape(grads.shape[0], math.prod(grads.shape[1:]))

@@ -1,44 +1,45 @@
-"""Inner products of all pairs of an example's positions: what ghost norms are made of."""
+"""Ghost norms: norms of sums of outer products from the inner products of all pairs of an example's positions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from dplit.grads.factors.base import INSTANTIATED, at_least, sq, wide
+from dplit.grads.factors.base import MAX_INSTANTIATED, rounded_up, sq_norms, wide
 
 T = TypeVar("T")
 
-LEAST = 32
-"""Positions below which the two halves of a Gram matrix are not told apart."""
+MIN_SPLIT = 32
+"""Fewest positions of each half when a Gram matrix is split in two."""
 
-LONGEST = 4096
-"""Positions whose Gram matrix exists at one time."""
+MAX_GRAM_POSITIONS = 4096
+"""Most positions whose Gram matrix exists at one time."""
 
-PER_NUMBER = {"cpu": 128, "cuda": 1024}
-"""Multiplications in a product of matrices that take as long as one number of a gradient that is written and read."""
+PRODUCTS_PER_NUMBER = {"cpu": 128, "cuda": 1024}
+"""How many multiplications of a matrix product take as long as writing and reading one number of a gradient, by device."""
 
 
 class Gram(NamedTuple):
-    """Inner products of all pairs of positions, each pair once."""
+    """Inner products of all pairs of positions of each example, each pair once."""
 
-    apart: list[Tensor]
-    """`(n, ·)` pairs of positions in different halves."""
+    off_diagonal: list[Tensor]
+    """`(n, ·)` each: the pairs whose positions are in different halves, for the whole and for each half in turn."""
     blocks: Tensor
-    """`(n, k, t, t)` pairs within one of k blocks."""
+    """`(n, k, t, t)`: the pairs within each of k blocks on the diagonal."""
 
 
-_shared: ContextVar[dict[tuple[object, ...], tuple[Any, ...]] | None] = ContextVar("shared", default=None)
+_Key = tuple[object, ...]
+_shared: ContextVar[dict[_Key, tuple[object, tuple[Tensor, ...]]] | None] = ContextVar("shared", default=None)
 
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """Within, what uses that follow each other compute from an activation they have in common is computed once."""
+    """Let gradients that are asked one after the other share what they compute from the same activation (q, k and v, say)."""
     token = _shared.set({})
     try:
         yield
@@ -47,36 +48,43 @@ def sharing() -> Iterator[None]:
 
 
 def ghost_is_slower(positions: int, width: int, size: int, device: torch.device) -> bool:
-    """Whether the pairs of so many positions, of d + p numbers each, cost more time than a gradient of so many numbers.
+    """Whether the ghost norm takes more time than building the gradient.
 
-    The gradient is taken to be kept, so that the product it comes from takes the place of the weighted sum's.
+    The gradient is assumed to be kept once built, so that its matrix product also serves the weighted sum.
+
+    Args:
+        positions: t; the ghost norm compares t² pairs.
+        width: d + p, the numbers multiplied for each pair.
+        size: how many numbers the built gradient has.
+        device: where.
     """
-    return positions * positions * width > PER_NUMBER["cpu" if device.type == "cpu" else "cuda"] * size
+    return positions * positions * width > PRODUCTS_PER_NUMBER["cpu" if device.type == "cpu" else "cuda"] * size
 
 
 def ghost_sq_norm(x: Tensor, back: Tensor) -> Tensor:
     """Return Σₜₛ ⟨xᵢₜ, xᵢₛ⟩ ⟨bᵢₜ, bᵢₛ⟩ = ‖Σₜ bᵢₜ xᵢₜᵀ‖², shape `(n,)`, not too small by rounding.
 
-    Both matrices are symmetric, so pairs are taken once: halves against each other, then each half the same way.
+    Both Gram matrices are symmetric, so each pair is computed once: the first half of the positions against the second, then
+    each half in the same way.
 
     Args:
         x: `(n, t, d)`.
         back: `(n, t, p)`.
     """
     n, t, _ = x.shape
-    if t > LONGEST:
-        return at_least(_ghost_sq_norm_in_blocks(x, back), (sq(x) * sq(back)).sum(1))
-    step = max(1, INSTANTIATED // (t * t))
+    if t > MAX_GRAM_POSITIONS:
+        return rounded_up(_ghost_sq_norm_in_blocks(x, back), (sq_norms(x) * sq_norms(back)).sum(1))
+    step = max(1, MAX_INSTANTIATED // (t * t))
     if step >= n:
-        return at_least(*_product(_gram(x), _gram(back)))
+        return rounded_up(*_product(_gram(x), _gram(back)))
     runs = [slice(i, i + step) for i in range(0, n, step)]
-    return torch.cat([at_least(*_product(_pairs(wide(x[run])), _pairs(wide(back[run])))) for run in runs])
+    return torch.cat([rounded_up(*_product(_pairs(wide(x[run])), _pairs(wide(back[run])))) for run in runs])
 
 
 def cross_inner(x: Tensor, back: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Return Σₜₛ ⟨xᵢₜ, uᵢₛ⟩ ⟨bᵢₜ, vᵢₛ⟩ = ⟨Σₜ bᵢₜ xᵢₜᵀ, Σₛ vᵢₛ uᵢₛᵀ⟩, shape `(n,)`."""
-    t, s = min(x.shape[1], LONGEST), min(u.shape[1], LONGEST)
-    step = max(1, INSTANTIATED // (t * s))
+    t, s = min(x.shape[1], MAX_GRAM_POSITIONS), min(u.shape[1], MAX_GRAM_POSITIONS)
+    step = max(1, MAX_INSTANTIATED // (t * s))
     total = []
     for i in range(0, len(x), step):
         run = slice(i, i + step)
@@ -93,13 +101,13 @@ def cross_inner(x: Tensor, back: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def _ghost_sq_norm_in_blocks(x: Tensor, back: Tensor) -> Tensor:
-    blocks = [slice(i, i + LONGEST) for i in range(0, x.shape[1], LONGEST)]
-    found = [
+    blocks = [slice(i, i + MAX_GRAM_POSITIONS) for i in range(0, x.shape[1], MAX_GRAM_POSITIONS)]
+    products = [
         (1 if i == j else 2) * cross_inner(x[:, a], back[:, a], x[:, b], back[:, b])
         for i, a in enumerate(blocks)
         for j, b in enumerate(blocks[: i + 1])
     ]
-    return torch.stack(found).sum(0)
+    return torch.stack(products).sum(0)
 
 
 def scaled(x: Tensor, weights: Tensor) -> Tensor:
@@ -112,7 +120,10 @@ def _gram(x: Tensor) -> Gram:
 
 
 def _once(compute: Callable[[], T], *given: Tensor) -> T:
-    """Compute, or return what was computed last or last but one from the same memory, which is held meanwhile."""
+    """Compute, or return what was computed for one of the last two different inputs; inputs are told apart by their memory.
+
+    The inputs are kept alive with the result, so that their memory is not reused meanwhile.
+    """
     slot = _shared.get()
     if slot is None:
         return compute()
@@ -121,28 +132,29 @@ def _once(compute: Callable[[], T], *given: Tensor) -> T:
     while len(slot) > 1:
         slot.pop(next(iter(slot)))
     slot[key] = known
-    return known[0]  # type: ignore[no-any-return]
+    return cast("T", known[0])
 
 
 def _pairs(x: Tensor) -> Gram:
     n, t, d = x.shape
-    apart = []
-    while t % 2 == 0 and t >= 2 * LEAST:
+    off_diagonal = []
+    while t % 2 == 0 and t >= 2 * MIN_SPLIT:
         halves = x.reshape(-1, 2, t // 2, d)
-        apart.append((halves[:, 0] @ halves[:, 1].mT).view(n, -1))
+        off_diagonal.append((halves[:, 0] @ halves[:, 1].mT).view(n, -1))
         t //= 2
     blocks = x.reshape(-1, t, d)
-    return Gram(apart, (blocks @ blocks.mT).view(n, -1, t, t))
+    return Gram(off_diagonal, (blocks @ blocks.mT).view(n, -1, t, t))
 
 
 def _product(a: Gram, b: Gram) -> tuple[Tensor, Tensor]:
-    """Return Σₜₛ of the products, and of those with t = s alone."""
-    own = _dot(*(v.blocks.diagonal(dim1=2, dim2=3) for v in (a, b)))
+    """Return the sum of the products over all pairs (t, s), and over the pairs with t = s alone."""
+    diagonal = _dot(*(v.blocks.diagonal(dim1=2, dim2=3) for v in (a, b)))
     total = _dot(a.blocks, b.blocks)
-    for u, v in zip(a.apart, b.apart, strict=True):
+    for u, v in zip(a.off_diagonal, b.off_diagonal, strict=True):
         total = total + 2 * torch.linalg.vecdot(u, v)
-    return total, own
+    return total, diagonal
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))  # type: ignore[no-any-return]
+    products: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    return products

@@ -12,38 +12,39 @@ from dplit.grads.factors.units import Units
 
 @dataclass(frozen=True)
 class ReshapedGrad(FactoredGrad):
-    """A use of d seen from p, where d holds the numbers of p in the same order under another shape."""
+    """The gradient of p where d was applied, which holds the numbers of p in the same order under another shape."""
 
-    use: FactoredGrad
-    seen: tuple[int, ...]
+    wrapped: FactoredGrad
+    """The gradient of d."""
+    wrapped_shape: tuple[int, ...]
     """d's shape."""
     shape: tuple[int, ...]
     """p's shape."""
 
     @property
     def examples(self) -> int:
-        return self.use.examples
+        return self.wrapped.examples
 
     @property
     def size(self) -> int:
-        return self.use.size
+        return self.wrapped.size
 
     def select(self, index: Tensor | slice) -> ReshapedGrad:
-        return replace(self, use=self.use.select(index))
+        return replace(self, wrapped=self.wrapped.select(index))
 
-    def together(self, units: Units) -> ReshapedGrad:
-        return replace(self, use=self.use.together(units))
+    def averaged(self, units: Units) -> ReshapedGrad:
+        return replace(self, wrapped=self.wrapped.averaged(units))
 
     def dense(self) -> Tensor:
-        return self.use.dense().reshape(self.examples, *self.shape)
+        return self.wrapped.dense().reshape(self.examples, *self.shape)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        return self.use.weighted_sum(weights).reshape(self.shape)
+        return self.wrapped.weighted_sum(weights).reshape(self.shape)
 
     def sq_norm(self) -> Tensor:
-        return self.use.sq_norm()
+        return self.wrapped.sq_norm()
 
     def inner_with(self, other: FactoredGrad) -> Tensor | None:
-        if isinstance(other, ReshapedGrad) and other.seen == self.seen:
-            return inner(self.use, other.use)
+        if isinstance(other, ReshapedGrad) and other.wrapped_shape == self.wrapped_shape:
+            return inner(self.wrapped, other.wrapped)
         return None

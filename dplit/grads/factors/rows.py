@@ -1,4 +1,4 @@
-"""Gradients of a tensor that has one row for each example."""
+"""Gradients of a tensor that has rows for each example, where no other example uses them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dplit.grads.factors.base import FactoredGrad, flat, sq, wide
+from dplit.grads.factors.base import FactoredGrad, flattened, sq_norms, wide
 from dplit.grads.factors.reshaped import ReshapedGrad
 
 
 @dataclass(frozen=True)
 class RowPerExampleGrad(FactoredGrad):
-    """A tensor with one row per example, gᵢ being zero outside row i: n rows stand for n × n of them."""
+    """The gradient of a tensor with one row per example: gᵢ is zero outside example i's row, so n rows stand for n × n."""
 
     grads: Tensor
-    """`(n, *s[1:])`: row i of gᵢ."""
+    """`(n, *s[1:])`: the row of gᵢ that is not zero."""
     rows: Tensor
-    """`(n,)`: which row of the parameter each of them is."""
+    """`(n,)`: which row of the parameter it is."""
     length: int
-    """s[0], the number of rows the parameter has."""
+    """s[0], the number of rows of the parameter."""
 
     @property
     def examples(self) -> int:
@@ -39,11 +39,11 @@ class RowPerExampleGrad(FactoredGrad):
         return full
 
     def sq_norm(self) -> Tensor:
-        return sq(flat(self.grads))
+        return sq_norms(flattened(self.grads))
 
     def inner_with(self, other: FactoredGrad) -> Tensor | None:
         if isinstance(other, RowPerExampleGrad):
-            return (flat(self.grads) * flat(other.grads)).sum(1)
+            return (flattened(self.grads) * flattened(other.grads)).sum(1)
         return None
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
@@ -53,10 +53,15 @@ class RowPerExampleGrad(FactoredGrad):
         return total.index_add_(0, self.rows, scaled)
 
 
-def own_rows(grads: Tensor, examples: int) -> FactoredGrad:
-    """Return the use of a tensor `(n·k, ...)` whose rows are k of each example, from their gradients."""
-    own = grads.unflatten(0, (examples, -1))
+def row_per_example_grad(grads: Tensor, examples: int) -> FactoredGrad:
+    """Return the gradient of a tensor of shape `(n·k, ...)` that has k rows for each example.
+
+    Args:
+        grads: `(n·k, ...)`, the gradient of each row.
+        examples: n.
+    """
+    by_example = grads.unflatten(0, (examples, -1))
     rows = torch.arange(examples, device=grads.device)
-    if own.shape[1] == 1:
-        return RowPerExampleGrad(own[:, 0], rows, examples)
-    return ReshapedGrad(RowPerExampleGrad(own, rows, examples), tuple(own.shape), tuple(grads.shape))
+    if by_example.shape[1] == 1:
+        return RowPerExampleGrad(by_example[:, 0], rows, examples)
+    return ReshapedGrad(RowPerExampleGrad(by_example, rows, examples), tuple(by_example.shape), tuple(grads.shape))

@@ -1,12 +1,11 @@
-"""Parts of a tensor that hold each of its numbers at most once, such as slices: what is used there weighs the same."""
+"""Gradients of a part of a parameter that holds each number at most once, such as a slice: their norms stay the same."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,165 +17,170 @@ Box = tuple[tuple[int, int], ...]
 """`(first, last)` index along each dimension."""
 
 
-class Place(ABC):
-    """Where the numbers of d lie in p, each somewhere else."""
+class TensorSlice(ABC):
+    """Where the numbers of a tensor d lie in its parent p, each in a place of its own."""
 
     shape: tuple[int, ...]
     """d's shape."""
-    whole: tuple[int, ...]
+    parent_shape: tuple[int, ...]
     """p's shape."""
     device: torch.device
+    """Where p is."""
 
     @abstractmethod
     def scatter(self, values: Tensor) -> Tensor:
-        """Return `(m, *p)`, zero but for `(m, *d)` values."""
+        """Return m tensors of p's shape, `(m, *p)`, that hold the `(m, *d)` values in d's places and zero elsewhere."""
 
     @abstractmethod
-    def numbers(self) -> Tensor:
-        """Return d's positions in p counted in row-major order, flat."""
+    def flat_indices(self) -> Tensor:
+        """Return which number of p each number of d is, counted in row-major order, as a flat int64 tensor."""
 
     @abstractmethod
-    def same(self, other: Place) -> bool:
-        """Whether another d is known to hold the same numbers in the same order and shape."""
+    def same_as(self, other: TensorSlice) -> bool:
+        """Whether another slice of p is known to hold the same numbers in the same order and shape."""
 
-    def apart(self, other: Place) -> bool:
-        """Whether another d has no number of p in common with this one."""
-        taken = torch.zeros(math.prod(self.whole), dtype=torch.bool, device=self.device)
-        taken[self.numbers()] = True
-        return not bool(taken[other.numbers()].any())
+    def disjoint_from(self, other: TensorSlice) -> bool:
+        """Whether another slice of p has no number in common with this one."""
+        taken = torch.zeros(math.prod(self.parent_shape), dtype=torch.bool, device=self.device)
+        taken[self.flat_indices()] = True
+        return not bool(taken[other.flat_indices()].any())
 
 
 @dataclass(frozen=True)
-class Strided(Place):
-    """d is a view of p: equal steps along each of its dimensions."""
+class StridedSlice(TensorSlice):
+    """d is a view of p, with an equal step along each of its dimensions."""
 
     shape: tuple[int, ...]
-    whole: tuple[int, ...]
+    parent_shape: tuple[int, ...]
     device: torch.device
     offset: int
-    """Of d's first number from p's."""
+    """How many numbers in memory lie between p's first number and d's."""
     strides: tuple[int, ...]
-    """d's."""
-    steps: tuple[int, ...]
+    """d's strides."""
+    parent_strides: tuple[int, ...]
     """p's strides."""
     box: Box | None
-    """An upright box in p that contains d, if there is one."""
+    """First and last index in each dimension of p between which d lies, if that can be told."""
 
     def scatter(self, values: Tensor) -> Tensor:
-        m, span = values.shape[0], 1 + _reach(self.whole, self.steps)
+        m, span = values.shape[0], 1 + _extent(self.parent_shape, self.parent_strides)
         room = values.new_zeros(m * span)
         room.as_strided((m, *self.shape), (span, *self.strides), self.offset).copy_(values)
-        return room.as_strided((m, *self.whole), (span, *self.steps))
+        return room.as_strided((m, *self.parent_shape), (span, *self.parent_strides))
 
-    def numbers(self) -> Tensor:
-        room = torch.empty(1 + _reach(self.whole, self.steps), dtype=torch.long, device=self.device)
-        count = torch.arange(math.prod(self.whole), device=self.device).view(self.whole)
-        room.as_strided(self.whole, self.steps).copy_(count)
+    def flat_indices(self) -> Tensor:
+        room = torch.empty(1 + _extent(self.parent_shape, self.parent_strides), dtype=torch.long, device=self.device)
+        count = torch.arange(math.prod(self.parent_shape), device=self.device).view(self.parent_shape)
+        room.as_strided(self.parent_shape, self.parent_strides).copy_(count)
         return room.as_strided(self.shape, self.strides, self.offset).flatten()
 
-    def same(self, other: Place) -> bool:
+    def same_as(self, other: TensorSlice) -> bool:
         return self == other
 
-    def apart(self, other: Place) -> bool:
-        if isinstance(other, Strided) and self.box and other.box:
+    def disjoint_from(self, other: TensorSlice) -> bool:
+        if isinstance(other, StridedSlice) and self.box and other.box:
             sides = zip(self.box, other.box, strict=True)
             if any(last < start or end < first for (first, last), (start, end) in sides):
                 return True
-        return super().apart(other)
+        return super().disjoint_from(other)
 
 
 @dataclass(frozen=True, eq=False)
-class Listed(Place):
-    """d is rows of p, each a run of numbers, in a listed order."""
+class RowSlice(TensorSlice):
+    """d consists of rows of p, each a run of `width` numbers, in a listed order."""
 
     shape: tuple[int, ...]
-    whole: tuple[int, ...]
+    parent_shape: tuple[int, ...]
     rows: Tensor
-    """Flat, no row twice."""
+    """`(k,)` row numbers, none of them twice."""
     width: int
     """Numbers in a row."""
+    device: torch.device = field(init=False)
 
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        return self.rows.device
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", self.rows.device)
 
     def scatter(self, values: Tensor) -> Tensor:
         m = values.shape[0]
-        full = values.new_zeros(m, math.prod(self.whole) // self.width, self.width)
-        return full.index_copy_(1, self.rows, values.reshape(m, -1, self.width)).view(m, *self.whole)
+        full = values.new_zeros(m, math.prod(self.parent_shape) // self.width, self.width)
+        return full.index_copy_(1, self.rows, values.reshape(m, -1, self.width)).view(m, *self.parent_shape)
 
-    def numbers(self) -> Tensor:
+    def flat_indices(self) -> Tensor:
         return (self.rows[:, None] * self.width + torch.arange(self.width, device=self.device)).flatten()
 
-    def same(self, other: Place) -> bool:
-        alike = isinstance(other, Listed) and (other.shape, other.width) == (self.shape, self.width)
-        return alike and bool(torch.equal(self.rows, cast("Listed", other).rows))
+    def same_as(self, other: TensorSlice) -> bool:
+        if not isinstance(other, RowSlice) or (other.shape, other.width) != (self.shape, self.width):
+            return False
+        return torch.equal(self.rows, other.rows)
 
 
 @dataclass(frozen=True)
 class SlicedGrad(FactoredGrad):
-    """A use of d seen from p, where d holds numbers of p at one place and p has gradient zero elsewhere.
+    """The gradient of p where only the slice d of p was applied: that of d in d's places, zero elsewhere.
 
-    Norms are those of d's use; inner products too at one place, and zero between places that are apart.
+    Its norm is that of d's gradient. The inner product of two of them is that of their d's gradients where both are the
+    same slice, and zero where the slices are disjoint.
     """
 
-    use: FactoredGrad
-    place: Place
+    wrapped: FactoredGrad
+    """The gradient of d."""
+    part: TensorSlice
 
     @property
     def examples(self) -> int:
-        return self.use.examples
+        return self.wrapped.examples
 
     @property
     def size(self) -> int:
-        return math.prod(self.place.whole)
+        return math.prod(self.part.parent_shape)
 
     def select(self, index: Tensor | slice) -> SlicedGrad:
-        return replace(self, use=self.use.select(index))
+        return replace(self, wrapped=self.wrapped.select(index))
 
-    def together(self, units: Units) -> SlicedGrad:
-        return replace(self, use=self.use.together(units))
+    def averaged(self, units: Units) -> SlicedGrad:
+        return replace(self, wrapped=self.wrapped.averaged(units))
 
     def dense(self) -> Tensor:
-        return self.place.scatter(self.use.dense().reshape(self.examples, *self.place.shape))
+        return self.part.scatter(self.wrapped.dense().reshape(self.examples, *self.part.shape))
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        return self.place.scatter(self.use.weighted_sum(weights).reshape(1, *self.place.shape))[0]
+        return self.part.scatter(self.wrapped.weighted_sum(weights).reshape(1, *self.part.shape))[0]
 
     def sq_norm(self) -> Tensor:
-        return self.use.sq_norm()
+        return self.wrapped.sq_norm()
 
     def inner_with(self, other: FactoredGrad) -> Tensor | None:
         if not isinstance(other, SlicedGrad):
             return None
-        if self.place.same(other.place):
-            return inner(self.use, other.use)
-        if self.place.apart(other.place):
-            return torch.zeros(self.examples, device=self.place.device)
+        if self.part.same_as(other.part):
+            return inner(self.wrapped, other.wrapped)
+        if self.part.disjoint_from(other.part):
+            return torch.zeros(self.examples, device=self.part.device)
         return None
 
 
-def view_place(graph: Tensor, parent: Tensor) -> Strided | None:
-    """Return where in its parent a view lies, or None for what is no view or holds a number twice."""
-    if not is_view(graph, parent):
+def slice_of_view(view: Tensor, parent: Tensor) -> StridedSlice | None:
+    """Return where a view lies in its parent, or None if it is no view of it or holds a number twice."""
+    if not is_view(view, parent):
         return None
-    shape, strides = tuple(graph.shape), graph.stride()
-    whole, steps = tuple(parent.shape), parent.stride()
-    if not (_once(shape, strides) and _once(whole, steps)):
+    shape, strides = tuple(view.shape), view.stride()
+    parent_shape, parent_strides = tuple(parent.shape), parent.stride()
+    if not (_no_repeats(shape, strides) and _no_repeats(parent_shape, parent_strides)):
         return None
-    offset = int(graph.storage_offset() - parent.storage_offset())
-    return Strided(shape, whole, parent.device, offset, strides, steps, _box(offset, shape, strides, whole, steps))
+    offset = int(view.storage_offset() - parent.storage_offset())
+    box = _box(offset, shape, strides, parent_shape, parent_strides)
+    return StridedSlice(shape, parent_shape, parent.device, offset, strides, parent_strides, box)
 
 
-def is_view(graph: Tensor, parent: Tensor) -> bool:
-    """Whether a tensor is other numbers' memory, read as they are."""
-    plain = all(t.layout == torch.strided and t.numel() and not (t.is_neg() or t.is_conj()) for t in (graph, parent))
-    alike = plain and graph.dtype == parent.dtype and graph.device == parent.device
-    return alike and graph.untyped_storage().data_ptr() == parent.untyped_storage().data_ptr()
+def is_view(view: Tensor, parent: Tensor) -> bool:
+    """Whether a tensor reads the memory of its parent without changing the numbers."""
+    plain = all(t.layout == torch.strided and t.numel() and not (t.is_neg() or t.is_conj()) for t in (view, parent))
+    alike = plain and view.dtype == parent.dtype and view.device == parent.device
+    return alike and view.untyped_storage().data_ptr() == parent.untyped_storage().data_ptr()
 
 
-def _once(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether no two indices are one number in memory."""
+def _no_repeats(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether no two indices lead to the same number in memory."""
     reach = 0
     for stride, size in sorted((s, k) for s, k in zip(strides, shape, strict=True) if k > 1):
         if stride <= reach:
@@ -185,22 +189,28 @@ def _once(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return True
 
 
-def _reach(shape: Sequence[int], strides: Sequence[int]) -> int:
+def _extent(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Return how many numbers in memory lie between a tensor's first number and its last."""
     return sum(s * (k - 1) for s, k in zip(strides, shape, strict=True))
 
 
 def _box(
-    offset: int, shape: Sequence[int], strides: Sequence[int], whole: Sequence[int], steps: Sequence[int]
+    offset: int,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    parent_shape: Sequence[int],
+    parent_strides: Sequence[int],
 ) -> Box | None:
-    order = sorted((d for d, size in enumerate(whole) if size > 1), key=lambda d: -steps[d])
-    first = [0] * len(whole)
+    """Return first and last index in each dimension of p between which a view of these strides lies, or None if unknown."""
+    order = sorted((d for d, size in enumerate(parent_shape) if size > 1), key=lambda d: -parent_strides[d])
+    first = [0] * len(parent_shape)
     for d in order:
-        first[d], offset = divmod(offset, steps[d])
+        first[d], offset = divmod(offset, parent_strides[d])
     last = list(first)
     for size, stride in ((k, s) for k, s in zip(shape, strides, strict=True) if k > 1):
-        along = next((d for d in order if steps[d] <= stride), None)
-        if along is None or stride % steps[along]:
+        along = next((d for d in order if parent_strides[d] <= stride), None)
+        if along is None or stride % parent_strides[along]:
             return None
-        last[along] += stride // steps[along] * (size - 1)
-    inside = all(end < size for end, size in zip(last, whole, strict=True))
+        last[along] += stride // parent_strides[along] * (size - 1)
+    inside = all(end < size for end, size in zip(last, parent_shape, strict=True))
     return tuple(zip(first, last, strict=True)) if inside else None

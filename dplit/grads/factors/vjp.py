@@ -1,4 +1,4 @@
-"""Gradients led back through the operation that computed a tensor from parameters."""
+"""Gradients pulled back through the operation that computed a tensor from parameters, by vector-Jacobian products."""
 
 from __future__ import annotations
 
@@ -13,46 +13,49 @@ from dplit.grads.factors.units import Units
 
 @dataclass(frozen=True)
 class VjpGrad(FactoredGrad):
-    """A use of d = f(p) seen from p: gᵢ(p) = Jᵀ gᵢ(d), each Jᵀ being one backward through f."""
+    """The gradient of p where d = f(p) was applied: gᵢ(p) = Jᵀ gᵢ(d), each product with Jᵀ being one backward through f."""
 
-    use: FactoredGrad
-    graph: Tensor
+    wrapped: FactoredGrad
+    """The gradient of d."""
+    attached: Tensor
+    """d as computed, with its autograd graph."""
     parent: Tensor
+    """p."""
 
     @property
     def examples(self) -> int:
-        return self.use.examples
+        return self.wrapped.examples
 
     @property
     def size(self) -> int:
-        return max(self.use.size, self.parent.numel())
+        return max(self.wrapped.size, self.parent.numel())
 
     def select(self, index: Tensor | slice) -> VjpGrad:
-        return VjpGrad(self.use.select(index), self.graph, self.parent)
+        return VjpGrad(self.wrapped.select(index), self.attached, self.parent)
 
-    def together(self, units: Units) -> VjpGrad:
-        return VjpGrad(self.use.together(units), self.graph, self.parent)
+    def averaged(self, units: Units) -> VjpGrad:
+        return VjpGrad(self.wrapped.averaged(units), self.attached, self.parent)
 
     def dense(self) -> Tensor:
-        grads = self.use.dense().to(self.graph.dtype).view(self.examples, *self.graph.shape)
+        grads = self.wrapped.dense().to(self.attached.dtype).view(self.examples, *self.attached.shape)
         return self._backward(grads, batched=True, shape=(self.examples, *self.parent.shape))
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        total = self._built_sum(weights).to(self.graph.dtype).view(self.graph.shape)
+        total = self._built_sum(weights).to(self.attached.dtype).view(self.attached.shape)
         return self._backward(total, batched=False, shape=tuple(self.parent.shape))
 
     def _built_sum(self, weights: Tensor) -> Tensor:
-        """Return Σᵢ wᵢ gᵢ(d) of the gradients that the norms were taken of: terms that cancel in one cancel in the other."""
-        starts, total = 0, None
-        for part in self.use.chunks(self.size):
-            own = DenseGrad(part.dense()).weighted_sum(weights[starts : starts + part.examples])
-            total = own if total is None else total + own
-            starts += part.examples
+        """Return Σᵢ wᵢ gᵢ(d) of the built gradients, of which the norms are taken too: the same terms cancel in both."""
+        start, total = 0, None
+        for part in self.wrapped.chunks(self.size):
+            chunk = DenseGrad(part.dense()).weighted_sum(weights[start : start + part.examples])
+            total = chunk if total is None else total + chunk
+            start += part.examples
         assert total is not None
         return total
 
     def _backward(self, grads: Tensor, batched: bool, shape: tuple[int, ...]) -> Tensor:
-        (found,) = torch.autograd.grad(
-            self.graph, self.parent, grads, retain_graph=True, allow_unused=True, is_grads_batched=batched
+        (pulled_back,) = torch.autograd.grad(
+            self.attached, self.parent, grads, retain_graph=True, allow_unused=True, is_grads_batched=batched
         )
-        return self.parent.new_zeros(shape) if found is None else found.detach()
+        return self.parent.new_zeros(shape) if pulled_back is None else pulled_back.detach()

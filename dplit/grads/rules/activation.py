@@ -1,16 +1,17 @@
-"""Activations with parameters of their own: `F.prelu`."""
+"""Activation functions that have parameters: `F.prelu`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dplit.grads.factors.base import DenseGrad, wide
-from dplit.grads.tape.recorded_function import RecordedFunction
+from dplit.grads.tape.recorded_function import Context, RecordedFunction
 from dplit.grads.tape.registry import rule
+from dplit.grads.types import InputGradients
 
 if TYPE_CHECKING:
     from dplit.grads.tape.tape import Tape
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
 
 class _PReLU(RecordedFunction):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, tape: Tape) -> Tensor:
-        ctx.tape, ctx.weight = tape, tape.source(weight)
+    def forward(ctx: Context, x: Tensor, weight: Tensor, tape: Tape) -> Tensor:
+        ctx.tape, ctx.weight = tape, tape.tracked(weight)
         ctx.save_for_backward(x, weight)
         return F.prelu(x, weight)
 
     @staticmethod
-    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+    def gradient(ctx: Context, saved: tuple[Tensor, ...], back: Tensor) -> InputGradients:
         (x, weight) = saved
         negative = wide(back.detach()) * wide(x.detach()).clamp(max=0)
         ctx.tape.record(ctx.weight, DenseGrad(_by_channel(negative, weight, ctx.tape.examples)))
@@ -35,7 +36,9 @@ class _PReLU(RecordedFunction):
 
 
 def _by_channel(grad: Tensor, weight: Tensor, examples: int) -> Tensor:
-    """Sum `(n·k, channels, ...)` over all but the examples and, where the weight has them, the channels."""
+    """Return `(n, *weight.shape)`: the sum of `(n·k, channels, ...)` over everything but the examples and, for several slopes,
+    the channels.
+    """
     channels = weight.numel() if weight.numel() > 1 else 1
     split = grad.reshape(examples, -1, channels, grad[0].numel() // channels)
     return split.sum((1, 3)).view(examples, *weight.shape)
@@ -43,6 +46,10 @@ def _by_channel(grad: Tensor, weight: Tensor, examples: int) -> Tensor:
 
 @rule(F.prelu, Tensor.prelu)
 def prelu(tape: Tape, input: Tensor, weight: Tensor) -> Tensor:
-    """`F.prelu` with one slope, or one for each channel (dimension 1)."""
-    tape.by_example(F.prelu, input, weight)
-    return _PReLU.apply(input, weight, tape)  # type: ignore[no-any-return]
+    """`F.prelu` with one slope, or one slope for each channel (dimension 1).
+
+    Raises:
+        UnsupportedOperation: the input does not have the examples outermost.
+    """
+    tape.check_outermost(F.prelu, input, weight)
+    return _PReLU.apply(input, weight, tape)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dplit.grads.factors.base import INSTANTIATED, FactoredGrad, at_least, sq, wide
+from dplit.grads.factors.base import MAX_INSTANTIATED, FactoredGrad, rounded_up, sq_norms, wide
 from dplit.grads.factors.outer_product import OuterProductGrad
 from dplit.grads.rules.linear import record_linear
-from dplit.grads.tape.recorded_function import RecordedFunction
+from dplit.grads.tape.recorded_function import Context, RecordedFunction
 from dplit.grads.tape.registry import rule
+from dplit.grads.types import InputGradients
 
 if TYPE_CHECKING:
     from dplit.grads.tape.tape import Tape
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class BilinearGrad(FactoredGrad):
     """y = xᵀ W z at t positions: gᵢ = Σₜ bᵢₜ ⊗ xᵢₜ ⊗ zᵢₜ, of shape (p, d, e), never built where its norm is cheaper.
 
-    A linear map of x ⊗ z, so ‖gᵢ‖² = Σₜₛ ⟨xᵢₜ, xᵢₛ⟩ ⟨zᵢₜ, zᵢₛ⟩ ⟨bᵢₜ, bᵢₛ⟩.
+    It is a linear map of x ⊗ z, so ‖gᵢ‖² = Σₜₛ ⟨xᵢₜ, xᵢₛ⟩ ⟨zᵢₜ, zᵢₛ⟩ ⟨bᵢₜ, bᵢₛ⟩.
 
     Source: Li et al. 2022, arXiv:2110.05679, section 4, for the linear map.
     """
@@ -64,15 +65,15 @@ class BilinearGrad(FactoredGrad):
         return torch.cat([self.select(slice(i, i + step))._ghost_norm() for i in range(0, n, step)])
 
     def _ghost_norm(self) -> Tensor:
-        parts = [wide(v) for v in (self.x, self.z, self.back)]
-        gram_product = torch.stack([v @ v.mT for v in parts]).prod(0).sum((1, 2))
-        return at_least(gram_product, self.terms())
+        grams = [wide(v) @ wide(v).mT for v in (self.x, self.z, self.back)]
+        gram_product = torch.stack(grams).prod(0).sum((1, 2))
+        return rounded_up(gram_product, self.terms_sq_norm())
 
-    def terms(self) -> Tensor:
-        return torch.stack([sq(v) for v in (self.x, self.z, self.back)]).prod(0).sum(1)
+    def terms_sq_norm(self) -> Tensor:
+        return torch.stack([sq_norms(v) for v in (self.x, self.z, self.back)]).prod(0).sum(1)
 
     def inner_with(self, other: FactoredGrad) -> Tensor | None:
-        if not isinstance(other, BilinearGrad) or self.x.shape[1] * other.x.shape[1] * self.examples > INSTANTIATED:
+        if not isinstance(other, BilinearGrad) or self.x.shape[1] * other.x.shape[1] * self.examples > MAX_INSTANTIATED:
             return None
         pairs = zip((self.x, self.z, self.back), (other.x, other.z, other.back), strict=True)
         return torch.stack([wide(u) @ wide(v).mT for u, v in pairs]).prod(0).sum((1, 2))
@@ -82,35 +83,40 @@ class BilinearGrad(FactoredGrad):
 
 
 def _step(size: int) -> int:
-    return max(1, INSTANTIATED // max(1, size))
+    return max(1, MAX_INSTANTIATED // max(1, size))
 
 
 class _Bilinear(RecordedFunction):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, z: Tensor, weight: Tensor, bias: Tensor | None, tape: Tape) -> Tensor:
-        ctx.tape, ctx.weight, ctx.bias = tape, tape.source(weight), tape.source(bias)
+    def forward(ctx: Context, x: Tensor, z: Tensor, weight: Tensor, bias: Tensor | None, tape: Tape) -> Tensor:
+        ctx.tape, ctx.weight, ctx.bias = tape, tape.tracked(weight), tape.tracked(bias)
         ctx.save_for_backward(x, z, weight)
         return F.bilinear(x, z, weight, bias)
 
     @staticmethod
-    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+    def gradient(ctx: Context, saved: tuple[Tensor, ...], back: Tensor) -> InputGradients:
         (x, z, weight), n = saved, ctx.tape.examples
         record_linear(ctx.tape, None, ctx.bias, None, back)
         if ctx.weight is not None:
-            parts = (v.detach().reshape(n, -1, v.shape[-1]) for v in (x, z, back))
-            ctx.tape.record(ctx.weight, BilinearGrad(*parts))
-        found: list[Tensor | None] = [None, None]
-        for i, (other, equation) in enumerate(((z, "...p,pde,...e->...d"), (x, "...p,pde,...d->...e"))):
+            x_rows, z_rows, back_rows = (v.detach().reshape(n, -1, v.shape[-1]) for v in (x, z, back))
+            ctx.tape.record(ctx.weight, BilinearGrad(x_rows, z_rows, back_rows))
+        input_grads: list[Tensor | None] = [None, None]
+        operands = ((x, z, "...p,pde,...e->...d"), (z, x, "...p,pde,...d->...e"))
+        for i, (operand, other, equation) in enumerate(operands):
             if ctx.needs_input_grad[i]:
-                own = (x, z)[i]
-                found[i] = torch.einsum(equation, back, weight.to(back.dtype), other.to(back.dtype)).to(own.dtype)
-        return found[0], found[1], None, None, None
+                grad = torch.einsum(equation, back, weight.to(back.dtype), other.to(back.dtype))
+                input_grads[i] = grad.to(operand.dtype)
+        return *input_grads, None, None, None
 
 
 @rule(F.bilinear)
 def bilinear(tape: Tape, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.bilinear` of two activations."""
-    tape.by_example(F.bilinear, input1, weight, bias)
-    tape.by_example(F.bilinear, input2, weight, bias)
+    """`F.bilinear` of two activations.
+
+    Raises:
+        UnsupportedOperation: one of them does not have the examples outermost, or a weight is computed from data.
+    """
+    tape.check_outermost(F.bilinear, input1, weight, bias)
+    tape.check_outermost(F.bilinear, input2, weight, bias)
     tape.refuse_data(F.bilinear, weight, bias)
-    return _Bilinear.apply(input1, input2, weight, bias, tape)  # type: ignore[no-any-return]
+    return _Bilinear.apply(input1, input2, weight, bias, tape)

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from dplit.grads.batch_axis.layout import Layout
+from dplit.grads.batch_axis.axes import BatchAxis
 from dplit.grads.factors.base import DenseGrad, FactoredGrad, wide
-from dplit.grads.factors.rows import own_rows
-from dplit.grads.tape.recorded_function import RecordedFunction
+from dplit.grads.factors.rows import row_per_example_grad
+from dplit.grads.tape.recorded_function import Context, RecordedFunction
 from dplit.grads.tape.registry import rule
+from dplit.grads.types import InputGradients
 
 if TYPE_CHECKING:
     from dplit.grads.tape.tape import Tape
 
 Slope = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""`(output gradient, a, b)` to the gradient of one operand, in the output's shape."""
+"""From the output gradient and the operands a and b to the gradient of one operand, in the output's shape."""
 
 
 @dataclass(frozen=True)
 class Elementwise:
-    """y = f(a, b) with its two slopes."""
+    """An operation y = f(a, b) with its two slopes."""
 
     apply: Callable[[Tensor, Tensor], Tensor]
     slope_a: Slope
@@ -40,38 +41,38 @@ DIV = Elementwise(torch.div, lambda g, a, b: g / b, lambda g, a, b: -g * a / (b 
 
 class _Elementwise(RecordedFunction):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, kind: Elementwise, tape: Tape) -> Tensor:
-        ctx.tape, ctx.kind, ctx.sources = tape, kind, (tape.source(a), tape.source(b))
+    def forward(ctx: Context, a: Tensor, b: Tensor, kind: Elementwise, tape: Tape) -> Tensor:
+        ctx.tape, ctx.kind, ctx.tracked = tape, kind, (tape.tracked(a), tape.tracked(b))
         ctx.shapes, ctx.dtypes = (a.shape, b.shape), (a.dtype, b.dtype)
         ctx.save_for_backward(*((a, b) if kind.needs_values else (None, None)))
         return kind.apply(a, b)
 
     @staticmethod
-    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+    def gradient(ctx: Context, saved: tuple[Tensor, ...], back: Tensor) -> InputGradients:
         (a, b) = saved
-        found: list[Tensor | None] = [None, None]
+        input_grads: list[Tensor | None] = [None, None]
         for i, slope in enumerate((ctx.kind.slope_a, ctx.kind.slope_b)):
-            if ctx.sources[i] is not None:
+            if ctx.tracked[i] is not None:
                 grad = wide(slope(back, a, b).detach())
-                ctx.tape.record(ctx.sources[i], broadcast_grad(grad, ctx.shapes[i], ctx.tape.examples))
+                ctx.tape.record(ctx.tracked[i], broadcast_grad(grad, ctx.shapes[i], ctx.tape.examples))
             elif ctx.needs_input_grad[i]:
-                found[i] = slope(back, a, b).sum_to_size(ctx.shapes[i]).to(ctx.dtypes[i])
-        return found[0], found[1], None, None
+                input_grads[i] = slope(back, a, b).sum_to_size(ctx.shapes[i]).to(ctx.dtypes[i])
+        return *input_grads, None, None
 
 
 def broadcast_grad(grad: Tensor, shape: torch.Size, examples: int) -> FactoredGrad:
-    """Return the use of a tensor of this shape that was broadcast to the shape of `grad`.
+    """Return the gradient, in factors, of a tensor of this shape that was broadcast to the shape of `grad`.
 
     Args:
         grad: the gradient before it is summed over what was broadcast, `(n, ...)` or `(n·k, ...)`.
-        shape: the tensor's own shape; it has k rows of each example, which no other meets, only if it is as long as
-            `grad` and starts with n·k > 1.
+        shape: the tensor's own shape. It has k rows for each example, which no other example uses, only if it has as many
+            dimensions as `grad` and starts with n·k > 1.
         examples: n.
     """
     if examples == 1:
         return DenseGrad(grad.sum_to_size(shape).unsqueeze(0))
     if len(shape) == grad.dim() and shape[0] == grad.shape[0] > 1:
-        return own_rows(grad.sum_to_size(shape), examples)
+        return row_per_example_grad(grad.sum_to_size(shape), examples)
     split = grad.reshape(examples, -1, *grad.shape[1:])
     if len(shape) == grad.dim():
         return DenseGrad(_sum_to(split.sum(1, keepdim=True), shape))
@@ -79,7 +80,7 @@ def broadcast_grad(grad: Tensor, shape: torch.Size, examples: int) -> FactoredGr
 
 
 def _sum_to(grad: Tensor, shape: torch.Size) -> Tensor:
-    """Sum `(n, ...)` to `(n, *shape)`."""
+    """Return `(n, *shape)`: the sum of `(n, ...)` over what a tensor of this shape was broadcast to."""
     extra = grad.dim() - 1 - len(shape)
     if extra:
         grad = grad.sum(tuple(range(1, 1 + extra)))
@@ -87,15 +88,15 @@ def _sum_to(grad: Tensor, shape: torch.Size) -> Tensor:
     return grad.sum(kept, keepdim=True) if kept else grad
 
 
-def _meet(tape: Tape, kind: Elementwise, a: Tensor, b: Tensor) -> Tensor:
-    """Apply to one source and one activation that has the examples outermost."""
-    parameter, data = (a, b) if tape.source(a) is not None else (b, a)
+def _apply_elementwise(tape: Tape, kind: Elementwise, a: Tensor, b: Tensor) -> Tensor:
+    """Apply to one tracked tensor and one activation."""
+    parameter, data = (a, b) if tape.tracked(a) is not None else (b, a)
     operation = kind.apply
-    layout = tape.layout(data)
-    if layout is not None:
-        return _moved(tape, kind, a, b, parameter, layout)
+    axis = tape.batch_axis(data)
+    if axis is not None:
+        return _apply_elsewhere(tape, kind, a, b, parameter, axis)
     out = torch.broadcast_shapes(a.shape, b.shape)
-    tape.by_example(operation, data, parameter)
+    tape.check_outermost(operation, data, parameter)
     rows = parameter.shape[0] if parameter.dim() == len(out) else 1
     kept = data.dim() == len(out) and data.shape[0] == out[0] and rows in (1, out[0])
     if not kept and tape.examples > 1:
@@ -104,55 +105,54 @@ def _meet(tape: Tape, kind: Elementwise, a: Tensor, b: Tensor) -> Tensor:
             (parameter,),
             f"meets an activation of shape {tuple(data.shape)} that does not keep the {tape.examples} examples outermost",
         )
-    return _Elementwise.apply(a, b, kind, tape)  # type: ignore[no-any-return]
+    return _Elementwise.apply(a, b, kind, tape)
 
 
-def _moved(tape: Tape, kind: Elementwise, a: Tensor, b: Tensor, parameter: Tensor, layout: Layout) -> Tensor:
-    """Apply where the examples are elsewhere in the activation: to both operands with them brought outermost."""
+def _apply_elsewhere(tape: Tape, kind: Elementwise, a: Tensor, b: Tensor, parameter: Tensor, axis: BatchAxis) -> Tensor:
+    """Apply where the examples are not outermost in the activation: both operands are brought to that order first."""
     data = b if parameter is a else a
-    turned = tape.derive(layout.broadcast, (parameter, data.dim()), {}) if parameter.dim() <= data.dim() else None
-    if turned is None:
+    ordered = tape.derive(axis.broadcast, parameter, data.dim()) if parameter.dim() <= data.dim() else None
+    if ordered is None:
         raise tape.refusal(
             kind.apply, (parameter,), f"meets an activation of shape {tuple(data.shape)} in its examples"
         )
-    pair = (lambda x: (turned, x)) if parameter is a else (lambda x: (x, turned))
-    return tape.outermost(kind.apply, lambda x: _meet(tape, kind, *pair(x)), data, parameter)
+    pair = (lambda x: (ordered, x)) if parameter is a else (lambda x: (x, ordered))
+    return tape.apply_outermost(kind.apply, lambda x: _apply_elementwise(tape, kind, *pair(x)), data, parameter)
 
 
 def _register(kind: Elementwise, name: str, dunder: str) -> None:
     tensor = torch.Tensor
 
-    def plain(tape: Tape, input: Any, other: Any, *, alpha: float = 1, **kwargs: Any) -> Tensor:
-        _no_options(tape, kind, (input, other), kwargs)
-        return _meet(tape, kind, input, _scaled(tape, other, alpha))
+    def plain(tape: Tape, input: Tensor, other: Tensor, *, alpha: float = 1, **kwargs: object) -> Tensor:
+        _refuse_options(tape, kind, (input, other), kwargs)
+        return _apply_elementwise(tape, kind, input, _scaled(tape, other, alpha))
 
-    def swapped(tape: Tape, input: Any, other: Any) -> Tensor:
-        return _meet(tape, kind, other, input)
+    def swapped(tape: Tape, input: Tensor, other: Tensor) -> Tensor:
+        return _apply_elementwise(tape, kind, other, input)
 
-    def in_place(tape: Tape, input: Any, other: Any, *, alpha: float = 1) -> Tensor:
-        if tape.source(input) is not None:
+    def in_place(tape: Tape, input: Tensor, other: Tensor, *, alpha: float = 1) -> Tensor:
+        if tape.tracked(input) is not None:
             raise tape.refusal(kind.apply, (input,), "writes into a parameter in place; use the result instead")
         before = input.clone()
-        tape.keep_layout(input, before)
-        return input.copy_(plain(tape, before, other, alpha=alpha))  # type: ignore[no-any-return]
+        tape.keep_batch_axis(input, before)
+        return input.copy_(plain(tape, before, other, alpha=alpha))
 
-    rule(getattr(torch, name), getattr(tensor, name), getattr(tensor, f"__{dunder}__"), anywhere=True)(plain)
-    rule(getattr(tensor, f"__r{dunder}__"), anywhere=True)(swapped)
-    rule(getattr(tensor, f"{name}_"), getattr(tensor, f"__i{dunder}__"), anywhere=True)(in_place)
+    rule(getattr(torch, name), getattr(tensor, name), getattr(tensor, f"__{dunder}__"), any_batch_axis=True)(plain)
+    rule(getattr(tensor, f"__r{dunder}__"), any_batch_axis=True)(swapped)
+    rule(getattr(tensor, f"{name}_"), getattr(tensor, f"__i{dunder}__"), any_batch_axis=True)(in_place)
 
 
-def _scaled(tape: Tape, other: Any, alpha: float) -> Any:
+def _scaled(tape: Tape, other: Tensor, alpha: float) -> Tensor:
     if alpha == 1:
         return other
-    if tape.source(other) is not None:
-        return tape.derive(torch.mul, (other, alpha), {})
+    if tape.tracked(other) is not None:
+        return tape.derive(torch.mul, other, alpha)
     scaled = torch.mul(other, alpha)
-    if isinstance(other, Tensor):
-        tape.keep_layout(other, scaled)
+    tape.keep_batch_axis(other, scaled)
     return scaled
 
 
-def _no_options(tape: Tape, kind: Elementwise, values: tuple[Any, ...], options: dict[str, Any]) -> None:
+def _refuse_options(tape: Tape, kind: Elementwise, values: tuple[Tensor, ...], options: Mapping[str, object]) -> None:
     given = {k: v for k, v in options.items() if v is not None}
     if given:
         raise tape.refusal(kind.apply, values, f"is not supported with {', '.join(given)}=; leave it out")

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from dplit.grads.tape.tape import Tape
 
 Pool = Callable[[Tensor, Tensor], Tensor]
-"""From `(bags, length, d)` rows and `(bags, length, 1)` whether they count to `(bags, d)`."""
+"""From `(bags, length, d)` rows, and `(bags, length, 1)` booleans that say which of them count, to `(bags, d)`."""
 
 
 def _maximum(rows: Tensor, counts: Tensor) -> Tensor:
-    """Padding alone gives zero, as in torch."""
-    top: Tensor = rows.masked_fill(~counts, -torch.inf).max(1).values
-    return torch.where(counts.any(1), top, 0)
+    """Return the maximum of the rows that count; zero, as torch does, for a bag of padding alone."""
+    maximum: Tensor = rows.masked_fill(~counts, -torch.inf).max(1).values
+    return torch.where(counts.any(1), maximum, 0)
 
 
 POOLS: dict[str, Pool] = {
@@ -47,19 +47,21 @@ def embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Tensor:
-    """`F.embedding_bag` of `(n·k, length)` ids, one bag in each row: looked up, then pooled.
+    """`F.embedding_bag` of `(n·k, length)` ids, a bag in each row: a look-up followed by pooling.
 
     Raises:
-        UnsupportedOperation: bags of unequal length given by offsets, `max_norm`, `scale_grad_by_freq`, or weights of
-            the ids that are parameters or meet another mode than "sum".
+        UnsupportedOperation: bags are given by offsets; `max_norm` or `scale_grad_by_freq` is set; or the weights of the
+            ids are parameters or come with another mode than "sum".
     """
     if offsets is not None or input.dim() != 2:
-        why = "finds its bags by offsets, which do not say whose they are; give ids of shape (examples, length), padded"
+        why = (
+            "finds its bags by offsets, which do not say whose each bag is; give padded ids of shape (examples, length)"
+        )
         raise tape.refusal(F.embedding_bag, (weight,), why)
-    if per_sample_weights is not None and (tape.source(per_sample_weights) is not None or mode != "sum"):
+    if per_sample_weights is not None and (tape.tracked(per_sample_weights) is not None or mode != "sum"):
         why = f"takes per_sample_weights as data and with mode='sum' only, got mode={mode!r}; use F.embedding"
         raise tape.refusal(F.embedding_bag, (weight, per_sample_weights), why)
-    tape.by_example(F.embedding_bag, input, weight)
+    tape.check_outermost(F.embedding_bag, input, weight)
     ids = input.clone() if tape.is_constant(input) else input
     rows = embedding(tape, ids, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq)
     counts = torch.ones_like(ids, dtype=torch.bool) if padding_idx is None else ids != padding_idx % len(weight)

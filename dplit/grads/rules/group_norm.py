@@ -1,17 +1,18 @@
-"""Normalisation of one image's channels: `F.group_norm`, and `F.instance_norm` without running statistics."""
+"""Normalisation over the channels of one image: `F.group_norm`, and `F.instance_norm` without running statistics."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dplit.grads.factors.base import DenseGrad, wide
-from dplit.grads.tape.autocast import widened
-from dplit.grads.tape.recorded_function import RecordedFunction
+from dplit.grads.tape.autocast import to_statistics_dtype
+from dplit.grads.tape.recorded_function import Context, RecordedFunction
 from dplit.grads.tape.registry import rule
+from dplit.grads.types import InputGradients, TorchFunction
 
 if TYPE_CHECKING:
     from dplit.grads.tape.tape import Tape
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 class _GroupNorm(RecordedFunction):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, tape: Tape
+        ctx: Context, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, tape: Tape
     ) -> Tensor:
-        ctx.tape, ctx.weight, ctx.bias = tape, tape.source(weight), tape.source(bias)
+        ctx.tape, ctx.weight, ctx.bias = tape, tape.tracked(weight), tape.tracked(bias)
         images, channels, positions = *x.shape[:2], x.shape[2:].numel()
         ctx.sizes = (images, channels, positions, groups)
         out, mean, rstd = torch.native_group_norm(x, weight, bias, images, channels, positions, groups, eps)
@@ -30,7 +31,7 @@ class _GroupNorm(RecordedFunction):
         return out
 
     @staticmethod
-    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+    def gradient(ctx: Context, saved: tuple[Tensor, ...], back: Tensor) -> InputGradients:
         (x, weight, mean, rstd) = saved
         back = back.detach().contiguous()
         if ctx.weight is not None or ctx.bias is not None:
@@ -42,19 +43,26 @@ class _GroupNorm(RecordedFunction):
             ctx.tape.record(ctx.bias, DenseGrad(_by_example(plain, ctx.tape.examples)))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, None, None
-        grad = torch.ops.aten.native_group_norm_backward(back, x, mean, rstd, weight, *ctx.sizes, [True, False, False])[
-            0
-        ]
-        return grad, None, None, None, None, None
+        mask = [True, False, False]
+        grads = torch.ops.aten.native_group_norm_backward(back, x, mean, rstd, weight, *ctx.sizes, mask)
+        return grads[0], None, None, None, None, None
 
 
 def _scales(products: Tensor, plain: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    """Return Σ b (x - m) r of each image and channel from Σ b·x and Σ b, all `(images, channels)`."""
+    """Return Σ b (x - m) r of each image and channel, `(images, channels)`.
+
+    Args:
+        products: Σ b·x, `(images, channels)`.
+        plain: Σ b, `(images, channels)`.
+        mean: m, `(images, groups)`.
+        rstd: r, one over the standard deviation, `(images, groups)`.
+    """
     products, plain = (v.unflatten(1, (mean.shape[1], -1)) for v in (products, plain))
     return ((products - mean[..., None] * plain) * rstd[..., None]).flatten(1)
 
 
 def _by_example(by_channel: Tensor, examples: int) -> Tensor:
+    """Return `(n, channels)`: the sum over the images of each example."""
     summed: Tensor = by_channel.unflatten(0, (examples, -1)).sum(1)
     return summed
 
@@ -68,7 +76,11 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`F.group_norm`: statistics of one image's channels, never of the batch."""
+    """`F.group_norm`, whose statistics are of one image's channels and never of the batch.
+
+    Raises:
+        UnsupportedOperation: the input does not have the examples outermost, or a weight is computed from data.
+    """
     return _normalise(tape, F.group_norm, input, num_groups, weight, bias, eps)
 
 
@@ -84,7 +96,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`F.instance_norm` of the input's own statistics: group norm with a group per channel.
+    """`F.instance_norm` by the statistics of its input: a group norm with one group for each channel.
 
     Raises:
         UnsupportedOperation: it keeps running statistics, which hold data without noise.
@@ -96,10 +108,10 @@ def instance_norm(
 
 
 def _normalise(
-    tape: Tape, operation: Any, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+    tape: Tape, operation: TorchFunction, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    tape.by_example(operation, x, weight, bias)
+    tape.check_outermost(operation, x, weight, bias)
     if x.dim() < 2 or (operation is F.instance_norm and x.dim() < 3):
         raise tape.refusal(operation, (weight, bias), f"got an activation of shape {tuple(x.shape)} without channels")
     tape.refuse_data(operation, weight, bias)
-    return _GroupNorm.apply(widened(x).contiguous(), groups, weight, bias, eps, tape)  # type: ignore[no-any-return]
+    return _GroupNorm.apply(to_statistics_dtype(x).contiguous(), groups, weight, bias, eps, tape)

@@ -1,19 +1,20 @@
-"""Normalisation within one example: `F.layer_norm`. Batch statistics are refused by name."""
+"""Normalisation within one example: `F.layer_norm`. `F.batch_norm`, which normalises over the batch, is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dplit.grads.batch_axis.layout import InDim
+from dplit.grads.batch_axis.axes import InDim
 from dplit.grads.factors.base import DenseGrad, wide
-from dplit.grads.tape.autocast import widened
-from dplit.grads.tape.recorded_function import RecordedFunction
+from dplit.grads.tape.autocast import to_statistics_dtype
+from dplit.grads.tape.recorded_function import Context, RecordedFunction
 from dplit.grads.tape.registry import rule
+from dplit.grads.types import InputGradients, TorchFunction
 
 if TYPE_CHECKING:
     from dplit.grads.tape.tape import Tape
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 class _LayerNorm(RecordedFunction):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float, tape: Tape
+        ctx: Context, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float, tape: Tape
     ) -> Tensor:
-        ctx.tape, ctx.shape, ctx.weight, ctx.bias = tape, shape, tape.source(weight), tape.source(bias)
+        ctx.tape, ctx.shape, ctx.weight, ctx.bias = tape, shape, tape.tracked(weight), tape.tracked(bias)
         out, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         return out
 
     @staticmethod
-    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+    def gradient(ctx: Context, saved: tuple[Tensor, ...], back: Tensor) -> InputGradients:
         (x, weight, bias, mean, rstd) = saved
         if ctx.weight is not None or ctx.bias is not None:
             scale, shift = _by_example(wide(back.detach()), wide(x.detach()), mean, rstd, ctx.tape.examples)
@@ -45,14 +46,22 @@ class _LayerNorm(RecordedFunction):
 
 
 def _by_example(back: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Return Σₜ bᵢₜ (xᵢₜ - mᵢₜ) rᵢₜ and Σₜ bᵢₜ, both `(n, d)`, as products of r, r·m and 1 with b·x and b."""
+    """Return Σₜ bᵢₜ (xᵢₜ - mᵢₜ) rᵢₜ and Σₜ bᵢₜ, both `(n, d)`, as matrix products of r, r·m and 1 with b·x and b.
+
+    Args:
+        back: b, the output gradients of n·t positions of d numbers.
+        x: the activations, likewise.
+        mean: m of each position.
+        rstd: r of each position, one over the standard deviation.
+        n: the number of examples.
+    """
     rstd, mean = (v.reshape(n, 1, -1) for v in (rstd, mean))
     back, x = (v.reshape(n, rstd.shape[2], -1) for v in (back, x))
     shifted, plain = (torch.cat([rstd * mean, torch.ones_like(rstd)], 1) @ back).unbind(1)
     return (rstd @ (back * x))[:, 0] - shifted, plain
 
 
-@rule(F.layer_norm, anywhere=True)
+@rule(F.layer_norm, any_batch_axis=True)
 def layer_norm(
     tape: Tape,
     input: Tensor,
@@ -68,26 +77,36 @@ def layer_norm(
     """
     tape.refuse_data(F.layer_norm, weight, bias)
     within_one_example(tape, F.layer_norm, input, normalized_shape, weight, bias)
-    return tape.outermost(
+    return tape.apply_outermost(
         F.layer_norm,
-        lambda x: _LayerNorm.apply(widened(x), list(normalized_shape), weight, bias, eps, tape),
+        lambda x: _LayerNorm.apply(to_statistics_dtype(x), list(normalized_shape), weight, bias, eps, tape),
         input,
         weight,
         bias,
     )
 
 
-def within_one_example(tape: Tape, operation: Any, x: Tensor, shape: Sequence[int], *parameters: Any) -> None:
-    """Refuse statistics over dimensions of which one is the examples'."""
-    layout = tape.layout(x)
-    examples = layout.dim if isinstance(layout, InDim) else 0
+def within_one_example(
+    tape: Tape, operation: TorchFunction, x: Tensor, shape: Sequence[int], *parameters: object
+) -> None:
+    """Refuse statistics over the last dimensions, of this shape, if one of them is that of the examples.
+
+    Raises:
+        UnsupportedOperation: it is.
+    """
+    axis = tape.batch_axis(x)
+    examples = axis.dim if isinstance(axis, InDim) else 0
     if len(shape) >= x.dim() - examples:
         raise tape.refusal(operation, parameters, "normalises over the examples, which couples them")
 
 
 @rule(F.batch_norm)
-def batch_norm(tape: Tape, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Refuse: statistics over the batch make each gradient depend on every example."""
+def batch_norm(tape: Tape, input: Tensor, *args: object, **kwargs: object) -> Tensor:
+    """Refuse: statistics over the batch make each gradient depend on every example.
+
+    Raises:
+        UnsupportedOperation: always.
+    """
     raise tape.refusal(
         F.batch_norm, (*args, *kwargs.values()), "mixes the examples of a batch; use GroupNorm or LayerNorm instead"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dplit.grads.factors.base import DenseGrad, wide
 from dplit.grads.rules.norm import within_one_example
-from dplit.grads.tape.recorded_function import RecordedFunction
+from dplit.grads.tape.recorded_function import Context, RecordedFunction
 from dplit.grads.tape.registry import rule
+from dplit.grads.types import InputGradients
 
 if TYPE_CHECKING:
     from dplit.grads.tape.tape import Tape
@@ -20,21 +21,21 @@ if TYPE_CHECKING:
 
 class _RMSNorm(RecordedFunction):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shape: list[int], weight: Tensor, eps: float, tape: Tape) -> Tensor:
-        ctx.tape, ctx.shape, ctx.eps, ctx.source = tape, shape, eps, tape.source(weight)
+    def forward(ctx: Context, x: Tensor, shape: list[int], weight: Tensor, eps: float, tape: Tape) -> Tensor:
+        ctx.tape, ctx.shape, ctx.eps, ctx.tracked = tape, shape, eps, tape.tracked(weight)
         ctx.save_for_backward(x, weight)
         return F.rms_norm(x, shape, weight, eps)
 
     @staticmethod
-    def gradient(ctx: Any, saved: tuple[Any, ...], back: Tensor) -> Any:
+    def gradient(ctx: Context, saved: tuple[Tensor, ...], back: Tensor) -> InputGradients:
         back, (x, weight) = wide(back.detach()), saved
         over = list(range(-len(ctx.shape), 0))
         values = wide(x.detach())
         scale = torch.rsqrt(values.square().mean(over, keepdim=True) + ctx.eps)
         normalised = values * scale
-        if ctx.source is not None:
-            each = (back * normalised).reshape(ctx.tape.examples, -1, *ctx.shape).sum(1)
-            ctx.tape.record(ctx.source, DenseGrad(each))
+        if ctx.tracked is not None:
+            by_example = (back * normalised).reshape(ctx.tape.examples, -1, *ctx.shape).sum(1)
+            ctx.tape.record(ctx.tracked, DenseGrad(by_example))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, None
         inward = back * weight
@@ -42,7 +43,7 @@ class _RMSNorm(RecordedFunction):
         return grad.to(x.dtype), None, None, None, None
 
 
-@rule(F.rms_norm, anywhere=True)
+@rule(F.rms_norm, any_batch_axis=True)
 def rms_norm(
     tape: Tape, input: Tensor, normalized_shape: Sequence[int], weight: Tensor, eps: float | None = None
 ) -> Tensor:
@@ -53,6 +54,6 @@ def rms_norm(
     """
     within_one_example(tape, F.rms_norm, input, normalized_shape, weight)
     eps = torch.finfo(input.dtype).eps if eps is None else eps
-    return tape.outermost(
+    return tape.apply_outermost(
         F.rms_norm, lambda x: _RMSNorm.apply(x, list(normalized_shape), weight, eps, tape), input, weight
     )

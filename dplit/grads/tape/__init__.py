@@ -1,1 +1,1 @@
-"""The tape: it records how trainable parameters are used, operation by operation."""
+"""The tape: it records the gradients of trainable parameters, operation by operation."""

@@ -1,26 +1,42 @@
-"""Which tensors came from constants alone: buffers, frozen parameters, `arange` and the like."""
+"""Which tensors are constant: buffers, frozen parameters, `arange` and the like, and what is computed from them alone."""
 
 from __future__ import annotations
 
 import weakref
 
+import torch
 from torch import Tensor
+
+from dplit.grads.types import Result, TorchFunction
+
+READS_VALUES = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, torch.frombuffer})
+"""Operations that bring in values from outside torch; the tape takes them for data."""
+
+DRAWS_RANDOM = frozenset({torch.rand, torch.randn, torch.randint, torch.normal, torch.empty})
+"""Operations whose result is data (a latent vector for each example, say) if it has the examples outermost."""
 
 
 class Constants:
-    """A set of tensors by identity, that keeps none of them alive."""
+    """A set of tensors by identity, which does not keep them alive."""
 
     def __init__(self) -> None:
         self._refs: dict[int, weakref.ref[Tensor]] = {}
 
     def add(self, value: Tensor) -> None:
-        """Put a tensor in."""
+        """Add a tensor."""
         self._refs[id(value)] = weakref.ref(value)
 
     def discard(self, value: Tensor) -> None:
-        """Take a tensor out, if it is in."""
+        """Remove a tensor if it is in the set."""
         self._refs.pop(id(value), None)
 
     def __contains__(self, value: Tensor) -> bool:
         ref = self._refs.get(id(value))
         return ref is not None and ref() is value
+
+
+def makes_data(operation: TorchFunction, result: Result, examples: int) -> bool:
+    """Whether an operation on constants alone, or on no tensors, makes data."""
+    if operation in DRAWS_RANDOM and isinstance(result, Tensor):
+        return result.dim() > 0 and result.shape[0] > 0 and result.shape[0] % examples == 0
+    return operation in READS_VALUES

@@ -1,56 +1,59 @@
-"""Where operations find their rule. A file in `dplit/grads/rules` adds its own by being there."""
+"""Where the tape finds the rule of an operation. A file in `dplit/grads/rules` adds its rules by being there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from torch import Tensor
-
+from dplit.discovery import modules
 from dplit.grads.factors.base import FactoredGrad
+from dplit.grads.types import TorchFunction
 
 if TYPE_CHECKING:
-    from dplit.grads.tape.tracked import Derived, Source
+    from dplit.grads.tape.tracked import DerivedTensor, Tracked
 
-Rule = Callable[..., Any]
-"""`rule(tape, *args, **kwargs)`: does what the operation does and records each tracked parameter's use in backward."""
+Rule = TorchFunction
+"""`rule(tape, *args, **kwargs)` returns what the operation returns, and in backward records the gradient of each tracked
+tensor among its arguments."""
 
-VjpRule = Callable[["Derived", FactoredGrad], "FactoredGrad | Iterable[tuple[Source, FactoredGrad]] | None"]
-"""`vjp_rule(derived, use)`: the use of its parent that a use of a tensor derived by the operation amounts to; with several
-parents, each of them with its use; None where it knows none."""
+PulledBack = FactoredGrad | Iterable[tuple["Tracked", FactoredGrad]] | None
+"""The gradient of the one parent; or of several parents, each with its own; or None where the rule does not know it."""
 
-RULES: dict[Any, Rule] = {}
-VJP_RULES: dict[Any, VjpRule] = {}
-ANYWHERE: set[Any] = set()
-"""Operations whose rule takes examples that are not outermost."""
-ALWAYS: set[Any] = set()
-"""Operations whose rule is asked even where no data is among the arguments."""
+VjpRule = Callable[["DerivedTensor", FactoredGrad], PulledBack]
+"""`vjp_rule(derived, grad)`: from the gradient of a derived tensor d = f(p) to the gradient of its parent p that it amounts to
+(a vector-Jacobian product), kept in factors."""
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+RULES: dict[TorchFunction, Rule] = {}
+VJP_RULES: dict[TorchFunction, VjpRule] = {}
+TAKES_ANY_BATCH_AXIS: set[TorchFunction] = set()
+"""Operations whose rule handles activations that do not have the examples outermost."""
+TAKES_NO_DATA: set[TorchFunction] = set()
+"""Operations whose rule is called even where no data is among the arguments."""
+
+_F = TypeVar("_F", bound=TorchFunction)
 
 
-def rule(*operations: Any, always: bool = False, anywhere: bool = False) -> Callable[[_F], _F]:
+def rule(*operations: TorchFunction, without_data: bool = False, any_batch_axis: bool = False) -> Callable[[_F], _F]:
     """Register a function as the rule of these torch functions.
 
     Args:
         operations: torch functions.
-        always: it is asked also where only constants meet parameters.
-        anywhere: it knows what to do with examples that are not outermost; other rules never see such activations.
+        without_data: call it also where only constants meet tracked tensors, in place of deriving a tensor.
+        any_batch_axis: it handles activations that do not have the examples outermost; other rules never get them.
     """
 
     def register(function: _F) -> _F:
         RULES.update(dict.fromkeys(operations, function))
-        ALWAYS.update(operations if always else ())
-        ANYWHERE.update(operations if anywhere else ())
+        TAKES_NO_DATA.update(operations if without_data else ())
+        TAKES_ANY_BATCH_AXIS.update(operations if any_batch_axis else ())
         return function
 
     return register
 
 
-def vjp_rule(*operations: Any) -> Callable[[_F], _F]:
-    """Register how uses travel back through these operations when they are applied to a parameter alone."""
+def vjp_rule(*operations: TorchFunction) -> Callable[[_F], _F]:
+    """Register how gradients are pulled back through these operations where they are applied to tracked tensors alone."""
 
     def register(function: _F) -> _F:
         VJP_RULES.update(dict.fromkeys(operations, function))
@@ -61,11 +64,4 @@ def vjp_rule(*operations: Any) -> Callable[[_F], _F]:
 
 def load() -> None:
     """Import every file of `dplit.grads.rules`."""
-    package = import_module("dplit.grads.rules")
-    for module in iter_modules(package.__path__):
-        import_module(f"dplit.grads.rules.{module.name}")
-
-
-def reads(value: Tensor | None) -> str:
-    """Return a tensor as error messages show it."""
-    return "None" if value is None else f"{tuple(value.shape)}"
+    modules("dplit.grads.rules", import_module("dplit.grads.rules").__path__)

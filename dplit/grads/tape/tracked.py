@@ -1,22 +1,22 @@
-"""What a tape collects gradients for: trainable parameters, and tensors computed from them alone."""
+"""What a tape records gradients of: trainable parameters, and tensors computed from them alone."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
 from dplit.grads.factors.base import FactoredGrad
-from dplit.grads.factors.slices import SlicedGrad, view_place
+from dplit.grads.factors.slices import SlicedGrad, slice_of_view
 from dplit.grads.factors.vjp import VjpGrad
 from dplit.grads.tape.registry import VJP_RULES
+from dplit.grads.types import Args, Kwargs, Result, TorchFunction
 
 
-class Source(ABC):
-    """A tensor whose uses the tape records."""
+class Tracked(ABC):
+    """A tensor whose gradients the tape records."""
 
     tensor: Tensor
 
@@ -26,12 +26,12 @@ class Source(ABC):
         """How messages call it."""
 
     @abstractmethod
-    def trace(self, use: FactoredGrad) -> Iterator[tuple[str, FactoredGrad]]:
-        """Yield `(parameter name, use of that parameter)`: the same gradients, led back to parameters."""
+    def pull_back(self, grad: FactoredGrad) -> Iterator[tuple[str, FactoredGrad]]:
+        """Yield `(parameter name, gradient of that parameter)`: what a gradient of this tensor means for the parameters."""
 
 
 @dataclass(frozen=True)
-class Parameter(Source):
+class TrackedParameter(Tracked):
     """A trainable parameter of the module."""
 
     tensor: Tensor
@@ -41,37 +41,49 @@ class Parameter(Source):
     def name(self) -> str:
         return self.label
 
-    def trace(self, use: FactoredGrad) -> Iterator[tuple[str, FactoredGrad]]:
-        yield self.label, use
+    def pull_back(self, grad: FactoredGrad) -> Iterator[tuple[str, FactoredGrad]]:
+        yield self.label, grad
 
 
 @dataclass(frozen=True)
-class Derived(Source):
-    """A tensor d = f(p, ...) computed from parameters and constants alone, such as `exp(scale)` or a position table.
+class DerivedTensor(Tracked):
+    """A tensor d = f(p, ...) computed from parameters and constants alone, such as `exp(scale)` or a slice of a parameter.
 
-    The model goes on with `tensor`, a leaf cut off from p; gᵢ(p) = Jᵀ gᵢ(d) with J the derivative of f is applied
-    afterwards, by a registered pull where f has a cheap one, as a place in p where d is a view, else by f's own backward.
+    The model continues with `tensor`, a leaf that is detached from p. The gradient gᵢ(p) = Jᵀ gᵢ(d), with J the derivative
+    of f, is computed after backward: by the registered rule of f if it has one, by a slice of p if d is a view of p, and
+    otherwise by f's own backward.
     """
 
     tensor: Tensor
-    graph: Tensor
-    """d as computed, still joined to p."""
-    parents: tuple[Source, ...]
-    operation: Any = None
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    attached: Tensor
+    """d as computed, still attached to p by its autograd graph."""
+    parents: tuple[Tracked, ...]
+    operation: TorchFunction | None = None
+    args: Args = ()
+    kwargs: Kwargs = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return f"{getattr(self.operation, '__name__', 'f')}({', '.join(parent.name for parent in self.parents)})"
 
-    def trace(self, use: FactoredGrad) -> Iterator[tuple[str, FactoredGrad]]:
-        known = VJP_RULES[self.operation](self, use) if self.operation in VJP_RULES else None
-        if known is None:
-            known = [(parent, self._seen_from(parent, use)) for parent in self.parents]
-        for parent, led_back in [(self.parents[0], known)] if isinstance(known, FactoredGrad) else known:
-            yield from parent.trace(led_back)
+    def pull_back(self, grad: FactoredGrad) -> Iterator[tuple[str, FactoredGrad]]:
+        rule = None if self.operation is None else VJP_RULES.get(self.operation)
+        pulled_back = None if rule is None else rule(self, grad)
+        if pulled_back is None:
+            pulled_back = [(parent, self._pull_back_to(parent, grad)) for parent in self.parents]
+        elif isinstance(pulled_back, FactoredGrad):
+            pulled_back = [(self.parents[0], pulled_back)]
+        for parent, parent_grad in pulled_back:
+            yield from parent.pull_back(parent_grad)
 
-    def _seen_from(self, parent: Source, use: FactoredGrad) -> FactoredGrad:
-        place = view_place(self.graph, parent.tensor)
-        return VjpGrad(use, self.graph, parent.tensor) if place is None else SlicedGrad(use, place)
+    def apply_to(self, value: Tensor) -> Result:
+        """Return what the operation gives if its first parent is replaced by another tensor."""
+        assert self.operation is not None
+        parent = self.parents[0].tensor
+        args = (value if v is parent else v for v in self.args)
+        kwargs = {name: value if v is parent else v for name, v in self.kwargs.items()}
+        return self.operation(*args, **kwargs)
+
+    def _pull_back_to(self, parent: Tracked, grad: FactoredGrad) -> FactoredGrad:
+        part = slice_of_view(self.attached, parent.tensor)
+        return VjpGrad(grad, self.attached, parent.tensor) if part is None else SlicedGrad(grad, part)

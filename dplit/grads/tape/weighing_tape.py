@@ -1,25 +1,26 @@
-"""Clipping parameter by parameter: each is weighed and summed in backward as soon as its last use is known."""
+"""Clipping parameter by parameter: each is weighted and summed in backward, as soon as its last gradient is recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from dplit.errors import UnsupportedOperation
 from dplit.grads.per_example import PerExample
 from dplit.grads.tape.tape import Tape
-from dplit.grads.tape.tracked import Derived
+from dplit.grads.tape.tracked import DerivedTensor
 
 Weigh = Callable[[str, Tensor], Tensor]
-"""`(parameter name, (n,) squared norms)` to `(n,)` weights."""
+"""From a parameter's name and its `(n,)` squared norms to `(n,)` weights."""
 
 
 class Weighed(NamedTuple):
-    """What is left of the gradients of n examples once each parameter was weighed by itself."""
+    """What is kept of the gradients of n examples after each parameter was weighted by itself."""
 
     sq_norms: dict[str, Tensor]
     """`{name: (n,)}`"""
@@ -30,15 +31,20 @@ class Weighed(NamedTuple):
 
 
 class WeighingTape(Tape):
-    """A tape whose uses are let go during backward, where a parameter's weights depend on its own norms alone.
+    """A tape that lets go of gradients during backward, for weights that depend on a parameter's own norms alone.
 
-    Activations and output gradients of one parameter at a time are kept, instead of those of the whole model. Parameters
-    that others were derived from (weight norm, say) are weighed at the end.
+    It keeps the activations and output gradients of one parameter at a time, instead of those of the whole model. Parameters
+    from which other tensors were derived (by weight norm, say) are weighted at the end.
 
     Example:
-        >>> with WeighingTape(module, examples=n) as tape:
-        ...     losses = per_example_losses(module, batch)
-        >>> tape.weigh(losses, lambda name, squares: (bounds[name] / squares.sqrt()).clamp(max=1.0)).sums
+        >>> import torch
+        >>> from torch import nn
+        >>> module, batch = nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+        >>> with WeighingTape(module, examples=2) as tape:
+        ...     losses = module(batch).squeeze(1)
+        >>> clip = lambda name, sq_norms: (1.0 / sq_norms.sqrt()).clamp(max=1.0)
+        >>> tape.weigh(losses, clip).sums
+        {'weight': tensor([[0.6000, 1.8000]])}
 
     Source: group-wise clipping within backward, He et al. 2022, arXiv:2212.01539.
     """
@@ -48,62 +54,64 @@ class WeighingTape(Tape):
 
         Args:
             losses: `(n,)`, one loss per example, or a scalar that is their sum.
-            weights: asked once for each parameter, in the order in which backward is done with them.
+            weights: called once for each parameter, in the order in which backward is done with them.
 
         Raises:
             ConfigurationError, UnsupportedOperation: as `backward`.
-            UnsupportedOperation: a parameter was used again after backward seemed to be done with it (in two layers
-                that are computed anew with `use_reentrant=True`).
+            UnsupportedOperation: a parameter got another gradient after backward seemed to be done with it (in two layers
+                that are recomputed with `use_reentrant=True`).
         """
-        self._done: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-        late = self._derived_from()
-        ends = {name: _end(p) for name, p in self._parameters.items() if name not in late}
-        handles = [end.register_hook(partial(self._ended, name, weights)) for name, end in ends.items()]
+        self._weighed: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        late = self._parameters_of_derived()
+        nodes = {name: _accumulation_node(p) for name, p in self._parameters.items() if name not in late}
+        handles = [node.register_hook(partial(self._weigh_when_done, name, weights)) for name, node in nodes.items()]
         try:
             rest = self.backward(losses)
         finally:
             for handle in handles:
                 handle.remove()
         for name in self._parameters:
-            if name not in self._done:
+            if name not in self._weighed:
                 self._weigh(name, rest, weights)
-            elif rest.uses.get(name):
-                raise self._used_again(name)
-        return Weighed(*({name: self._done[name][i] for name in self._parameters} for i in range(3)))
+            elif rest.factors.get(name):
+                raise self._used_after_weighing(name)
+        return Weighed(*({name: self._weighed[name][i] for name in self._parameters} for i in range(3)))
 
-    def _ended(self, name: str, weights: Weigh, *_: Any) -> None:
-        source = self._sources[id(self._parameters[name])]
-        mine = [use for found, use in self._uses if found is source]
-        self._uses = [pair for pair in self._uses if pair[0] is not source]
-        if name in self._done:
-            raise self._used_again(name)
+    def _weigh_when_done(self, name: str, weights: Weigh, *_: object) -> None:
+        parameter = self._tracked[id(self._parameters[name])]
+        grads = [grad for tracked, grad in self._recorded if tracked is parameter]
+        self._recorded = [pair for pair in self._recorded if pair[0] is not parameter]
+        if name in self._weighed:
+            raise self._used_after_weighing(name)
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            self._weigh(name, PerExample({name: self._parameters[name]}, {name: mine}, self.examples), weights)
+            self._weigh(name, PerExample({name: self._parameters[name]}, {name: grads}, self.examples), weights)
 
     def _weigh(self, name: str, gradients: PerExample, weights: Weigh) -> None:
-        own = PerExample({name: self._parameters[name]}, {name: gradients.uses.get(name, ())}, self.examples)
-        squares = own.sq_norms()[name]
-        given = weights(name, squares)
-        self._done[name] = squares, own.weighted_sum({name: given})[name], given
+        alone = PerExample({name: self._parameters[name]}, {name: gradients.factors.get(name, ())}, self.examples)
+        sq_norms = alone.sq_norms()[name]
+        parameter_weights = weights(name, sq_norms)
+        self._weighed[name] = sq_norms, alone.weighted_sum({name: parameter_weights})[name], parameter_weights
 
-    def _used_again(self, name: str) -> UnsupportedOperation:
+    def _used_after_weighing(self, name: str) -> UnsupportedOperation:
         return UnsupportedOperation(
-            f"{name} is used again after it was weighed, by layers that are computed anew; set use_reentrant=False"
+            f"{name} is used again after it was weighed, by layers that are recomputed in backward; set use_reentrant=False"
         )
 
-    def _derived_from(self) -> set[str]:
-        """Return the parameters whose uses are known only when those of something derived from them are."""
-        waiting = [parent for s in self._sources.values() if isinstance(s, Derived) for parent in s.parents]
-        found: set[str] = set()
+    def _parameters_of_derived(self) -> set[str]:
+        """Return the names of the parameters whose gradients are complete only after those of tensors derived from them."""
+        waiting = [parent for t in self._tracked.values() if isinstance(t, DerivedTensor) for parent in t.parents]
+        names: set[str] = set()
         while waiting:
-            source = waiting.pop()
-            waiting += source.parents if isinstance(source, Derived) else ()
-            found.add(source.name)
-        return found
+            tracked = waiting.pop()
+            waiting += tracked.parents if isinstance(tracked, DerivedTensor) else ()
+            names.add(tracked.name)
+        return names
 
 
-def _end(parameter: Tensor) -> Any:
-    """Return the node at which backward is done with a parameter: the one that would accumulate its gradient."""
-    node = parameter.view_as(parameter).grad_fn
+def _accumulation_node(parameter: Tensor) -> Node:
+    """Return the node that would accumulate a parameter's gradient: when it runs, backward is done with the parameter."""
+    view_node = parameter.view_as(parameter).grad_fn
+    assert view_node is not None
+    node = view_node.next_functions[0][0]
     assert node is not None
-    return node.next_functions[0][0]
+    return node

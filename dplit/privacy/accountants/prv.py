@@ -1,4 +1,4 @@
-"""From a composition of events to a certified ε, for add or remove one record.
+"""Accounting by privacy random variables: the privacy loss itself is composed, in both directions.
 
 Each direction's privacy loss is put on a mesh and composed by prv_accountant's Fourier composer; what the mesh, the
 cut tails and wrap-around can do to δ is bounded and added, so that `Bound.upper` is a guarantee. Method: Gopi, Lee and
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib import metadata
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +22,10 @@ from scipy.fft import next_fast_len
 from scipy.signal import lfilter
 
 from dplit import validation
-from dplit.errors import PrivacyError
-from dplit.privacy.accountants.base import Bound, Composition, parts
-from dplit.privacy.accountants.gaussian import _gaussian
-from dplit.privacy.accountants.privacy_loss import SMALLEST_NOISE, Add, Array, Loss, Remove, log_sum_exp
-from dplit.privacy.accountants.rdp import Moments, Part, moments
-from dplit.privacy.events import joint
+from dplit.privacy.accountants.base import Accountant, Bound, Composition, Part, parts
+from dplit.privacy.accountants.gaussian import gaussian_epsilon
+from dplit.privacy.accountants.privacy_loss import Add, Array, Loss, Remove, log_sum_exp
+from dplit.privacy.accountants.rdp import Moments, has_moments, inclusion_probability, moments, upper_epsilon
 
 DIRECTIONS: tuple[type[Loss], ...] = (Remove, Add)
 _MESH = 0.002
@@ -42,92 +41,68 @@ class _Unresolved(Exception):
     """The mesh cannot hold the loss in floating point."""
 
 
-def epsilon(composition: Composition, delta: float) -> Bound:
-    """Return the ε of a composition at `delta`, for add or remove one record.
+class PRV(Accountant):
+    """Privacy random variables, as a rule less than 0.5 % above the true value; the default.
 
-    Args:
-        composition: a mapping or pairs (event, how many times).
-        delta: in (0, 1).
+    Where the mesh cannot be built (noise multipliers under 0.02, meshes beyond memory) the answer is the wider one of
+    `RDP`. Without sampling it is the closed form.
 
-    Returns:
-        `Bound`; `upper` is the guarantee, as a rule less than 0.5 % above the true value. Where the mesh cannot be
-        built (noise multipliers under 0.02, meshes beyond memory) it is a wider Rényi or Gaussian bound.
-
-    Raises:
-        ConfigurationError: `delta` outside (0, 1), or something that is no event.
-        PrivacyError: the composition has no finite bound in floating point.
+    Source: Gopi, Lee and Wutschitz 2021, arXiv:2106.02848.
     """
-    return _bound(parts(composition), validation.delta(delta))
 
+    name = "prv"
 
-def simple_upper(composition: Composition, delta: float) -> float:
-    """Return an upper bound on ε in milliseconds: the better of Rényi and unsampled Gaussian composition.
+    @property
+    def description(self) -> str:
+        """One line for privacy statements."""
+        version = metadata.version("prv-accountant")
+        return f"privacy random variables (prv-accountant {version}), add and remove, upper bound"
 
-    Raises:
-        ConfigurationError: `delta` outside (0, 1), or something that is no event.
-        PrivacyError: neither is finite.
-    """
-    return _simple(parts(composition), validation.delta(delta))
+    def epsilon(self, composition: Composition, delta: float) -> Bound:
+        """Return `Bound` as every accountant does."""
+        return _bound(parts(composition), validation.delta(delta))
+
+    def quick_epsilon(self, composition: Composition, delta: float) -> float:
+        """Return the upper bound of `RDP`, in milliseconds."""
+        return upper_epsilon(parts(composition), validation.delta(delta))
 
 
 @lru_cache(maxsize=4096)
 def _bound(composition: tuple[Part, ...], delta: float) -> Bound:
-    if _ever_included(composition) <= delta:
+    if inclusion_probability(composition) <= delta:
         return Bound(0.0, 0.0, 0.0)
-    simple = _simple(composition, delta)
-    if composition[0][0] == 1:
-        return _gaussian(composition[0][1], delta)
+    renyi = upper_epsilon(composition, delta)
+    if composition[0].rate == 1:
+        return gaussian_epsilon(composition[0].noise_multiplier, delta)
     try:
-        lower, estimate, upper = _certified(composition, delta, simple)
+        lower, estimate, upper = _certified(composition, delta, renyi)
     except _Unresolved:
-        return Bound(0.0, simple, simple)
-    return Bound(lower, min(estimate, simple), min(upper, simple))
-
-
-def _simple(composition: tuple[Part, ...], delta: float) -> float:
-    if _ever_included(composition) <= delta:
-        return 0.0
-    found = _gaussian(joint(noise / math.sqrt(times) for _, noise, times in composition), delta).upper
-    if _meshable(composition):
-        found = min(found, max(moments(kind, composition).renyi(delta) for kind in DIRECTIONS))
-    if not math.isfinite(found):
-        raise PrivacyError(f"no finite epsilon at delta={delta:g}: the noise is too small; raise the noise multiplier")
-    return found
-
-
-def _ever_included(composition: Sequence[Part]) -> float:
-    """Return the probability that a record enters any draw: no δ above it costs anything."""
-    return (
-        1.0 if any(p[0] == 1 for p in composition) else -math.expm1(sum(n * math.log1p(-q) for q, _, n in composition))
-    )
-
-
-def _meshable(composition: Sequence[Part]) -> bool:
-    return min(noise for _, noise, _ in composition) >= SMALLEST_NOISE
+        return Bound(0.0, renyi, renyi)
+    return Bound(lower, min(estimate, renyi), min(upper, renyi))
 
 
 def _certified(composition: tuple[Part, ...], delta: float, guess: float) -> Bound:
     """Compose both directions, with a mesh first scaled to `guess`, then to the answer where that is much smaller."""
-    if not _meshable(composition):
+    if not has_moments(composition):
         raise _Unresolved
     both = [moments(kind, composition) for kind in DIRECTIONS]
     for _ in range(3):
         meshes = [_mesh(direction, composition, delta, guess) for direction in both]
-        found = _larger([_composed(direction, mesh, delta) for direction, mesh in zip(both, meshes, strict=True)])
-        resolved = all(d.resolves(delta, found.estimate, mesh.tilt) for d, mesh in zip(both, meshes, strict=True))
+        bound = _larger([_composed(direction, mesh, delta) for direction, mesh in zip(both, meshes, strict=True)])
+        resolved = all(d.resolves(delta, bound.estimate, mesh.tilt) for d, mesh in zip(both, meshes, strict=True))
         finest = max(mesh.error for mesh in meshes) > 1.01 * _MESH * guess
-        if resolved and (guess <= 2 * max(found.estimate, _LEAST) or finest):
+        if resolved and (guess <= 2 * max(bound.estimate, _LEAST) or finest):
             break
-        guess = max(found.estimate, guess / 100, _LEAST)
+        guess = max(bound.estimate, guess / 100, _LEAST)
     if not resolved:
         raise _Unresolved
-    return found
+    return bound
 
 
-def _larger(found: Sequence[Bound]) -> Bound:
-    """Return what holds in both directions; a direction may be known badly where the other costs more."""
-    ghost_is_slower = max(found, key=lambda bound: bound.estimate)
-    return ghost_is_slower._replace(upper=max(bound.upper for bound in found))
+def _larger(bounds: Sequence[Bound]) -> Bound:
+    """Return what holds in both directions: the costlier one's bound, whose upper end covers the other's too."""
+    costlier = max(bounds, key=lambda bound: bound.estimate)
+    return costlier._replace(upper=max(bound.upper for bound in bounds))
 
 
 class _Mesh(NamedTuple):
@@ -168,7 +143,7 @@ def _on_mesh(direction: Moments, reach: float, width: float) -> list[DiscretePri
     slack = min(sum(direction.times) * width / 2, reach / 4)
     for _ in range(2):
         discrete = [_discretise(loss, _domain(reach + slack, width)) for loss in direction.losses]
-        shifted = sum(n * abs(one.domain.shifts()) for n, one in zip(direction.times, discrete, strict=True))
+        shifted = sum(n * abs(loss.domain.shifts()) for n, loss in zip(direction.times, discrete, strict=True))
         if shifted <= slack:
             return discrete
         slack = 1.1 * shifted
@@ -208,7 +183,7 @@ def _compose(
     The losses are composed under the tilt e^(order · loss), which is undone at the end, so rounding is relative to
     the mass near ε instead of to 1.
     """
-    tilted, log_scale = zip(*(_tilt(one, order) for one in discrete), strict=True)
+    tilted, log_scale = zip(*(_tilt(loss, order) for loss in discrete), strict=True)
     composed = Heterogeneous(list(tilted)).compute_composition(list(times))
     nodes = _nodes(composed.domain)
     exponent = float(np.dot(times, log_scale)) - order * nodes
@@ -219,11 +194,12 @@ def _compose(
     return nodes[kept], mass
 
 
-def _tilt(one: DiscretePrivacyRandomVariable, order: float) -> tuple[DiscretePrivacyRandomVariable, float]:
+def _tilt(loss: DiscretePrivacyRandomVariable, order: float) -> tuple[DiscretePrivacyRandomVariable, float]:
+    """Return the loss under the tilt e^(order · loss), and the logarithm of what its masses were divided by."""
     with np.errstate(divide="ignore"):
-        weight = np.log(np.maximum(one.pmf, 0.0)) + order * _nodes(one.domain)
+        weight = np.log(np.maximum(loss.pmf, 0.0)) + order * _nodes(loss.domain)
     log_scale = log_sum_exp(weight)
-    return DiscretePrivacyRandomVariable(np.exp(weight - log_scale), one.domain), log_scale
+    return DiscretePrivacyRandomVariable(np.exp(weight - log_scale), loss.domain), log_scale
 
 
 def _invert(nodes: Array, mass: Array, delta: float) -> float:

@@ -1,4 +1,4 @@
-"""Moment bounds of a composed privacy loss: cheap upper bounds on ε, and how wide a mesh must reach."""
+"""Rényi accounting: log-moments of a composed privacy loss, the bound on ε they give, and how wide a mesh must reach."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from dplit.privacy.accountants.privacy_loss import Array, Loss
+from dplit import validation
+from dplit.errors import PrivacyError
+from dplit.privacy.accountants.base import Accountant, Bound, Composition, Part, parts
+from dplit.privacy.accountants.gaussian import gaussian_epsilon
+from dplit.privacy.accountants.privacy_loss import SMALLEST_NOISE, Add, Array, Loss, Remove
+from dplit.privacy.events import joint
 
-Part = tuple[float, float, int]
-"""(rate, noise multiplier, times) of one subsampled Gaussian in a composition."""
+DIRECTIONS: tuple[type[Loss], ...] = (Remove, Add)
 
 _ORDERS = 200
 _ROUNDING_ROOM = 14.0
@@ -42,7 +46,7 @@ class Moments:
         """Log E e^(λS), shape (k,)."""
         return np.asarray(self.times, dtype=np.float64) @ self.each
 
-    def renyi(self, delta: float) -> float:
+    def epsilon(self, delta: float) -> float:
         """Return an upper bound on ε: Canonne, Kamath and Steinke 2020, arXiv:2004.00010, proposition 12."""
         alpha = self.orders + 1
         bounds = (self.total - math.log(delta) - np.log(alpha)) / self.orders + np.log1p(-1 / alpha)
@@ -94,3 +98,63 @@ def moments(kind: type[Loss], composition: Sequence[Part]) -> Moments:
     largest = min(loss.largest_order for loss in losses)
     each = np.array([_log_mgf(loss, largest) for loss in losses])
     return Moments(losses, tuple(times for _, _, times in composition), _orders(largest), each)
+
+
+class RDP(Accountant):
+    """Rényi differential privacy: an answer in milliseconds, as a rule 10 to 40 % above `PRV`'s.
+
+    Every event is taken at its dominating Gaussian; both directions are bounded through their moments, and the closed
+    form of all Gaussians without sampling is taken where it is smaller. Without sampling that form is exact.
+
+    Source: Mironov 2017, arXiv:1702.07476; Canonne, Kamath and Steinke 2020, arXiv:2004.00010, proposition 12.
+    """
+
+    name = "rdp"
+    description = "Rényi differential privacy, add and remove, upper bound"
+
+    def epsilon(self, composition: Composition, delta: float) -> Bound:
+        """Return `Bound` as every accountant does; with sampling its lower end is 0, since nothing better is known."""
+        merged, delta = parts(composition), validation.delta(delta)
+        if len(merged) == 1 and merged[0].rate == 1:
+            return finite(gaussian_epsilon(merged[0].noise_multiplier, delta), delta)
+        upper = upper_epsilon(merged, delta)
+        return Bound(0.0, upper, upper)
+
+
+def upper_epsilon(composition: Sequence[Part], delta: float) -> float:
+    """Return an upper bound on ε in milliseconds: the smaller of Rényi and unsampled Gaussian composition.
+
+    Raises:
+        PrivacyError: neither is finite.
+    """
+    if inclusion_probability(composition) <= delta:
+        return 0.0
+    unsampled = joint(part.noise_multiplier / math.sqrt(part.times) for part in composition)
+    bound = gaussian_epsilon(unsampled, delta)
+    if has_moments(composition):
+        renyi = max(moments(direction, composition).epsilon(delta) for direction in DIRECTIONS)
+        bound = bound._replace(upper=min(bound.upper, renyi))
+    return finite(bound, delta).upper
+
+
+def finite(bound: Bound, delta: float) -> Bound:
+    """Return `bound` if its upper end is finite.
+
+    Raises:
+        PrivacyError: it is not.
+    """
+    if not math.isfinite(bound.upper):
+        raise PrivacyError(f"no finite epsilon at delta={delta:g}: the noise is too small; raise the noise multiplier")
+    return bound
+
+
+def inclusion_probability(composition: Sequence[Part]) -> float:
+    """Return the probability that a record enters any draw: no δ at or above it costs anything."""
+    if any(part.rate == 1 for part in composition):
+        return 1.0
+    return -math.expm1(sum(part.times * math.log1p(-part.rate) for part in composition))
+
+
+def has_moments(composition: Sequence[Part]) -> bool:
+    """Whether every noise multiplier is large enough for the grids of `privacy_loss`."""
+    return min(part.noise_multiplier for part in composition) >= SMALLEST_NOISE

@@ -7,8 +7,9 @@ A file holds one strategy, a subclass of `PrivateHooks` before a strategy of Lig
 from __future__ import annotations
 
 from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
+
+from dplit.discovery import defined_in, module_names
 
 if TYPE_CHECKING:
     from dplit.training.strategies.private import PrivateHooks
@@ -19,7 +20,7 @@ SHARED = "private"
 
 def names() -> dict[str, str]:
     """Return the file of each strategy by the name that a Trainer takes; nothing is imported."""
-    files = [module.name for module in iter_modules(__path__) if module.name != SHARED]
+    files = [name for name in module_names(__path__) if name != SHARED]
     return {"dp" if file == "single_device" else f"dp_{file}": file for file in files}
 
 
@@ -27,12 +28,8 @@ def strategy_class(name: str) -> type[PrivateHooks]:
     """Return the strategy with this name, as `names` has it."""
     from dplit.training.strategies.private import PrivateHooks
 
-    module = import_module(f"{__name__}.{names()[name]}")
-    classes = [
-        value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__
-    ]
-    (found,) = [cls for cls in classes if issubclass(cls, PrivateHooks)]
-    return found
+    (strategy,) = defined_in(import_module(f"{__name__}.{names()[name]}"), PrivateHooks)
+    return strategy
 
 
 def register(registry: Any) -> None:

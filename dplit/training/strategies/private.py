@@ -19,8 +19,7 @@ from dplit.clipping import ClippingPolicy, Flat
 from dplit.errors import BudgetExhausted, PrivacyError
 from dplit.grads.backends import MAX_EXAMPLES, PROBE_EXAMPLES
 from dplit.groups import GroupKey, declared, group_ids
-from dplit.noise.gaussian import gaussian
-from dplit.noise.keys import Noise
+from dplit.noise import GaussianNoise
 from dplit.privacy import Gaussian, Ledger, Target
 from dplit.protocols import DeclaresGroups, callbacks_of, datamodule_of
 from dplit.sampling.draws import Draw
@@ -178,8 +177,8 @@ class PrivateHooks(Strategy):
         with self._record.opened(self._run_dir) as ledger:
             ledger.record(Gaussian(noise_multiplier), split=split, unit=unit_name(self.unit))
         value = value.detach().to("cpu", torch.float64)
-        generator = Noise(self.noise_seed, stream=split).generator(sum(ledger.entries[split].values()))
-        return value + gaussian(value, noise_multiplier * sensitivity, generator)
+        noise = GaussianNoise(self.noise_seed, stream=split).release(sum(ledger.entries[split].values()))
+        return value + noise.like(value, noise_multiplier * sensitivity)
 
     # -- before training ---------------------------------------------------------------------------------------------
 

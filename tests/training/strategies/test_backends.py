@@ -81,14 +81,14 @@ def test_a_fit_is_the_same_by_every_engine(policy: str) -> None:
 
 
 def test_a_fit_is_the_same_when_gradients_come_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.grads.factors.base.INSTANTIATED", 4 * 63)
+    monkeypatch.setattr("dplit.grads.factors.base.MAX_INSTANTIATED", 4 * 63)
     law_engines_agree(POLICIES["groups"])
 
 
 def test_mutant_runs_out_of_order_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Group ids must go with the examples they belong to."""
     honest = backends.by_vmap
-    monkeypatch.setattr("dplit.grads.factors.base.INSTANTIATED", 4 * 63)
+    monkeypatch.setattr("dplit.grads.factors.base.MAX_INSTANTIATED", 4 * 63)
     monkeypatch.setitem(backends.BACKENDS, "vmap", lambda *a: iter([*honest(*a)][::-1]))
     monkeypatch.setattr(PrivateFit, "_probe", lambda self, given: None)
     with pytest.raises(AssertionError):

@@ -100,7 +100,7 @@ def test_rates_by_group_are_drawn_and_charged() -> None:
     fit(Linear(), strategy, DataLoader(data, batch_size=15), max_epochs=30)
     (event,) = strategy.ledger.entries["train"]
     assert event.rate == 0.2
-    assert {g: event.view(g).rate for g in GROUPS} == {"north": 0.0125, "east": 0.05, "south": 0.2}
+    assert {g: event.for_group(g).rate for g in GROUPS} == {"north": 0.0125, "east": 0.05, "south": 0.2}
     drawn = torch.bincount(data.group[torch.tensor(data.seen[300:])], minlength=3) / 100 / strategy.ledger.steps
     assert drawn.tolist() == pytest.approx([0.0125, 0.05, 0.2], rel=0.15)
     spent = strategy.spent()
@@ -252,7 +252,7 @@ def test_groups_are_meant_by_name_in_whatever_order() -> None:
     strategy, data = private(Sorted(factors)), Counted(300)
     fit(Linear(), strategy, DataLoader(data, batch_size=15), max_epochs=30)
     (event,) = strategy.ledger.entries["train"]
-    assert {g: event.view(g).rate for g in GROUPS} == {"north": 0.0125, "east": 0.05, "south": 0.2}
+    assert {g: event.for_group(g).rate for g in GROUPS} == {"north": 0.0125, "east": 0.05, "south": 0.2}
     drawn = torch.bincount(data.group[torch.tensor(data.seen[300:])], minlength=3) / 100 / strategy.ledger.steps
     assert drawn.tolist() == pytest.approx([0.0125, 0.05, 0.2], rel=0.15)
     ratios = [ratio for _, ratio in strategy.fit.step._charge.sensitivity_ratios]

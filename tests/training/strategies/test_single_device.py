@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, TensorDataset
 import dplit
 from dplit.clipping import Flat, GroupQuantile
 from dplit.errors import JournalError
-from dplit.noise.keys import Noise
+from dplit.noise.keys import KeyedGenerators
 from dplit.privacy import Gaussian, Ledger, read, steps_within
 from dplit.training.private_fit import PrivateFit
 from tests.lightning import BATCH, SIZE, Data, Linear, fit, loader, trainer
-from tests.test_noise import law_uncorrelated
+from tests.noise.laws import law_uncorrelated
 
 DRAWS = SIZE // BATCH
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
@@ -297,7 +297,7 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
     "missing": (lambda: Path("run.ckpt").unlink(), "does not exist"),
     "empty": (lambda: Path("run.ckpt").write_bytes(b""), "damaged"),
     "truncated": (lambda: Path("run.ckpt").write_bytes(Path("run.ckpt").read_bytes()[:-400]), "damaged"),
-    "pickle": (lambda: torch.save({"state_dict": Noise(1)}, "run.ckpt"), "more than tensors"),
+    "pickle": (lambda: torch.save({"state_dict": KeyedGenerators(1)}, "run.ckpt"), "more than tensors"),
     "not_a_state": (lambda: torch.save([1], "run.ckpt"), "holds a list"),
     "no_journal": (lambda: Path("ledger.jsonl").unlink(), "ledger.jsonl"),
     "empty_journal": (lambda: Path("ledger.jsonl").write_bytes(b""), "ledger.jsonl"),
@@ -369,7 +369,7 @@ def test_noise_is_never_used_twice() -> None:
 
 
 def test_mutant_default_generator_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Noise, "generator", lambda self, *key, **named: torch.default_generator)
+    monkeypatch.setattr(KeyedGenerators, "generator", lambda self, *key, **named: torch.default_generator)
     monkeypatch.setattr(PrivateFit, "_probe", lambda self, given: None)
     with pytest.raises(AssertionError):
         law_noise_is_fresh()
@@ -390,7 +390,7 @@ def test_a_users_seed_never_touches_the_noise() -> None:
 
 
 def test_mutant_global_noise_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Noise, "generator", lambda self, *key, **named: torch.default_generator)
+    monkeypatch.setattr(KeyedGenerators, "generator", lambda self, *key, **named: torch.default_generator)
     with pytest.raises(AssertionError):
         law_users_seed_is_not_ours()
 

@@ -1,1 +1,1 @@
-"""What operations do to the batch axis: one file for each family. A new file adds its rules by being here."""
+"""What operations do to the batch axis, one file for each family. A new file adds its rules by being here."""
