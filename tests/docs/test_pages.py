@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import os
 import re
@@ -80,6 +81,15 @@ def test_code_on_a_page_can_be_read(page: Path) -> None:
             ast.parse(block.code)
         elif block.language == "yaml":
             assert yaml.safe_load(block.code)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_names_of_dplit_on_a_page_exist(page: Path) -> None:
+    for block in blocks(page):
+        for node in ast.walk(ast.parse(block.code)) if block.language == "python" else ():
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dplit":
+                module = importlib.import_module(str(node.module))
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
 # -- links ------------------------------------------------------------------------------------------------------------
