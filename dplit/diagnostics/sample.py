@@ -21,7 +21,7 @@ from dplit.errors import ConfigurationError
 from dplit.fairness.metrics.counts import Counts, count
 from dplit.fairness.metrics.metric import Row
 from dplit.fairness.monitor.outputs import outcome
-from dplit.grads.tape.torch_functions import tensors
+from dplit.grads.torch_calls import tensors
 from dplit.protocols import WrappedDataset, fetch_samples
 from dplit.sampling.units import single_records
 from dplit.training.physical_batches import StepArguments

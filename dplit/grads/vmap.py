@@ -17,7 +17,7 @@ from dplit.grads.factors import base
 from dplit.grads.messages import first_line
 from dplit.grads.parameters import trainable_parameters
 from dplit.grads.per_example import PerExample
-from dplit.grads.tape.torch_functions import tensors
+from dplit.grads.torch_calls import tensors
 from dplit.grads.types import Args, Batch, Kwargs, Losses
 
 LossesAndGradients = tuple[Tensor, PerExample]

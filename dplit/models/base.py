@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from dplit import validation
 from dplit.errors import ConfigurationError
-from dplit.models.checks import check_below_one, check_choice, check_positive
 from dplit.models.optim.adam_bc import AdamBC, ParameterGroup
 from dplit.models.optim.schedule import SCHEDULES, factor
 from dplit.protocols import DeclaresClasses, per_example_losses, private_strategy
@@ -61,14 +61,17 @@ class BaseModel(L.LightningModule):
         log_train_loss: bool = False,
     ) -> None:
         super().__init__()
-        check_positive("learning_rate", learning_rate, "would not move the weights")
-        check_below_one("momentum", momentum, "would never forget old gradients")
-        if not 0 <= weight_decay < inf:
-            raise ConfigurationError(f"weight_decay={weight_decay} would make the weights grow; give 0 or more")
-        check_choice("optimizer", optimizer, OPTIMIZERS)
-        check_choice("schedule", schedule, SCHEDULES)
-        check_below_one("warmup", warmup, "would leave no steps at the highest rate")
-        check_positive("floor", floor, "would let adam_bc divide by zero")
+        validation.positive_finite("learning_rate", learning_rate)
+        if not 0 <= momentum < 1:
+            raise ConfigurationError(f"momentum={momentum} would never forget old gradients; give a number in [0, 1)")
+        validation.not_negative("weight_decay", weight_decay)
+        validation.choice("optimizer", optimizer, OPTIMIZERS)
+        validation.choice("schedule", schedule, SCHEDULES)
+        if not 0 <= warmup < 1:
+            raise ConfigurationError(
+                f"warmup={warmup} would leave no step at the highest rate; give a number in [0, 1)"
+            )
+        validation.positive_finite("floor", floor)
         self.learning_rate, self.optimizer, self.momentum = learning_rate, optimizer, momentum
         self.weight_decay, self.schedule, self.warmup, self.floor = weight_decay, schedule, warmup, floor
         self.log_train_loss = log_train_loss

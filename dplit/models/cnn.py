@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from dplit import validation
 from dplit.errors import ConfigurationError
 from dplit.models.activations import ACTIVATIONS
 from dplit.models.base import Batch, required
-from dplit.models.checks import check_choice, check_size
 from dplit.models.classification import Classifier
 from dplit.protocols import DeclaresImages
 
@@ -54,7 +54,8 @@ class CNN(Classifier):
     ) -> None:
         super().__init__(**training)
         _check_layers(channels, kernel, activation, pooling, norm_groups)
-        check_size("num_classes", num_classes, least=2)
+        if num_classes is not None:
+            validation.count("num_classes", num_classes, least=2)
         if image_shape is not None and (len(image_shape) != 3 or min(image_shape) < 1):
             raise ConfigurationError(
                 f"image_shape={list(image_shape)} is not (channels, height, width); give three numbers of at least 1"
@@ -121,10 +122,9 @@ def _check_layers(channels: Sequence[int], kernel: int, activation: str, pooling
         raise ConfigurationError(
             f"channels={list(channels)} makes no image; give one number of at least 1 for each layer"
         )
-    if kernel < 1:
-        raise ConfigurationError(f"kernel={kernel} sees no pixel; give at least 1")
-    check_choice("activation", activation, ACTIVATIONS)
-    check_choice("pooling", pooling, (*POOLING, "none"))
+    validation.count("kernel", kernel)
+    validation.choice("activation", activation, ACTIVATIONS)
+    validation.choice("pooling", pooling, (*POOLING, "none"))
     if norm_groups is not None and (norm_groups < 1 or any(width % norm_groups for width in channels)):
         raise ConfigurationError(
             f"norm_groups={norm_groups} does not divide channels={list(channels)}; give a number that divides each"

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from dplit import validation
 from dplit.errors import ConfigurationError
 from dplit.models.base import Batch
-from dplit.models.checks import check_choice
 from dplit.models.classification import Classifier
 from dplit.models.finetuning import FineTuned, check_labels
 from dplit.models.huggingface import check_vocabulary, left_aligned, load_tokenizer, logits_at
@@ -52,7 +52,7 @@ class Infilling(FineTuned, Classifier):
         super().__init__(model, **settings)
         if isinstance(words, str) or len(words) < 2:
             raise ConfigurationError(f"words={words!r} leaves nothing to tell apart; give one word for each class")
-        check_choice("place", place, AUTO_CLASSES)
+        validation.choice("place", place, AUTO_CLASSES)
         self.save_hyperparameters()
         self.auto_class = AUTO_CLASSES[place]
         self.word_ids: list[int] = []

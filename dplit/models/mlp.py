@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from dplit import validation
 from dplit.errors import ConfigurationError
 from dplit.models.activations import ACTIVATIONS
 from dplit.models.base import Batch, required
-from dplit.models.checks import check_choice, check_size
 from dplit.models.classification import Classifier
 from dplit.protocols import DeclaresFeatures, DeclaresImages
 
@@ -47,9 +47,11 @@ class MLP(Classifier):
         super().__init__(**training)
         if any(width < 1 for width in hidden):
             raise ConfigurationError(f"hidden={list(hidden)} has a layer without units; give widths of at least 1")
-        check_size("num_features", num_features, least=1)
-        check_size("num_classes", num_classes, least=2)
-        check_choice("activation", activation, ACTIVATIONS)
+        if num_features is not None:
+            validation.count("num_features", num_features)
+        if num_classes is not None:
+            validation.count("num_classes", num_classes, least=2)
+        validation.choice("activation", activation, ACTIVATIONS)
         self.save_hyperparameters()
         self.net: nn.Sequential | None = None
         if num_features is not None and num_classes is not None:

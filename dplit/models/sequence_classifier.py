@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from dplit import validation
 from dplit.models.base import Batch
-from dplit.models.checks import check_choice, check_positive, check_size
 from dplit.models.classification import Classifier
 from dplit.models.finetuning import FineTuned, check_labels
 from dplit.models.huggingface import left_aligned, model_inputs
@@ -49,10 +49,11 @@ class SequenceClassifier(FineTuned, Classifier):
         **settings: Any,
     ) -> None:
         super().__init__(model, **settings)
-        check_size("num_classes", num_classes, least=2)
-        check_choice("pooling", pooling, POOLINGS)
+        if num_classes is not None:
+            validation.count("num_classes", num_classes, least=2)
+        validation.choice("pooling", pooling, POOLINGS)
         if head_learning_rate is not None:
-            check_positive("head_learning_rate", head_learning_rate, "would not move the head")
+            validation.positive_finite("head_learning_rate", head_learning_rate)
         self.save_hyperparameters()
         self.head: nn.Linear | None = None
 

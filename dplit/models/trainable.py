@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
+from dplit import validation
 from dplit.errors import ConfigurationError
-from dplit.models.checks import check_choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,7 +41,7 @@ class Tuning(NamedTuple):
             ConfigurationError: naming the argument.
 
         """
-        check_choice("tuning", self.how, TUNINGS)
+        validation.choice("tuning", self.how, TUNINGS)
         if self.how == "head" and not new_head:
             raise ConfigurationError("tuning='head' needs a new head, and this model keeps its own; choose another")
         if (self.how == "layers") != (self.layers is not None):

@@ -91,8 +91,9 @@ class RunRecord:
 
     def describe(self, plan: FitPlan) -> None:
         """Say in the statement, from now on, what this fit is."""
-        if plan.noise_seed is not None:
-            self.ledger.note(f"the noise seed was fixed ({plan.noise_seed}): whoever knows it can subtract the noise")
+        seed = plan.noise_source.seed
+        if seed is not None:
+            self.ledger.note(f"the noise seed was fixed ({seed}): whoever knows it can subtract the noise")
         self._facts = plan.facts(None if self.ledger.journal is None else self.ledger.journal.path)
 
     def logged_by_training(self, results: _ResultCollection | None, keep: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 
 from dplit.clipping import ClippingPolicy
 from dplit.errors import ConfigurationError
-from dplit.noise import GaussianNoise
+from dplit.noise import GaussianNoise, NoiseSource
 from dplit.privacy import Ledger, Target, calibrate, steps_within
+from dplit.privacy.accountants import Accountant
 from dplit.privacy.statement import Facts
 from dplit.sampling.poisson import PoissonBatches, Strata
 from dplit.sampling.strata import groups_of_units, strata
@@ -36,7 +37,7 @@ class FitPlan:
         size: N, the records (or persons) to draw from.
         delta: δ of the privacy statement.
         unit: the key that says whose a record is, where persons are drawn; None for records.
-        noise_seed: a number makes the noise public; None for the operating system.
+        noise_source: where the noise of the fit's releases comes from.
     """
 
     policy: ClippingPolicy
@@ -46,7 +47,7 @@ class FitPlan:
     size: int
     delta: float
     unit: str | None = None
-    noise_seed: int | None = None
+    noise_source: NoiseSource = field(default_factory=GaussianNoise)
 
     @classmethod
     def of(
@@ -56,15 +57,25 @@ class FitPlan:
         noise_multiplier: float | None,
         sampler: PoissonBatches,
         planned_steps: float,
+        accountant: Accountant | None = None,
         **rest: Any,
     ) -> FitPlan:
         """Return the plan of a fit that draws by `sampler`; a noise multiplier solved before, as a checkpoint keeps it, stays.
+
+        Args:
+            policy: as above.
+            noise: as above.
+            noise_multiplier: solved before, or None.
+            sampler: of the train loader.
+            planned_steps: of the fit.
+            accountant: of the fit's ledger, which the noise is solved by; None for the default.
+            rest: the other constants.
 
         Raises:
             ConfigurationError: a target without a planned number of steps, or one that cannot be reached.
         """
         if noise_multiplier is None or not isinstance(noise, Target):
-            noise_multiplier = solve_noise(noise, policy, sampler.rate, planned_steps)
+            noise_multiplier = solve_noise(noise, policy, sampler.rate, planned_steps, accountant)
         return cls(policy, noise, noise_multiplier, sampler.rate, sampler.size, **rest)
 
     @property
@@ -82,7 +93,7 @@ class FitPlan:
             rate=self.rate,
             expected_batch_size=self.expected_batch_size,
             ledger=ledger,
-            noise=GaussianNoise(self.noise_seed),
+            noise=self.noise_source,
             reduction=reduction,
             unit=self.unit,
             releases=steps_within(self.noise, event, ledger) if isinstance(self.noise, Target) else None,
@@ -100,7 +111,7 @@ class FitPlan:
             policy=type(self.policy).__name__,
             parameters=self.policy.settings(),
             noise_multipliers={"gradient": self.noise_multiplier, **queries},
-            noise_source=GaussianNoise(self.noise_seed).description,
+            noise_source=self.noise_source.description,
             rate=self.rate if rates is None else None,
             expected_batch_size=self.expected_batch_size,
             dataset_size=self.size,
@@ -110,7 +121,13 @@ class FitPlan:
         )
 
 
-def solve_noise(noise: Target | float, policy: ClippingPolicy, rate: float, planned_steps: float) -> float:
+def solve_noise(
+    noise: Target | float,
+    policy: ClippingPolicy,
+    rate: float,
+    planned_steps: float,
+    accountant: Accountant | None = None,
+) -> float:
     """Return the gradient's noise multiplier, the policy's queries and its groups' rates included.
 
     Args:
@@ -118,6 +135,7 @@ def solve_noise(noise: Target | float, policy: ClippingPolicy, rate: float, plan
         policy: declared.
         rate: q, batch size / records.
         planned_steps: steps of the fit.
+        accountant: what a target is solved by; None for the default.
 
     Raises:
         ConfigurationError: a target without a planned number of steps, or one that cannot be reached.
@@ -127,7 +145,7 @@ def solve_noise(noise: Target | float, policy: ClippingPolicy, rate: float, plan
     if not math.isfinite(planned_steps) or planned_steps < 1:
         raise ConfigurationError("a Target needs a planned number of steps; set Trainer(max_epochs=...) or max_steps")
     largest = Charge.of(policy, 1.0, rate).event().rate
-    return calibrate(noise, rate=largest, steps=int(planned_steps), queries=list(policy.queries))
+    return calibrate(noise, rate=largest, steps=int(planned_steps), queries=list(policy.queries), accountant=accountant)
 
 
 def strata_of_policy(

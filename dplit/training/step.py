@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from dplit.clipping.policy import ClippingPolicy
 from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
+from dplit.grads.parameters import trainable_parameters
 from dplit.grads.per_example import PerExample
 from dplit.noise import GaussianNoise, NoiseSource, ReleaseNoise
 from dplit.privacy import Ledger
@@ -73,7 +74,7 @@ class PrivateStep:
         self.reduction = reduction or OneDevice()
         self.unit = unit
         self.releases = releases
-        policy.prepare(tuple(trainable(module)), expected_batch_size)
+        policy.prepare(tuple(trainable_parameters(module)), expected_batch_size)
         self._charge = Charge.of(policy, noise_multiplier, rate)
         self.event = self._charge.event()
         self.begin()
@@ -121,7 +122,7 @@ class PrivateStep:
         """
         self._charge_draw()()
         noise = self.noise.release(self.ledger.steps)
-        parameters = trainable(self.module)
+        parameters = trainable_parameters(self.module)
         std = self._charge.noise_multiplier * self._bound
         means = self.reduction.noisy_mean(parameters, noise, std, self.expected_batch_size)
         for name, parameter in parameters.items():
@@ -169,7 +170,7 @@ class PrivateStep:
         """Give the policy the noisy statistic of the draw; of an empty draw that of no examples."""
         for noise_multiplier in self._charge.queries:
             if self._statistic is None:
-                rows = (len(trainable(self.module)),) if self.policy.per_parameter else ()
+                rows = (len(trainable_parameters(self.module)),) if self.policy.per_parameter else ()
                 self._ask(torch.zeros(*rows, 0), torch.zeros(0, dtype=torch.int64))
             assert self._statistic is not None, "a policy with a query asks it of every draw"
             total = self.reduction.total(self._statistic)
@@ -180,8 +181,3 @@ def norms_for(policy: ClippingPolicy, gradients: PerExample) -> Tensor:
     """Return the norms that a policy weighs by, `(n,)` or `(p, n)`; one that is NaN becomes infinite."""
     norms = gradients.norms_by_parameter() if policy.per_parameter else gradients.norms()
     return norms.nan_to_num(nan=math.inf, posinf=math.inf)
-
-
-def trainable(module: nn.Module) -> Mapping[str, nn.Parameter]:
-    """Return the module's trainable parameters by name, shared ones once."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}

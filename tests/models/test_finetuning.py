@@ -149,8 +149,8 @@ def test_a_checkpoint_brings_the_model_back(kind, model, tmp_path):
     ("build", "says"),
     [
         (lambda: SequenceClassifier(folder("bert"), 1), "num_classes=1"),
-        (lambda: SequenceClassifier(folder("bert"), 2, pooling="max"), "mean, first or last"),
-        (lambda: SequenceClassifier(folder("bert"), 2, tuning="half"), "full, layers, bias, lora or head"),
+        (lambda: SequenceClassifier(folder("bert"), 2, pooling="max"), "mean, first, last"),
+        (lambda: SequenceClassifier(folder("bert"), 2, tuning="half"), "full, layers, bias, lora, head"),
         (lambda: Infilling(folder("bert"), ["good", "bad"], tuning="head"), "needs a new head"),
         (lambda: SequenceClassifier(folder("bert"), 2, head_learning_rate=0), "head_learning_rate=0"),
         (lambda: SequenceClassifier(folder("bert"), 2, tuning="layers"), "layers=None"),
@@ -164,7 +164,7 @@ def test_a_checkpoint_brings_the_model_back(kind, model, tmp_path):
         (lambda: SequenceClassifier(folder("bert"), 2, floor=0.0), "floor=0.0"),
         (lambda: SequenceClassifier(folder("bert")), "num_classes=None"),
         (lambda: Infilling(folder("bert"), "good"), "one word for each class"),
-        (lambda: Infilling(folder("bert"), ["good", "bad"], "middle"), "mask or end"),
+        (lambda: Infilling(folder("bert"), ["good", "bad"], "middle"), "mask, end"),
     ],
 )
 def test_wrong_arguments_get_one_line(build, says):

@@ -65,13 +65,13 @@ def test_a_checkpoint_brings_back_model_and_sizes(tmp_path):
         ({"hidden": [4, 0]}, "hidden="),
         ({"num_features": 0}, "num_features=0"),
         ({"num_classes": 1}, "num_classes=1"),
-        ({"activation": "gelu"}, "relu"),
+        ({"activation": "gelu"}, "did you mean 'relu'"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"weight_decay": -1.0}, "weight_decay=-1.0"),
-        ({"optimizer": "lbfgs"}, "sgd or adamw"),
-        ({"schedule": "step"}, "cosine or constant"),
+        ({"optimizer": "lbfgs"}, "adam_bc, sgd, adamw"),
+        ({"schedule": "step"}, "linear, cosine, constant"),
     ],
 )
 def test_wrong_arguments_get_one_line(wrong, says):

@@ -7,9 +7,7 @@ import importlib
 import jsonargparse
 import pytest
 
-from dplit.errors import ConfigurationError
 from dplit.models.activations import ACTIVATIONS
-from dplit.models.checks import check_below_one, check_choice, check_positive, check_size
 from dplit.models.cnn import CNN
 from dplit.models.mlp import MLP
 from dplit.models.sequence_classifier import SequenceClassifier
@@ -46,25 +44,3 @@ def test_an_activation_is_in_the_network_that_names_it(name):
     kinds = [type(layer) for layer in MLP([4], 5, 2, activation=name).net]
     assert ACTIVATIONS[name] in kinds
     assert not (set(ACTIVATIONS.values()) - {ACTIVATIONS[name]}) & set(kinds)
-
-
-NAN, INF = float("nan"), float("inf")
-
-
-@pytest.mark.parametrize(
-    ("check", "accepted", "refused"),
-    [
-        (lambda value: check_positive("rate", value, "is wrong"), [1e-300, 1, 1e300], [0, -1, INF, NAN]),
-        (lambda value: check_below_one("rate", value, "is wrong"), [0, 0.5, 0.999], [1, -1e-9, INF, NAN]),
-        (lambda value: check_size("rate", value, least=2), [None, 2, 9], [1, 0, -3]),
-        (lambda value: check_choice("rate", value, ["a", "b", "c"]), ["a", "c"], ["d", "", None]),
-    ],
-    ids=["positive", "below one", "size", "choice"],
-)
-def test_values_in_range_pass_and_others_get_one_line_with_the_argument(check, accepted, refused):
-    for value in accepted:
-        check(value)
-    for value in refused:
-        with pytest.raises(ConfigurationError, match=f"rate={value!r}") as refusal:
-            check(value)
-        assert "\n" not in str(refusal.value)

@@ -68,7 +68,7 @@ def run(checkout: Path, *command: str) -> str:
 
 @pytest.mark.slow
 def test_the_contract_tests_take_it(checkout: Path) -> None:
-    tests = "tests/noise/test_contract.py"
+    tests = "tests/noise/test_noise.py"
     answer = run(checkout, "-m", "pytest", tests, "-q", "-k", "numpy", "-p", "no:cacheprovider")
     assert int(answer.rsplit(" passed", 1)[0].split()[-1]) >= 10
 

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from dplit.clipping import Flat, GroupRates, Quantile
 from dplit.errors import ConfigurationError
+from dplit.noise import GaussianNoise
 from dplit.privacy import Ledger, Target, epsilon
 from dplit.sampling.loader import poisson_loader
 from dplit.sampling.poisson import PoissonBatches
@@ -26,7 +27,9 @@ def plan(policy: Flat | Quantile | GroupRates | None = None, noise: Target | flo
     policy = policy or Flat()
     if not policy.groups:
         policy.declare(GROUPS)
-    return FitPlan.of(policy, noise, rest.pop("solved", None), SAMPLER, 100, **{"delta": 1e-5, **rest})
+    return FitPlan.of(
+        policy, noise, rest.pop("solved", None), SAMPLER, 100, rest.pop("accountant", None), **{"delta": 1e-5, **rest}
+    )
 
 
 @pytest.mark.parametrize("policy", [Flat(), Quantile(noise_multiplier=5.0)])
@@ -87,3 +90,19 @@ def test_strata_are_the_groups_where_rates_are_theirs() -> None:
         assert torch.equal(torch.as_tensor(members), torch.arange(64)[torch.arange(64) % 3 == k])
         assert rate == rates[GROUPS[k]]
     assert strata_of_policy(Flat(), 0.25, loader, read) is None
+
+
+def test_noise_is_solved_by_the_accountant_of_the_ledger() -> None:
+    """Rényi bounds are wider, so the same target needs more noise, and all planned steps fit in it."""
+    rdp = Ledger(accountant="rdp")
+    wide, narrow = plan(noise=TARGET, accountant=rdp.accountant), plan(noise=TARGET)
+    assert wide.noise_multiplier > 1.02 * narrow.noise_multiplier
+    assert wide.private_step(Linear(), rdp).releases >= 100
+    assert narrow.private_step(Linear(), rdp).releases < 100
+
+
+def test_the_noise_source_is_the_plans() -> None:
+    source = GaussianNoise(7)
+    chosen = plan(noise_source=source)
+    assert chosen.private_step(Linear(), Ledger()).noise is source
+    assert chosen.facts(None).noise_source == source.description

@@ -106,8 +106,10 @@ def test_noise_covers_every_trainable_parameter(make_policy: Any, dtype: torch.d
 
 
 def test_mutant_skipped_parameter_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = step_module.trainable
-    monkeypatch.setattr(step_module, "trainable", lambda m: {k: p for k, p in honest(m).items() if k != "idle"})
+    honest = step_module.trainable_parameters
+    monkeypatch.setattr(
+        step_module, "trainable_parameters", lambda m: {k: p for k, p in honest(m).items() if k != "idle"}
+    )
     with pytest.raises(AssertionError):
         law_covered(Flat(), torch.float32)
 
@@ -296,7 +298,7 @@ def test_a_bad_example_contributes_nothing(make_policy: Any, bad: float) -> None
 def test_mutant_minimum_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Flat, "weights", lambda self, norms, group: (self.threshold / norms).clamp(max=1))
     monkeypatch.setattr("dplit.training.step.bounded", lambda weights, *rest: weights)
-    monkeypatch.setattr("dplit.grads.per_example._kept", lambda weights: None)
+    monkeypatch.setattr("dplit.grads.per_example._nonzero", lambda weights: None)
     with pytest.raises(AssertionError):
         law_bad_contributes_nothing(Flat, math.nan)
 

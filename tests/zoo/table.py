@@ -12,17 +12,17 @@ PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 PREFACE = """\
 # Which models train exactly
 
-Each family is built with tiny random weights, as its library ships it, and its per-example gradients are compared with
-one backward per example: float64 to 1e-9 (1e-7 where a family computes some of it in float32 whatever the model's type: Gemma,
-Cohere, Mamba), float32 to 1e-4, norms and clipped sums, with several batch shapes.
+Each model family is built as its library ships it, with tiny random weights, and its per-example gradients are compared with
+one backward pass per example. Norms and clipped sums agree in float64 to 1e-9 and in float32 to 1e-4, with several batch shapes. (For
+Gemma, Cohere and Mamba, which compute some operations in float32 whatever the model's type, float64 agrees to 1e-7.)
 
-* **plain**: every parameter trainable.
-* **LoRA**: peft, every linear layer adapted.
-* **checkpointing**: Hugging Face's switch, both of torch's ways, and together with LoRA.
-* **some layers**: the upper half of the parameters trainable, the lower half, biases and norms alone.
+* **plain**: all parameters are trainable.
+* **LoRA**: every linear layer is adapted by peft.
+* **checkpointing**: activation checkpointing, switched on by Hugging Face's method, in both variants of torch, and together with LoRA.
+* **some layers**: trainable are the upper half of the parameters, the lower half, or only biases and norms.
 
-*refused* means an error, in one line and before any gradient is released; `–` that the family has no such variant.
-Written by `python -m tests.zoo`; the tests hold this page to what they find.
+*refused* means a one-line error before any gradient is released; `–` means that the family has no such variant.
+`python -m tests.zoo` writes this page, and the tests check that it agrees with what they find.
 """
 
 

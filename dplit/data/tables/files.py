@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from typing_extensions import override
 
-from dplit.data.base import TEST_FRACTION, Ids, check_choice, check_share
+from dplit import validation
+from dplit.data.base import TEST_FRACTION, Ids, check_share
 from dplit.data.columns import Files, Value, as_numbers, as_text, declare, declared_ids, read_columns
 from dplit.data.tables.base import TableData, train_and_test
 from dplit.data.tables.features import Categories, Feature, Number, centred, logarithmic, names_of
@@ -50,7 +51,7 @@ class Range:
             raise ConfigurationError(f"numbers.{column}: low={self.low} must be below high={self.high}, both finite")
         if list(self.edges) != sorted(set(self.edges)):
             raise ConfigurationError(f"numbers.{column}: edges={list(self.edges)} must be ascending")
-        check_choice(f"numbers.{column}: scale", self.scale, SCALES, "scale")
+        validation.choice(f"numbers.{column}: scale", self.scale, SCALES)
         return Number(column, self.low, self.high, tuple(self.edges), SCALES[self.scale])
 
 

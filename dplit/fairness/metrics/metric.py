@@ -18,7 +18,7 @@ Rates = Callable[[Counts], Tensor]
 """A figure of each group: counts -> `(K, columns)` float64, NaN where it is not defined."""
 
 Aggregation = Callable[[Rates, Counts], dict[str, float]]
-"""What is told of rates: `{group: value}`, with the group "" for a value of all groups together."""
+"""A summary of rates: `{group: value}`, with the group "" for a value of all groups together."""
 
 
 class Row(NamedTuple):
@@ -61,7 +61,7 @@ def always(counts: Counts) -> bool:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric; a file of this package that puts some into its tuple `METRICS` adds them to every table, file and log.
+    """One metric. A file of this package with a tuple `METRICS` adds these metrics to every table, file and log.
 
     Attributes:
         name: as in the file, distinct from all others.

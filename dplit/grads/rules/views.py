@@ -13,7 +13,7 @@ from dplit.grads.factors.reshaped import ReshapedGrad
 from dplit.grads.factors.rows import RowPerExampleGrad, row_per_example_grad
 from dplit.grads.rules.matmul import BatchedOuterProductGrad
 from dplit.grads.tape.registry import vjp_rule
-from dplit.grads.tape.torch_functions import property_getters
+from dplit.grads.torch_calls import property_getters
 
 if TYPE_CHECKING:
     from dplit.grads.tape.tracked import DerivedTensor

@@ -23,8 +23,9 @@ from dplit.grads.per_example import PerExample
 from dplit.grads.precision import full_precision, rounding_settings
 from dplit.grads.tape import registry
 from dplit.grads.tape.constants import Constants, makes_data
-from dplit.grads.tape.torch_functions import tensors, without_override_check
+from dplit.grads.tape.torch_functions import without_override_check
 from dplit.grads.tape.tracked import DerivedTensor, Tracked, TrackedParameter
+from dplit.grads.torch_calls import tensors
 from dplit.grads.types import Args, Kwargs, Result, TorchFunction
 
 registry.load()

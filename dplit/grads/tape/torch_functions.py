@@ -1,14 +1,11 @@
-"""How torch calls its functions: their tensors, the getters of properties, and functions that are written in Python."""
+"""Functions of `torch` that are written in Python, run so that the tape sees the operations inside them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
 from types import FunctionType
 
-from torch import Tensor
-
-from dplit.grads.types import Kwargs, TorchFunction
+from dplit.grads.types import TorchFunction
 
 _DISPATCHERS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
@@ -34,24 +31,6 @@ def without_override_check(operation: TorchFunction) -> TorchFunction | None:
     )
     copy.__kwdefaults__ = operation.__kwdefaults__
     return copy
-
-
-def property_getters(*names: str) -> tuple[TorchFunction, ...]:
-    """Return what a mode receives when properties of a tensor, such as `T` and `mT`, are read."""
-    return tuple(getattr(Tensor, name).__get__ for name in names)
-
-
-def tensors(args: Iterable[object], kwargs: Kwargs) -> list[Tensor]:
-    """Return the tensors among arguments, also those inside lists, tuples and dictionaries."""
-    collected: list[Tensor] = []
-    for value in (*args, *kwargs.values()) if kwargs else args:
-        if isinstance(value, Tensor):
-            collected.append(value)
-        elif isinstance(value, list | tuple):
-            collected += tensors(value, {})
-        elif isinstance(value, dict):
-            collected += tensors((), value)
-    return collected
 
 
 def _not_overridden(*args: object) -> bool:

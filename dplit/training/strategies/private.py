@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from dplit import noise as noise_sources
 from dplit.clipping import ClippingPolicy, Flat
-from dplit.errors import BudgetExhausted, PrivacyError
+from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.grads.backends import MAX_EXAMPLES, PROBE_EXAMPLES
 from dplit.groups import GroupKey, declared, group_ids
-from dplit.noise import GaussianNoise
 from dplit.privacy import Gaussian, Ledger, Target
 from dplit.protocols import DeclaresGroups, callbacks_of, datamodule_of
 from dplit.sampling.draws import Draw
@@ -68,6 +68,9 @@ class PrivateHooks(Strategy):
             whatever `physical_batch_size` is, for every other. All are exact; the last two build every gradient.
         memory_limit: GiB that training may take, for "auto"; None for what is free, or half of it on the CPU.
         ledger: another strategy's, to go on charging where a model is trained further without a checkpoint.
+        accountant: name of what turns the ledger into an ε (`dplit.privacy.accountants`); None for the given ledger's own,
+            or "prv".
+        noise_source: name of where the noise comes from (`dplit.noise`).
         engine: what Lightning passes to its own strategy.
 
     Raises:
@@ -92,11 +95,17 @@ class PrivateHooks(Strategy):
         grads: Literal["tape", "vmap", "loop"] = "tape",
         memory_limit: float | None = None,
         ledger: Ledger | None = None,
+        accountant: str | None = None,
+        noise_source: str = "gaussian",
         **engine: Any,
     ) -> None:
         super().__init__(**engine)
         check_arguments(noise, loss_reduction, delta, grads)
         check_memory(physical_batch_size, memory_limit)
+        if ledger is not None and accountant is not None:
+            raise ConfigurationError(
+                f"accountant={accountant!r} has no meaning beside a ledger, which has its own; give it to the ledger"
+            )
         self.policy = policy or Flat()
         self.noise = noise
         self.noise_multiplier: float | None = None
@@ -110,7 +119,8 @@ class PrivateHooks(Strategy):
         self.memory_limit = memory_limit
         self._asked_size = physical_batch_size
         self._asked_delta = delta
-        self._record = RunRecord(ledger)
+        self.noise_source = noise_sources.find(noise_source)
+        self._record = RunRecord(Ledger(accountant=accountant) if ledger is None else ledger)
         self._run_dir = Path()
         self._phase: SavedFit | PrivateFit | None = None
         """Nothing yet; a checkpoint that was read and is to be gone on from; or the fit that runs, or ran last."""
@@ -177,8 +187,9 @@ class PrivateHooks(Strategy):
         with self._record.opened(self._run_dir) as ledger:
             ledger.record(Gaussian(noise_multiplier), split=split, unit=unit_name(self.unit))
         value = value.detach().to("cpu", torch.float64)
-        noise = GaussianNoise(self.noise_seed, stream=split).release(sum(ledger.entries[split].values()))
-        return value + noise.like(value, noise_multiplier * sensitivity)
+        source = self.noise_source(self.noise_seed, stream=split)
+        release = source.release(sum(ledger.entries[split].values()))
+        return value + release.like(value, noise_multiplier * sensitivity)
 
     # -- before training ---------------------------------------------------------------------------------------------
 
@@ -228,9 +239,10 @@ class PrivateHooks(Strategy):
             self.noise_multiplier,
             train.sampler,
             trainer.estimated_stepping_batches,
+            self.ledger.accountant,
             delta=delta,
             unit=unit,
-            noise_seed=self.noise_seed,
+            noise_source=self.noise_source(self.noise_seed),
         )
         self.noise_multiplier = plan.noise_multiplier
         fit = PrivateFit(

@@ -169,7 +169,7 @@ def test_parquet_without_its_library_gets_one_line(tmp_path, monkeypatch):
         ({"numbers": {"age": Range(5, 5)}}, "numbers.age: low=5 must be below high=5"),
         ({"numbers": {"age": Range(0, float("inf"))}}, "both finite"),
         ({"numbers": {"age": Range(0, 9, (3, 2))}}, "must be ascending"),
-        ({"numbers": {"age": Range(0, 9, scale="square")}}, "choose one of linear, log"),
+        ({"numbers": {"age": Range(0, 9, scale="square")}}, "use one of linear, log"),
         ({"test_fraction": 0.0}, "test_fraction=0.0"),
     ],
 )

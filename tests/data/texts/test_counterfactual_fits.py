@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import dplit
-from dplit.cli import fit
+from dplit.cli.commands import fit
 from dplit.clipping import Flat, GroupRates
 from dplit.models.sequence_classifier import SequenceClassifier
 from tests.data.swapped import SWAPS, data, rows

@@ -1,4 +1,4 @@
-"""Torch functions written in Python are opened, built-in ones are not; tensors are found wherever arguments keep them."""
+"""Torch functions written in Python are opened, built-in ones are not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dplit.grads.tape import torch_functions
-from dplit.grads.tape.torch_functions import property_getters, tensors, without_override_check
+from dplit.grads.tape.torch_functions import without_override_check
 
 
 class Seen(TorchFunctionMode):
@@ -49,19 +49,6 @@ def test_keyword_only_arguments_keep_their_defaults() -> None:
 @pytest.mark.parametrize("operation", [torch.add, Tensor.exp, F.linear, len])
 def test_a_built_in_function_is_not_opened(operation: Callable[..., object]) -> None:
     assert without_override_check(operation) is None
-
-
-def test_getters_are_what_a_mode_receives() -> None:
-    with Seen() as seen:
-        assert X.T.shape == (3, 2)
-        assert X.mT.shape == (3, 2)
-    assert set(property_getters("T", "mT")) <= set(seen.operations)
-
-
-def test_tensors_are_found_in_lists_tuples_and_dictionaries() -> None:
-    a, b, c, d = (torch.ones(k) for k in range(4))
-    arguments = tensors((a, 1, [b, (c, "text")]), {"x": {"y": d}, "z": None})
-    assert [id(t) for t in arguments] == [id(t) for t in (a, b, c, d)]
 
 
 def test_mutant_that_stays_overridden_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch.strategies import SingleDeviceStrategy, StrategyRegistry
 
 import dplit
+from dplit.errors import ConfigurationError
+from dplit.privacy import Ledger
 from dplit.training import strategies
 from dplit.training.strategies import names, strategy_class
 from dplit.training.strategies.private import PrivateHooks
@@ -108,3 +111,25 @@ def test_the_registry_takes_every_name() -> None:
     registry = Registry()
     strategies.register(registry)
     assert set(registry) == set(names())
+
+
+def test_accountant_and_noise_source_are_chosen_by_name() -> None:
+    strategy = dplit.DPStrategy(accountant="rdp", noise_source="gaussian")
+    assert strategy.ledger.accountant.name == "rdp"
+    assert strategy.noise_source.name == "gaussian"
+    shared = Ledger(accountant="rdp")
+    assert dplit.DPStrategy(ledger=shared).ledger.accountant.name == "rdp"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"accountant": "prw"}, "prv"),
+        ({"noise_source": "gausian"}, "gaussian"),
+        ({"accountant": "rdp", "ledger": Ledger()}, "give it to the ledger"),
+    ],
+)
+def test_a_name_that_is_not_known_is_one_line(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says) as refused:
+        dplit.DPStrategy(**wrong)
+    assert "\n" not in str(refused.value)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dplit.grads.batch_axis.axes import BatchAxis, InDim, Mixed, RowOwners, axis_at_depth
 from dplit.grads.batch_axis.propagate import Call, ResultAxes, axis_rule, default_rule
-from dplit.grads.tape.torch_functions import property_getters
+from dplit.grads.torch_calls import property_getters
 from dplit.grads.types import Args, Result
 
 T = Tensor
