@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +18,8 @@ PICTURE = ROOT / "docs" / "architecture.svg"
 
 PLACES: dict[str, tuple[float, int]] = {
     "compare": (0, 0),
-    "diagnostics": (1.7, 0),
+    "commands": (1.3, 0),
+    "diagnostics": (2.6, 0),
     "audit": (5, 0),
     "cli": (0, 1),
     "training": (3, 1),
@@ -34,34 +35,51 @@ PLACES: dict[str, tuple[float, int]] = {
 }
 """Column and row of each room. A new room gets a place here."""
 
+UPSTAIRS: dict[tuple[str, ...], str] = {("cli", "commands"): "commands", ("cli", "main"): "commands"}
+"""Parts of a room that import what the rest of it must not: they count as a room of their own."""
+
 STEPS = {"sampling": "1", "training": "2, 5, 8", "grads": "3", "clipping": "4", "privacy": "6", "noise": "7"}
 """The way of one batch, as docs/architecture.md counts it."""
 
-SHARED = "errors, groups, protocols, validation, files, plotting"
 WIDE, HIGH, COLUMN, ROW, MARGIN = 98, 40, 108, 96, 14
 
 
 def rooms(package: Path) -> list[str]:
     """Return the names of the folders of the package that are packages themselves."""
-    return sorted(path.parent.name for path in package.glob("*/__init__.py"))
+    inner = {name for parts, name in UPSTAIRS.items() if package.joinpath(*parts, "__init__.py").is_file()}
+    return sorted({path.parent.name for path in package.glob("*/__init__.py")} | inner)
 
 
 def imports(package: Path) -> dict[str, set[str]]:
-    """Return for each room the other rooms that its files import."""
-    known = rooms(package)
-    return {room: {name for name in _imported(package / room) if name in known} - {room} for room in known}
+    """Return for each room the other rooms that its files import; `__main__.py` is the entry of a command, not a room's."""
+    edges: dict[str, set[str]] = {room: set() for room in rooms(package)}
+    for path in package.glob("*/**/*.py"):
+        if path.name != "__main__.py":
+            room = _room(path.relative_to(package).with_suffix("").parts)
+            edges.setdefault(room, set()).update(_room(parts) for parts in _imported(path))
+    return {room: targets & set(edges) - {room} for room, targets in edges.items()}
 
 
-def _imported(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            else:
-                continue
-            yield from (name.split(".")[1] for name in names if name.startswith("dplit."))
+def vocabulary(package: Path) -> list[str]:
+    """Return the modules beside the rooms that some room imports."""
+    beside = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    return sorted(beside & {parts[0] for path in package.glob("*/**/*.py") for parts in _imported(path)})
+
+
+def _room(parts: tuple[str, ...]) -> str:
+    return UPSTAIRS.get(parts[:2], parts[0])
+
+
+def _imported(path: Path) -> Iterator[tuple[str, ...]]:
+    """Yield the modules and names of dplit that a file imports, as their parts after `dplit`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from (tuple(name.split(".")[1:]) for name in names if name.startswith("dplit."))
 
 
 def reduced(edges: Mapping[str, set[str]]) -> dict[str, set[str]]:
@@ -91,8 +109,8 @@ def _reachable(edges: Mapping[str, set[str]], start: str) -> set[str]:
     return seen
 
 
-def picture(edges: Mapping[str, set[str]]) -> str:
-    """Return the SVG.
+def picture(edges: Mapping[str, set[str]], shared: Sequence[str]) -> str:
+    """Return the SVG of the rooms with their imports, above the modules that all of them share.
 
     Raises:
         SystemExit: a room has no place in `PLACES`.
@@ -106,17 +124,22 @@ def picture(edges: Mapping[str, set[str]]) -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"',
-            '  aria-label="The rooms of dplit and their imports; the text below the picture says the same"',
+            f'  aria-label="{_in_words(reduced(edges))}"',
             '  font-family="system-ui, sans-serif">',
             '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7"',
             '  orient="auto"><path d="M0 1 L9 5 L0 9 z" fill="#5c6bc0"/></marker></defs>',
             f'<rect width="{width}" height="{height}" rx="8" fill="#fff"/>',
             *arrows,
             *boxes,
-            *_vocabulary(width, height),
+            *_shared(width, height, shared),
             "</svg>\n",
         ]
     )
+
+
+def _in_words(edges: Mapping[str, set[str]]) -> str:
+    sentences = [f"{room} imports {', '.join(sorted(targets))}" for room, targets in sorted(edges.items()) if targets]
+    return f"The rooms of dplit: {'; '.join(sentences)}."
 
 
 def _corner(room: str) -> tuple[float, float]:
@@ -154,11 +177,11 @@ def _badge(right: float, top: float, steps: str) -> str:
     )
 
 
-def _vocabulary(width: float, height: float) -> list[str]:
+def _shared(width: float, height: float, modules: Sequence[str]) -> list[str]:
     top = height - MARGIN - 48
     return [
         f'<rect x="{MARGIN}" y="{top}" width="{width - 2 * MARGIN}" height="48" rx="6" fill="#f5f5f5" stroke="#9e9e9e"/>',
-        f'<text x="{width / 2}" y="{top + 20}" font-size="15" text-anchor="middle" fill="#212121">{SHARED}</text>',
+        f'<text x="{width / 2}" y="{top + 20}" font-size="15" text-anchor="middle" fill="#212121">{", ".join(modules)}</text>',
         f'<text x="{width / 2}" y="{top + 39}" font-size="14" text-anchor="middle" fill="#616161">'
         "the shared vocabulary: every room may import it</text>",
     ]
@@ -166,7 +189,7 @@ def _vocabulary(width: float, height: float) -> list[str]:
 
 def main() -> int:
     """Write the picture, or compare it with the code."""
-    drawn = picture(imports(ROOT / "dplit"))
+    drawn = picture(imports(ROOT / "dplit"), vocabulary(ROOT / "dplit"))
     if "--check" in sys.argv[1:]:
         current = PICTURE.is_file() and PICTURE.read_text(encoding="utf-8") == drawn
         print("up to date" if current else "docs/architecture.svg is not that of the code; run this without --check")

@@ -7,14 +7,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from scripts.draw_architecture import PICTURE, STEPS, imports, picture, reduced, rooms
+from scripts.draw_architecture import PICTURE, STEPS, imports, picture, reduced, rooms, vocabulary
 from tests.docs.pages import ROOT
 
 
 def test_the_picture_is_that_of_the_code() -> None:
-    assert PICTURE.read_text(encoding="utf-8") == picture(imports(ROOT / "dplit")), (
-        "run python scripts/draw_architecture.py"
-    )
+    drawn = picture(imports(ROOT / "dplit"), vocabulary(ROOT / "dplit"))
+    assert PICTURE.read_text(encoding="utf-8") == drawn, "run python scripts/draw_architecture.py"
 
 
 def test_the_page_describes_every_room() -> None:
@@ -26,15 +25,22 @@ def test_the_page_describes_every_room() -> None:
 
 
 def test_imports_are_read_from_the_code(tmp_path: Path) -> None:
-    for room, text in {
-        "low": "import os\n",
-        "middle": "from dplit.low import x\nfrom dplit.middle import y\n",
-        "high": "def f():\n    from dplit import middle\n    import dplit.low.x\n    from dplit.errors import E\n",
+    for name, text in {
+        "low/__init__.py": "import os\n",
+        "middle/__init__.py": "from dplit.low import x\nfrom dplit.middle import y\n",
+        "cli/__init__.py": "def f():\n    from dplit import middle\n    import dplit.low.x\n    from dplit.errors import E\n",
+        "cli/main.py": "from dplit.cli import commands\n",
+        "cli/__main__.py": "from dplit.cli.commands import fit\n",
+        "cli/commands/__init__.py": "from dplit.cli import z\n",
+        "errors.py": "",
+        "fit.py": "from dplit.cli.commands.fit import main\n",
     }.items():
-        (tmp_path / room).mkdir()
-        (tmp_path / room / "__init__.py").write_text(text)
-    assert imports(tmp_path) == {"low": set(), "middle": {"low"}, "high": {"middle", "low"}}
-    assert reduced(imports(tmp_path)) == {"low": set(), "middle": {"low"}, "high": {"middle"}}
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    direct = {"low": set(), "middle": {"low"}, "cli": {"middle", "low"}, "commands": {"cli"}}
+    assert imports(tmp_path) == direct
+    assert reduced(direct) == {**direct, "cli": {"middle"}}
+    assert vocabulary(tmp_path) == ["errors"]
 
 
 def test_a_circle_is_refused() -> None:
@@ -44,7 +50,7 @@ def test_a_circle_is_refused() -> None:
 
 def test_a_room_without_a_place_is_refused() -> None:
     with pytest.raises(SystemExit, match="attic has no place"):
-        picture({"attic": set()})
+        picture({"attic": set()}, [])
 
 
 def test_the_picture_is_an_svg_with_every_room() -> None:

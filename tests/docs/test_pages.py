@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import os
 import re
@@ -82,19 +83,29 @@ def test_code_on_a_page_can_be_read(page: Path) -> None:
             assert yaml.safe_load(block.code)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_names_of_dplit_on_a_page_exist(page: Path) -> None:
+    for block in blocks(page):
+        for node in ast.walk(ast.parse(block.code)) if block.language == "python" else ():
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dplit":
+                module = importlib.import_module(str(node.module))
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
 # -- links ------------------------------------------------------------------------------------------------------------
 
 
-def load_hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+def load(file: str) -> ModuleType:
+    """Import a file of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"docs_{file}", ROOT / "docs" / f"{file}.py")
     assert spec is not None
     assert spec.loader is not None
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
-    return hooks
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-HOOKS = load_hooks()
+HOOKS, DOCTESTS = load("hooks"), load("doctests")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -148,3 +159,31 @@ def test_figures_in_tables_are_not_divided() -> None:
     assert kept.replace("\u00a0", " ").replace("\u2060", "") == f"1 ± 2\n{row}\n"
     assert [cell.count(" ") for cell in kept.split("\n")[1].split("|")[1:-1]] == [2, 2, 2, 2, 2, 4]
     assert kept.startswith("1 ± 2\n")
+
+
+DOCSTRING = """Return the sum.
+
+>>> add([1], [2])
+[[3], [3]]
+>>> for x in y:
+...     x
+
+Args:
+    x: a number.
+
+        >>> x
+        1
+    y: another.
+
+```python
+>>> z
+```
+"""
+
+
+def test_doctests_are_code_in_the_reference() -> None:
+    fenced = DOCTESTS.fenced(DOCSTRING)
+    assert "\n```pycon\n>>> add([1], [2])\n[[3], [3]]\n>>> for x in y:\n...     x\n```\n\nArgs:" in fenced
+    assert "\n        ```pycon\n        >>> x\n        1\n        ```\n    y: another." in fenced
+    assert fenced.endswith("\n```python\n>>> z\n```\n")
+    assert DOCTESTS.fenced("No example.") == "No example."
