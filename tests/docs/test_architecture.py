@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -57,3 +58,21 @@ def test_the_picture_is_an_svg_with_every_room() -> None:
     tree = ElementTree.parse(PICTURE)
     words = {element.text for element in tree.iter("{http://www.w3.org/2000/svg}text")}
     assert set(rooms(ROOT / "dplit")) <= words
+
+
+def places_named() -> list[str]:
+    """The files and folders that "Where is ...?" names in its second column."""
+    section = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## Where is ...?")[1]
+    rows = [
+        line.split(" | ") for line in section.splitlines() if line.startswith("| ") and not line.startswith("| task")
+    ]
+    return [name for row in rows for name in re.findall(r"`([^`]+)`", row[1])]
+
+
+@pytest.mark.parametrize("place", places_named())
+def test_the_places_are_there(place: str) -> None:
+    assert (ROOT / "dplit" / place).exists() or (ROOT / place).is_file()
+
+
+def test_there_are_twelve_tasks() -> None:
+    assert len(places_named()) >= 12
