@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.checkout import attempt, copied, passed
+
 NEW = '''"""Three hundred invented people."""
 
 from typing import Any
@@ -45,32 +42,16 @@ class Invented(TableData):
 '''
 
 
-def contract(copy: Path, file: str) -> subprocess.CompletedProcess[str]:
-    """Run the contract tests of the new class in a copy of the repository with one more file."""
-    for part in ("dplit", "tests"):
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
-    (copy / "dplit" / "data" / "invented.py").write_text(file, encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "tests/data/test_contract.py",
-        "-q",
-        "-k",
-        "Invented",
-        "-p",
-        "no:cacheprovider",
-    ]
-    env = {**os.environ, "PYTHONPATH": str(copy), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, check=False)
+LAWS = ("tests/data/test_contract.py", "-k", "Invented")
+
+
+def with_file(place: Path, text: str) -> Path:
+    return copied(place, {"dplit/data/invented.py": text})
 
 
 @pytest.mark.slow
 def test_the_contract_tests_take_it(tmp_path: Path) -> None:
-    ran = contract(tmp_path, NEW)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert int(ran.stdout.rsplit(" passed", 1)[0].split()[-1]) >= 18
+    assert passed(with_file(tmp_path, NEW), *LAWS) >= 18
 
 
 @pytest.mark.slow
@@ -84,4 +65,5 @@ def test_mutant_limits_fitted_on_the_rows_are_caught(tmp_path: Path) -> None:
         return examples
 """
     )
-    assert "test_a_row_is_encoded_by_itself[Invented]" in contract(tmp_path, fitted).stdout
+    ran = attempt(with_file(tmp_path, fitted), "-m", "pytest", *LAWS, "-q", "-p", "no:cacheprovider")
+    assert "test_a_row_is_encoded_by_itself[Invented]" in ran.stdout

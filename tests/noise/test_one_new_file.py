@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.checkout import copied, passed, run
+
 NEW = '''"""Gaussian noise from numpy."""
 
 import numpy as np
@@ -51,26 +48,12 @@ class NumpyRelease(ReleaseNoise):
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository with one file more."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for part in ("dplit", "tests"):
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
-    (copy / "dplit" / "noise" / "numpy_noise.py").write_text(NEW, encoding="utf-8")
-    return copy
-
-
-def run(checkout: Path, *command: str) -> str:
-    env = {**os.environ, "PYTHONPATH": str(checkout)}
-    ran = subprocess.run([sys.executable, *command], cwd=checkout, env=env, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
+    return copied(tmp_path_factory.mktemp("checkout"), {"dplit/noise/numpy_noise.py": NEW})
 
 
 @pytest.mark.slow
 def test_the_contract_tests_take_it(checkout: Path) -> None:
-    tests = "tests/noise/test_noise.py"
-    answer = run(checkout, "-m", "pytest", tests, "-q", "-k", "numpy", "-p", "no:cacheprovider")
-    assert int(answer.rsplit(" passed", 1)[0].split()[-1]) >= 10
+    assert passed(checkout, "tests/noise/test_noise.py", "-k", "numpy") >= 10
 
 
 @pytest.mark.slow

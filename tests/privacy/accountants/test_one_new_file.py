@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.checkout import copied, passed, run
+
 NEW = '''"""Everything as if nothing was sampled."""
 
 import math
@@ -41,26 +38,13 @@ class Unsampled(Accountant):
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository with one file more."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for part in ("dplit", "tests"):
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
-    (copy / "dplit" / "privacy" / "accountants" / "unsampled.py").write_text(NEW, encoding="utf-8")
-    return copy
-
-
-def run(checkout: Path, *command: str) -> str:
-    env = {**os.environ, "PYTHONPATH": str(checkout), "HF_HUB_OFFLINE": "1"}
-    ran = subprocess.run([sys.executable, *command], cwd=checkout, env=env, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
+    return copied(tmp_path_factory.mktemp("checkout"), {"dplit/privacy/accountants/unsampled.py": NEW})
 
 
 @pytest.mark.slow
 def test_the_contract_tests_take_it(checkout: Path) -> None:
     tests = "tests/privacy/accountants/test_contract.py"
-    answer = run(checkout, "-m", "pytest", tests, "-q", "-k", "unsampled and not mutants", "-p", "no:cacheprovider")
-    assert int(answer.rsplit(" passed", 1)[0].split()[-1]) >= 15
+    assert passed(checkout, tests, "-k", "unsampled and not mutants") >= 15
 
 
 @pytest.mark.slow

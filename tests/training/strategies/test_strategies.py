@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +16,7 @@ from dplit.privacy import Ledger
 from dplit.training import strategies
 from dplit.training.strategies import names, strategy_class
 from dplit.training.strategies.private import PrivateHooks
-
-ROOT = Path(__file__).parents[3]
+from tests.checkout import ROOT, copied, passed, run
 
 NEW = '''"""Private training on one device that counts its steps."""
 
@@ -78,29 +75,9 @@ def test_asking_for_names_imports_nothing_heavy() -> None:
 
 @pytest.mark.slow
 def test_a_new_strategy_is_one_new_file(tmp_path: Path) -> None:
-    for part in ("dplit", "tests"):
-        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "dplit" / "training" / "strategies" / "counting.py").write_text(NEW, encoding="utf-8")
-    env = {**os.environ, "PYTHONPATH": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    used = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", USE], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-    )
-    assert used.returncode == 0, used.stderr
-    assert used.stdout.split() == ["4", "4", "True"]
-    laws = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        "counting",
-        f"{Path(__file__).relative_to(ROOT)}",
-    ]
-    ran = subprocess.run(laws, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout
-    assert "1 passed" in ran.stdout
+    checkout = copied(tmp_path, {"dplit/training/strategies/counting.py": NEW})
+    assert run(checkout, "-W", "ignore", "-c", USE).split() == ["4", "4", "True"]
+    assert passed(checkout, "tests/training/strategies/test_strategies.py", "-k", "counting") == 1
 
 
 def test_the_registry_takes_every_name() -> None:
