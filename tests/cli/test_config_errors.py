@@ -35,7 +35,7 @@ MUTATED: dict[str, tuple[Edit, list[str], str]] = {
     "unknown_argument": (swap("physical_batch_size", "physical_batchsize"), [], "did you mean physical_batch_size?"),
     "unknown_class": (swap("clipping.Flat", "clipping.Flatt"), [], "did you mean Flat?"),
     "unknown_module": (swap("models.tabular", "models.tabula"), [], "did you mean tabular?"),
-    "null_bound": (swap("bound: 4.0", "bound: null"), [], "bound=None must be a finite number above 0"),
+    "null_bound": (swap("bound: 4.0", "bound: null"), [], "bound=None must be a number"),
     "negative_bound": (swap("bound: 4.0", "bound: -4.0"), [], "bound=-4.0"),
     "zero_epsilon": (swap("epsilon: 3.0", "epsilon: 0"), [], "epsilon=0"),
     "null_epsilon": (swap("epsilon: 3.0", "epsilon: null"), [], "epsilon"),

@@ -18,7 +18,8 @@ def discover(path: Iterable[str], package: str) -> tuple[Metric, ...]:
         ConfigurationError: two metrics have one name.
 
     """
-    metrics = [metric for module in modules(package, path) for metric in vars(module).get("METRICS", ())]
+    files = [module for module in modules(package, path) if module.__name__ != __name__]
+    metrics = [metric for module in files for metric in vars(module).get("METRICS", ())]
     for name in {metric.name for metric in metrics}:
         if sum(metric.name == name for metric in metrics) > 1:
             raise ConfigurationError(f"two files define the metric {name!r}, and one would hide the other; rename one")

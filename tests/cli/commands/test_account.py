@@ -150,4 +150,4 @@ def test_another_accountant_by_name(capsys, tmp_path):
     plans = answered(capsys, *ADVICE, "--batch-size", "200", "--accountant", "rdp")["plans"]
     assert plans[0]["noise_multiplier"] == calibrate(Target(3, 1e-5), rate=0.1, steps=30, accountant="rdp")
     assert account.main([*TYPICAL, "--noise-multiplier", "1.0", "--accountant", "rdpp"]) == 2
-    assert capsys.readouterr().err == "error: accountant='rdpp' is not known; did you mean 'rdp'?\n"
+    assert capsys.readouterr().err == "dplit: accountant='rdpp' is not known; did you mean 'rdp'?\n"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dplit.compare.config import checks
 from dplit.errors import ConfigurationError
-from dplit.fairness.metrics.rates import SUMMARY
+from dplit.fairness.metrics.catalogue import SUMMARY
 
 NUMBERS = st.integers() | st.floats() | st.booleans() | st.text(max_size=3) | st.none()
 

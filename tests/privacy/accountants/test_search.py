@@ -18,7 +18,7 @@ def law_least_noise(scale, limit, slack):
     noise = least_noise(lambda noise: scale / noise, lambda noise: slack * scale / noise, limit)
     least = max(scale / limit, LEAST_NOISE)
     assert scale / noise <= limit
-    assert least <= noise <= least * 1.001
+    assert least * (1 - 1e-12) <= noise <= least * 1.001
     assert float(f"{noise:.5g}") == noise
 
 
