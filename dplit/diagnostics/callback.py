@@ -120,7 +120,7 @@ class SubgroupDiagnostics(DrawsAtEnd):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the sample as the first epoch begins: from then on the strategy knows its fit."""
         if self._sample is None:
-            fit = _strategy(trainer).fit
+            fit = _strategy(trainer).private_fit
             assert fit is not None
             self._sample = Sample(fit, self.records)
 

@@ -34,7 +34,7 @@ class Draws(Callback):
     def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         self.draws.append(batch)
         if self.act is not None:
-            self.act(trainer.strategy.fit, batch)
+            self.act(trainer.strategy.private_fit, batch)
 
 
 def test_something_else_than_a_draw_is_refused() -> None:
@@ -58,14 +58,14 @@ def test_records_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_plan_is_the_fits() -> None:
     strategy = dplit.DPStrategy(noise=1.3, delta=1e-6, physical_batch_size=5)
-    assert strategy.fit is None
+    assert strategy.private_fit is None
     assert strategy.spent() is None
     assert strategy.noise_std() == 0
     fit(strategy=strategy)
-    plan = strategy.fit.plan
+    plan = strategy.private_fit.plan
     assert (plan.noise_multiplier, plan.rate, plan.size, plan.delta) == (1.3, BATCH / 64, 64, 1e-6)
     assert strategy.noise_std() == pytest.approx(1.3 * strategy.policy.bound / BATCH)
-    assert strategy.physical_batch_size == strategy.fit.physical_batch_size == 5
+    assert strategy.physical_batch_size == strategy.private_fit.physical_batch_size == 5
 
 
 @pytest.mark.parametrize("logs", [True, False])
@@ -106,12 +106,12 @@ def test_the_strategy_holds_one_fit_and_begins_another() -> None:
     """Also on another number of records, by which a delta that was not given goes."""
     strategy, module = dplit.DPStrategy(physical_batch_size=3), Linear()
     run = fit(module, strategy)
-    first = strategy.fit
+    first = strategy.private_fit
     assert strategy.delta == min(1e-5, 1 / 640)
     run.fit_loop.max_epochs = 2
     run.fit(module, DataLoader(Data(20_000), batch_size=10_000))
     assert isinstance(first, PrivateFit)
-    assert strategy.fit is not first
-    assert strategy.fit.plan.size == 20_000
+    assert strategy.private_fit is not first
+    assert strategy.private_fit.plan.size == 20_000
     assert strategy.delta == 1 / 200_000
     assert strategy.ledger.steps == 6

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import gc
-import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-from dplit.errors import ConfigurationError
 
 GIB = 2**30
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def free(device: torch.device) -> int:
-    """Return the bytes that can still be allocated; on the CPU within the limits of the container, too.
-
-    Raises:
-        ConfigurationError: the operating system does not say.
-    """
+    """Return the bytes that can still be allocated; on the CPU within the limits of the container, too."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
-    return min([_available(), *_within_cgroups()])
+    return min([psutil.virtual_memory().available, *_within_cgroups()])
 
 
 def used(device: torch.device) -> int:
-    """Return the bytes in use: tensors on CUDA, the resident process on the CPU (0 where the system does not say)."""
+    """Return the bytes in use: tensors on CUDA, the resident process on the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+    return psutil.Process().memory_info().rss
 
 
 def peak(compute: Callable[[], object], device: torch.device) -> int | None:
@@ -100,19 +93,6 @@ class Allocations(TorchDispatchMode):
 
     def _let_go(self, key: int) -> None:
         self.now -= self._known.pop(key, 0)
-
-
-def _available() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        rows = (line.split() for line in meminfo.read_text().splitlines())
-        return next(1024 * int(row[1]) for row in rows if row[0] == "MemAvailable:")
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
-        raise ConfigurationError(
-            "this system does not say how much memory is free; set DPStrategy(memory_limit=GiB)"
-        ) from None
 
 
 def _within_cgroups() -> Iterator[int]:

@@ -139,7 +139,7 @@ class PrivateHooks(Strategy):
         return self._first_size()
 
     @property
-    def fit(self) -> PrivateFit | None:
+    def private_fit(self) -> PrivateFit | None:
         """The fit that runs, or ran last; None before training has begun."""
         return self._phase if isinstance(self._phase, PrivateFit) else None
 
@@ -148,20 +148,22 @@ class PrivateHooks(Strategy):
         """δ at which ε is shown, known once the data set is."""
         if isinstance(self.noise, Target):
             return self.noise.delta
-        return self._asked_delta if self.fit is None else self.fit.plan.delta
+        return self._asked_delta if self.private_fit is None else self.private_fit.plan.delta
 
     def spent(self) -> Spent | None:
         """Return what the ledger holds so far, or None before training has begun."""
-        return None if self.fit is None else Spent.of(self.ledger, self.fit.plan.delta, self.groups or ())
+        return (
+            None if self.private_fit is None else Spent.of(self.ledger, self.private_fit.plan.delta, self.groups or ())
+        )
 
     def noise_std(self) -> float:
         """Return the standard deviation of the noise in each coordinate of the next released gradient; 0 before training.
 
         It is σ·bound / expected batch size, all public: the bound moves from step to step by noisy answers only.
         """
-        if self.fit is None:
+        if self.private_fit is None:
             return 0.0
-        return self.fit.plan.noise_multiplier * self.policy.bound / self.fit.plan.expected_batch_size
+        return self.private_fit.plan.noise_multiplier * self.policy.bound / self.private_fit.plan.expected_batch_size
 
     def release_statistic(
         self, value: Tensor, *, sensitivity: float, noise_multiplier: float, split: str = "validation"
@@ -313,13 +315,13 @@ class PrivateHooks(Strategy):
             `training_logs`.
         """
         draw, *rest = args
-        return self._fit.take(draw, StepArguments(rest, kwargs))
+        return self._running_fit.take(draw, StepArguments(rest, kwargs))
 
     @override
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
         """Release the noisy gradient in place of a backward pass."""
         closure_loss = self.precision_plugin.pre_backward(closure_loss, self._module)
-        self._fit.release()
+        self._running_fit.release()
         return self.precision_plugin.post_backward(closure_loss, self._module)
 
     # -- checkpoints and the end -------------------------------------------------------------------------------------
@@ -364,7 +366,7 @@ class PrivateHooks(Strategy):
         return self.lightning_module
 
     @property
-    def _fit(self) -> PrivateFit:
+    def _running_fit(self) -> PrivateFit:
         if not isinstance(self._phase, PrivateFit):
             raise PrivacyError("no private fit has begun; the trainer's hooks were called out of order")
         return self._phase

@@ -255,7 +255,7 @@ def test_groups_are_meant_by_name_in_whatever_order() -> None:
     assert {g: event.for_group(g).rate for g in GROUPS} == {"north": 0.0125, "east": 0.05, "south": 0.2}
     drawn = torch.bincount(data.group[torch.tensor(data.seen[300:])], minlength=3) / 100 / strategy.ledger.steps
     assert drawn.tolist() == pytest.approx([0.0125, 0.05, 0.2], rel=0.15)
-    ratios = [ratio for _, ratio in strategy.fit.step._charge.sensitivity_ratios]
+    ratios = [ratio for _, ratio in strategy.private_fit.step._charge.sensitivity_ratios]
     held = bounded(torch.full((3,), 9.0), torch.ones(3), torch.arange(3), strategy.policy.bound, ratios)
     assert held.tolist() == [0.5, 0.25, 1.0]
 
