@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from dplit.errors import ConfigurationError
 from dplit.training.memory import device_memory
 from dplit.training.memory.device_memory import GIB, Allocations, free, peak, used
 
@@ -100,15 +99,17 @@ def test_limits_of_containers_count(tmp_path: Path) -> None:
     assert list(device_memory._left(tmp_path / "none", "memory.max", "memory.current")) == []
 
 
-def test_a_system_that_does_not_say_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def silent(name: str) -> int:
-        raise ValueError(name)
-
+def test_a_system_without_cgroups_has_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_memory, "Path", lambda name: SimpleNamespace(exists=lambda: False))
-    monkeypatch.setattr(device_memory.os, "sysconf", silent)
-    with pytest.raises(ConfigurationError, match="set DPStrategy") as caught:
-        free(CPU)
-    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(device_memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=7 * GIB))
+    assert free(CPU) == 7 * GIB
+
+
+def test_the_tighter_of_machine_and_container_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=7 * GIB))
+    for left, least in ((8 * GIB, 7 * GIB), (2 * GIB, 2 * GIB)):
+        monkeypatch.setattr(device_memory, "_within_cgroups", lambda left=left: iter([left]))
+        assert free(CPU) == least
 
 
 class Cuda:
