@@ -16,8 +16,8 @@ What the figures mean:
                           function in another one during that step; returns and calls within a file are not counted
   rooms of one batch      of those files the rooms, which are the folders and files directly in dplit/, and in brackets the
                           distinct pairs of rooms among the hops
-  entries of the strategy calls into the files that define DPStrategy during that step, from other files of dplit and, in
-                          brackets, from outside dplit
+  entries of the strategy calls into the files that define DPStrategy during that step, from any other file; in brackets
+                          those of them that come from outside dplit, from Lightning
   function length         lines of a function from `def` to its end, docstring included: median and 90th percentile
   Any, type: ignore       how often they stand in dplit/, as a word and as a text, comments included
   modules without a test  modules for which tests/ has neither test_MODULE.py nor test_FOLDER.py of a folder the module is in
