@@ -8,6 +8,7 @@ Source: Gopi, Lee and Wutschitz 2021, arXiv:2106.02848; the library only has the
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -53,9 +54,9 @@ class Loss(PrivacyRandomVariable):  # type: ignore[misc]
             ratio = np.where(y < 1, near, far)
         return self.noise_multiplier * ratio + 1 / (2 * self.noise_multiplier)
 
+    @abstractmethod
     def tails(self, t: Array) -> tuple[Array, Array]:
         """Return P(loss ≤ t) and P(loss > t), each to full relative precision."""
-        raise NotImplementedError
 
     def cdf(self, t: Array) -> Array:
         """Return P(loss ≤ t)."""
