@@ -76,6 +76,23 @@ INDEPENDENT: dict[str, Model] = {
 }
 
 
+HIDDEN: dict[str, Model] = {
+    "flip": lambda m, x: m.first(x).flatten().flip(0).view(-1, 8),
+    "roll": lambda m, x: m.first(x).flatten().roll(3).view(-1, 8),
+    "repeat": lambda m, x: m.first(x).flatten().repeat(2)[4:-4].view(-1, 8)[: len(x)],
+    "chunk": lambda m, x: torch.cat(m.first(x).flatten().chunk(2)[::-1]).view(-1, 8),
+    "cumsum": lambda m, x: m.first(x).flatten().cumsum(0).view(-1, 8),
+    "softmax": lambda m, x: m.first(x) * m.first(x).sum(1).softmax(0)[:, None],
+}
+"""Mixing that the axis rules do not see by shapes: the tape refuses the model or the probe finds it."""
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_mixing_that_shapes_do_not_show_is_refused_all_the_same(name: str) -> None:
+    with pytest.raises((CoupledExamples, UnsupportedOperation)):
+        run(HIDDEN[name])
+
+
 @pytest.mark.parametrize("name", COUPLED)
 def test_coupling_is_found(name: str) -> None:
     with pytest.raises(CoupledExamples) as caught:
