@@ -1,0 +1,236 @@
+"""Following which examples each number of a step depends on, operation by operation, whatever the numbers are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dplit.grads.ownership import experiment, registry
+from dplit.grads.ownership.blame import Blame, place
+from dplit.grads.ownership.call import Call, tensors_of
+from dplit.grads.ownership.owner_map import NONE, SEVERAL, Owned, compact, constant, first_pair, of_dim, tidied
+from dplit.grads.ownership.python_reads import READS_VALUE, FunctionReads, Read
+from dplit.grads.ownership.storage_owners import StorageOwners
+from dplit.grads.types import Result
+
+registry.load()
+
+VIEWS_BY_MEMORY = frozenset(f"aten::{name}" for name in ("as_strided", "as_strided_", "squeeze_", "unsqueeze_", "t_", "transpose_"))
+"""Operations that show known memory under other sizes and strides, perhaps in place of the former ones."""
+
+
+class Ownership(TorchDispatchMode):
+    """Knows, while active, which example each number of each tensor depends on.
+
+    A number depends on an example if some operation combined it with one of the example's numbers, whatever the values
+    were: a product with 0 depends on both factors. Tensors that were there before, other than those given to `own`, depend on
+    no example. Operations are seen below autograd, so that functions written in Python, C++ or TorchScript are followed alike,
+    and so is a backward.
+
+    Args:
+        examples: n.
+
+    Attributes:
+        blames: the operations that mixed examples, in order.
+        reads: the places at which Python looked at a value that depends on examples.
+        conditional: whether some answer holds for these records only.
+
+    Example:
+        >>> import torch
+        >>> x = torch.randn(3, 2)
+        >>> with Ownership(3) as ownership:
+        ...     ownership.own_rows(x)
+        ...     centred = x - x.mean(0)
+        >>> ownership.alone(x.sum(1)), ownership.alone(centred)
+        (True, False)
+        >>> str(ownership.blames[0]).startswith("mean at")
+        True
+    """
+
+    def __init__(self, examples: int) -> None:
+        super().__init__()
+        self.examples = examples
+        self.blames: list[Blame] = []
+        self.reads: list[Read] = []
+        self.conditional = False
+        self.memory = StorageOwners()
+        self._function_reads = FunctionReads(self)
+
+    def __enter__(self) -> Self:
+        """Start following, in this thread, backward included."""
+        self._threads = torch.autograd.set_multithreading_enabled(False)
+        self._threads.__enter__()
+        self._function_reads.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop following; what was found stays."""
+        super().__exit__(kind, error, traceback)
+        self._function_reads.__exit__(kind, error, traceback)
+        self._threads.__exit__(kind, error, traceback)
+
+    # -- what is known ---------------------------------------------------------------------------------------------------
+
+    def own(self, value: Tensor, owned: Owned) -> None:
+        """Note the owner map of a tensor that was there before the step."""
+        self.memory.put(value, owned)
+
+    def own_rows(self, value: Tensor) -> None:
+        """Note that row i of a tensor of n rows is example i's."""
+        self.own(value, of_dim(value.shape, 0, torch.arange(self.examples)))
+
+    def of(self, value: Tensor) -> Owned:
+        """Return the owner map of a tensor."""
+        return self.memory.of(value) or constant(value.shape)
+
+    def alone(self, value: Tensor) -> bool:
+        """Whether number i of each slice along the first dimension, of size n, depends on example i only, for all n."""
+        return self.mixed_at(value) is None
+
+    def mixed_at(self, value: Tensor) -> tuple[int, Blame | None] | None:
+        """Return an example whose slice of a tensor, `(n, ...)`, depends on others, and the operation that made it so.
+
+        The operation is None where the slice belongs to another example alone. Nothing is returned where each slice depends on
+        its own example only.
+        """
+        owned = self.of(value)
+        if owned.is_constant:
+            return None
+        if value.dim() == 0 or len(value) != self.examples or owned.ordered:
+            code = int(compact(owned.owner).min()) if owned.owner.numel() else NONE
+            return 0, self.blame(code)
+        rows = owned.owner.reshape(self.examples, -1) if value.dim() == 1 else _rows(owned.owner)
+        own = torch.arange(self.examples, dtype=torch.int32)[:, None]
+        wrong = (rows != own) & (rows != NONE)
+        if not bool(wrong.any()):
+            return None
+        i, k = (int(v) for v in wrong.nonzero()[0])
+        return i, self.blame(int(rows[i, k]))
+
+    def blame(self, code: int) -> Blame | None:
+        """Return the operation behind an owner that says several examples; None for another owner."""
+        return self.blames[SEVERAL - code] if code <= SEVERAL else None
+
+    # -- one operation ---------------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Result:
+        """Carry an operation out, and note which examples its results depend on."""
+        with torch._C.DisableTorchFunction():
+            return self._follow(func, args, kwargs or {})
+
+    def _follow(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Result:
+        arguments = _bound(func, args, kwargs)
+        given = [t for value in arguments.values() for t in tensors_of(value)]
+        if func._schema.name in VIEWS_BY_MEMORY:
+            return func(*args, **kwargs)
+        maps = {id(t): owned for t in given if (owned := self._before(t)) is not None}
+        depends = any(not owned.is_constant for owned in maps.values())
+        name = func._schema.name.split("::")[1]
+        if depends and name in READS_VALUE:
+            self.reads.append(Read(place(), name))
+        rule = registry.rule_of(name) or (registry.POINTWISE if torch.Tag.pointwise in func.tags else None)
+        written = [v for a, v in zip(func._schema.arguments, arguments.values(), strict=True) if _is_written(a)]
+        untouched = _copied(arguments) if depends and rule is None else None
+        result = func(*args, **kwargs)
+        if depends or name in registry.MAKES_CONSTANTS:
+            call = Call(func, arguments, maps, list(tensors_of(result)), SEVERAL - len(self.blames))
+            self._note(call, rule, untouched, list(tensors_of(written)))
+        elif maps:
+            for value in tensors_of(written):
+                self.memory.write(value, constant(value.shape), NONE)
+        return result
+
+    def _before(self, value: Tensor) -> Owned | None:
+        try:
+            return self.memory.of(value)
+        except LookupError as error:
+            self.blames.append(Blame("a view", place(), None, str(error)))
+            return Owned(torch.tensor(SEVERAL - len(self.blames) + 1, dtype=torch.int32).expand(value.shape))
+
+    def _note(
+        self, call: Call, rule: registry.OwnerRule | None, untouched: Mapping[str, Any] | None, written: list[Tensor]
+    ) -> None:
+        """Note the owner maps of what an operation returned or wrote to."""
+        found = self._found(call, rule, untouched)
+        self.conditional |= call.conditional
+        for value, owned in zip(call.results, found, strict=True):
+            if tuple(owned.owner.shape) != tuple(value.shape):
+                owned = call.all_mixed(value, f"its rule gave the shape {tuple(owned.owner.shape)}")
+            owned = replace(owned, owner=tidied(owned.owner))
+            if any(value is w for w in written):
+                self.memory.write(value, owned, call.mixed)
+            else:
+                self.memory.put(value, owned)
+            self._note_mixing(call, owned)
+        for value in written:
+            if not any(value is r for r in call.results):
+                owned = call.all_mixed(value)
+                self.memory.write(value, owned, call.mixed)
+                self._note_mixing(call, owned)
+
+    def _found(
+        self, call: Call, rule: registry.OwnerRule | None, untouched: Mapping[str, Any] | None
+    ) -> list[Owned]:
+        try:
+            if rule is None:
+                assert untouched is not None
+                return experiment.owners(call, untouched, self.examples)
+            found = rule(call)
+        except (LookupError, RuntimeError, NotImplementedError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            return [call.all_mixed(value, why) for value in call.results]
+        return found if isinstance(found, list) else [found] * len(call.results)
+
+    def _note_mixing(self, call: Call, owned: Owned) -> None:
+        """Keep the operation's name and line if it is the first at which these examples met."""
+        if len(self.blames) == SEVERAL - call.mixed and bool((compact(owned.owner) == call.mixed).any()):
+            pair = first_pair(call.owner(v) for v in call.tensors())
+            self.blames.append(Blame(call.name, place(), pair, call.why))
+
+
+def _rows(owner: Tensor) -> Tensor:
+    """Return the distinct owners of each slice along the first dimension, `(n, k)`."""
+    small = compact(owner.movedim(0, -1)).movedim(-1, 0)
+    return small.expand(owner.shape[0], *small.shape[1:]).reshape(owner.shape[0], -1)
+
+
+def _bound(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an operation's arguments by the names of its schema, defaults included."""
+    bound: dict[str, Any] = {}
+    for position, argument in enumerate(func._schema.arguments):
+        if position < len(args):
+            bound[argument.name] = args[position]
+        else:
+            bound[argument.name] = kwargs.get(argument.name, argument.default_value)
+    return bound
+
+
+def _is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
+def _copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with copies of the tensors, for an operation that may write to them."""
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().clone()
+        return [copy(v) for v in value] if isinstance(value, list | tuple) else value
+
+    return {name: copy(value) for name, value in arguments.items()}

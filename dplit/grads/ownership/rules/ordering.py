@@ -1,0 +1,58 @@
+"""Sorting: along an example's own numbers, or of all examples, whose rows are then followed in the order that they decided."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dplit.grads.ownership.call import Call
+from dplit.grads.ownership.owner_map import NONE, Counts, Owned, Positions, Ranks, SortedKeys, compact, joined_over
+from dplit.grads.ownership.registry import owner_rule
+from dplit.grads.ownership.storage_owners import layout_of
+
+
+def key_of(value: Tensor) -> tuple[object, ...]:
+    """Return what tells a tensor of keys from others while its memory is known."""
+    return (value.untyped_storage()._cdata, layout_of(value), value._version)
+
+
+@owner_rule("sort", "argsort", "topk", "msort")
+def ordered(call: Call) -> list[Owned]:
+    """Values and their places."""
+    value = call["self"]
+    dim = (call.get("dim", default=-1) if call.name != "msort" else 0) % max(1, value.dim())
+    owned = call.owned(value)
+    if not value.dim():
+        return [owned.plain()] * len(call.results)
+    within = joined_over(owned.owner, [dim], call.mixed)
+    if owned.orders[dim] is None and not bool((compact(within) == call.mixed).any()):
+        return [Owned(within.expand(r.shape), owned.orders) for r in call.results]
+    if isinstance(owned.meaning, Positions) and call.name in ("argsort", "sort") and value.dim() == 1 and owned.ordered:
+        return [_inverse(call, owned, r) for r in call.results]
+    if value.dim() != 1 or owned.ordered or bool((compact(owned.owner) < NONE).any()):
+        return [call.all_mixed(r, "sorted across examples") for r in call.results]
+    if call.results[0].shape != value.shape:
+        return [call.all_mixed(r, "rows are dropped because of other examples' rows") for r in call.results]
+    return _sorted_rows(call, value, owned)
+
+
+def _sorted_rows(call: Call, value: Tensor, owned: Owned) -> list[Owned]:
+    """Return the maps of a vector's numbers and places in the order that all of them decided."""
+    places = call.results[-1]
+    order = ("sorted", key_of(value))
+    owner = owned.owner[places.cpu()]
+    values = [Owned(owner, (order,), meaning=SortedKeys(key_of(value)))] if len(call.results) > 1 else []
+    return [*values, Owned(owner, (order,), meaning=Positions(owned.owner))]
+
+
+def _inverse(call: Call, owned: Owned, result: Tensor) -> Owned:
+    """Return the map of the places that bring sorted rows back: where a row went is decided by all examples."""
+    assert isinstance(owned.meaning, Positions)
+    everyone = call.all_mixed(result, "a place in an order that all examples decide")
+    return Owned(everyone.owner, meaning=Ranks(owned.orders[0], owned.meaning.owners))
+
+
+@owner_rule("histc", "bincount")
+def counted(call: Call) -> Owned:
+    """How many rows have each key."""
+    found, keys = call.all_mixed(call.results[0]), call.owned(call["self"]).meaning
+    return Owned(found.owner, meaning=Counts(keys.keys if isinstance(keys, SortedKeys) else key_of(call["self"])))

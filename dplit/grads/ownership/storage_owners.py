@@ -1,0 +1,127 @@
+"""The owner maps of all tensors of a step, by the memory that they share, so that what is written by one name is read by all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from dplit.grads.ownership.owner_map import NONE, SEVERAL, Owned, joined_over, tidied
+
+Layout = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+"""Bytes of a number, offset, sizes and strides: which numbers of its memory a tensor consists of, and in what order."""
+
+
+@dataclass
+class _Memory:
+    """What is known of one storage.
+
+    The weak reference keeps the storage's address from being used again while this is kept.
+    """
+
+    reference: StorageWeakRef
+    size: int
+    """In bytes."""
+    whole: Layout
+    """The tensor whose map the others are derived from."""
+    maps: dict[Layout, Owned] = field(default_factory=dict)
+
+
+class StorageOwners:
+    """Owner maps by storage; a tensor whose storage is unknown is a constant. No tensor is kept alive."""
+
+    def __init__(self) -> None:
+        self._memories: dict[int, _Memory] = {}
+
+    def of(self, value: Tensor) -> Owned | None:
+        """Return the owner map of a tensor, or None for a constant that nothing was noted of."""
+        memory = self._memories.get(_address(value))
+        if memory is None:
+            return None
+        layout = layout_of(value)
+        known = memory.maps.get(layout)
+        if known is None:
+            known = memory.maps[layout] = _derived(memory, layout)
+        return known
+
+    def put(self, value: Tensor, owned: Owned) -> None:
+        """Note the owner map of a tensor with memory of its own, or of a new view of known memory."""
+        address, layout = _address(value), layout_of(value)
+        memory = self._memories.get(address)
+        if memory is None:
+            memory = self._memories[address] = _new(value, layout)
+        memory.maps[layout] = owned
+
+    def write(self, value: Tensor, owned: Owned, mixed: int) -> None:
+        """Note that the numbers of a tensor were overwritten; every other tensor that shares them has changed, too.
+
+        Args:
+            value: the tensor, after the operation.
+            owned: its new map.
+            mixed: what to write where records decide the order of rows that another name of the memory would show.
+        """
+        address, layout = _address(value), layout_of(value)
+        memory = self._memories.get(address)
+        if memory is None or memory.whole == layout or _covers(value):
+            self._memories[address] = _new(value, layout, {layout: owned})
+            return
+        flat = _flat(memory, layout[0])
+        part = flat.as_strided(layout[2], layout[3], layout[1])
+        part.copy_(torch.where(owned.owner == NONE, mixed, owned.owner) if owned.ordered else owned.owner)
+        whole = (layout[0], 0, tuple(flat.shape), (1,))
+        self._memories[address] = _new(value, whole, {whole: Owned(flat)})
+
+
+def layout_of(value: Tensor) -> Layout:
+    """Return which numbers of its memory a tensor consists of."""
+    return value.element_size(), value.storage_offset(), tuple(value.shape), value.stride()
+
+
+def _address(value: Tensor) -> int:
+    address: int = value.untyped_storage()._cdata
+    return address
+
+
+def _new(value: Tensor, whole: Layout, maps: dict[Layout, Owned] | None = None) -> _Memory:
+    storage = value.untyped_storage()
+    return _Memory(StorageWeakRef(storage), storage.nbytes(), whole, maps or {})
+
+
+def _covers(value: Tensor) -> bool:
+    """Whether a tensor consists of all numbers of its memory, each once."""
+    return value.numel() * value.element_size() == value.untyped_storage().nbytes() and _is_dense(value)
+
+
+def _is_dense(value: Tensor) -> bool:
+    """Whether no number appears twice: sorted by stride, each dimension begins where the one inside it ends."""
+    expected = 1
+    for stride, size in sorted((s, n) for n, s in zip(value.shape, value.stride(), strict=True) if n > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _derived(memory: _Memory, layout: Layout) -> Owned:
+    """Return the map of a tensor that is none of the known views of its memory."""
+    size, offset, shape, strides = layout
+    flat = _flat(memory, size)
+    return Owned(tidied(flat.as_strided(shape, strides, offset)))
+
+
+def _flat(memory: _Memory, size: int) -> Tensor:
+    """Return the owner of each number of a memory, in order, as numbers of `size` bytes."""
+    own_size, offset, shape, strides = memory.whole
+    owned = memory.maps[memory.whole]
+    if owned.ordered:
+        raise LookupError("the memory of rows in an order that records decide is read by another name")
+    numbers = memory.size // own_size
+    flat = torch.full((numbers,), NONE, dtype=torch.int32)
+    flat.as_strided(shape, strides, offset).copy_(owned.owner)
+    if own_size == size:
+        return flat
+    if own_size > size:
+        return flat.repeat_interleave(own_size // size)
+    return joined_over(flat.unflatten(0, (-1, size // own_size)), [1], mixed=SEVERAL, keepdim=False).clone()
