@@ -44,6 +44,7 @@ INNER: dict[str, dict[str, set[str]]] = {
         **{words: set() for words in ("types", "parameters", "precision")},
         "messages": {"types"},
         "torch_calls": {"types"},
+        "batch_layout": {"messages", "types"},
         "factors": {"precision"},
         "batch_axis": {"types", "torch_calls"},
         "tape": {"factors", "batch_axis", "per_example", "precision", "types", "torch_calls", "messages", "parameters"},

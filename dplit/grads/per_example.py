@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from dplit.grads.factors.base import FactoredGrad, inner, rounded_up
+from dplit.grads.factors.base import FactoredGrad, inner, rounded_up, underflow
 from dplit.grads.factors.ghost_norm import sharing
 from dplit.grads.factors.outer_product import merged_where_cheaper
 from dplit.grads.factors.row_sparse import RowSparseGrad
@@ -84,12 +84,14 @@ class PerExample:
     def _sq_norm(self, name: str) -> Tensor:
         factors = self.factors.get(name, ())
         if not factors:
-            return self._zeros(name, (self.examples,))
+            return self._zeros(name, (self.examples,)).abs()
         terms = sum((grad.sq_norm() for grad in factors[1:]), factors[0].sq_norm())
         if len(factors) == 1:
             return terms
         total = sum((2 * inner(a, b) for a, b in combinations(factors, 2)), terms)
-        return rounded_up(total, terms)
+        kept_in = terms + sum(grad.factors_sq_norm() for grad in factors)
+        numbers = sum(grad.factors_size + grad.size for grad in factors)
+        return rounded_up(total, terms) + underflow(numbers, kept_in)
 
     def _weighted_sum(self, name: str, weights: Tensor, kept: Tensor | None) -> Tensor:
         shape, factors = self.parameters[name].shape, self.factors.get(name, ())

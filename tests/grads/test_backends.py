@@ -64,7 +64,7 @@ def test_a_unit_of_all_examples_has_their_mean(name: str) -> None:
 
 def test_joined_runs_keep_parameters_that_took_no_part() -> None:
     gradients = joined(runs("loop", model(), torch.randn(N, 4).double()))
-    assert torch.equal(gradients.sq_norms()["idle"], torch.zeros(N, dtype=torch.float64))
+    assert (gradients.sq_norms()["idle"] < 1e-300).all()
     assert gradients.weighted_sum(torch.ones(N).double())["idle"].shape == (2,)
 
 

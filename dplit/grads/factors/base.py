@@ -61,6 +61,8 @@ class FactoredGrad(ABC):
     def sq_norm(self) -> Tensor:
         """Return ‖gᵢ‖², shape `(n,)`, in float32 or wider, never below the true value by more than its rounding.
 
+        Squares and products that underflow are allowed for, so that it is above 0 even where all factors are zero.
+
         The built gradient alone does not bound the rounding of `weighted_sum`, which adds up terms that cancel within
         an example together with those of the other examples; hence the allowance of `rounded_up`.
         """
@@ -74,6 +76,15 @@ class FactoredGrad(ABC):
         None where `weighted_sum` adds up what `dense` returns.
         """
         return None
+
+    def factors_sq_norm(self) -> Tensor | float:
+        """Return the sum of the squares of all numbers that each example's gradient is kept in, `(n,)`; 0 if it is built."""
+        return 0.0
+
+    @property
+    def factors_size(self) -> int:
+        """How many numbers one example's gradient is kept in; 0 if it is built."""
+        return 0
 
     def compact(self) -> FactoredGrad:
         """Return the same gradients in the form that costs least to keep."""
@@ -111,7 +122,7 @@ class DenseGrad(FactoredGrad):
     """Gradients that are cheap to keep as they are: of biases, scales and norm weights."""
 
     grads: Tensor
-    """`(n, *s)`"""
+    """`(n, *s)`, real or complex"""
 
     @property
     def examples(self) -> int:
@@ -132,7 +143,8 @@ class DenseGrad(FactoredGrad):
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         grads = flattened(self.grads)
-        return (weights.to(grads.dtype) @ grads).view(self.grads.shape[1:])
+        total, shape = weights.to(grads.dtype) @ grads, self.grads.shape[1:]
+        return torch.view_as_complex(total.view(*shape, 2)) if self.grads.is_complex() else total.view(shape)
 
 
 def inner(a: FactoredGrad, b: FactoredGrad) -> Tensor:
@@ -153,12 +165,38 @@ def wide(x: Tensor) -> Tensor:
 
 
 def sq_norms(x: Tensor) -> Tensor:
-    """Return squared L2 norms over the last dimension, in float32 or wider; long vectors are summed pairwise."""
+    """Return squared L2 norms over the last dimension, in float32 or wider; long vectors are summed pairwise.
+
+    What squares that underflow may have lost is added, so that a product with another squared norm is not too small.
+    """
     x = wide(x)
+    lost = x.shape[-1] * torch.finfo(x.dtype).tiny
     if x.shape[-1] > LONGEST_VECTOR:
-        return x.square().sum(-1)
+        return x.square().sum(-1).add_(lost)
     norms: Tensor = torch.linalg.vector_norm(x, dim=-1)
-    return norms.square()
+    return norms.square_().add_(lost)
+
+
+def product(*sq: Tensor) -> Tensor:
+    """Return the product of squared norms, not too small by underflow."""
+    total = sq[0]
+    for other in sq[1:]:
+        total = (total * other).add_(torch.finfo(total.dtype).tiny)
+    return total
+
+
+def underflow(numbers: int, sq_norm: Tensor) -> Tensor:
+    """Return the most that underflow takes from a sum of products of inner products, such as Σₜₛ ⟨xₜ, xₛ⟩ ⟨bₜ, bₛ⟩.
+
+    Each of the d multiplications and additions of ⟨xₜ, xₛ⟩ may lose the smallest normal number, which is then multiplied
+    by ⟨bₜ, bₛ⟩; and Σₜₛ |⟨bₜ, bₛ⟩| ≤ t Σₜ ‖bₜ‖². The same holds with x and b exchanged. For ordinary numbers this is nothing:
+    1e-26 for a million numbers of size 1.
+
+    Args:
+        numbers: how many numbers x and b are, t·(d + p).
+        sq_norm: `(n,)` the sum of their squares.
+    """
+    return (sq_norm + numbers) * (4 * numbers * torch.finfo(sq_norm.dtype).tiny)
 
 
 def rounded_up(computed: Tensor, terms: Tensor) -> Tensor:
@@ -172,5 +210,6 @@ def rounded_up(computed: Tensor, terms: Tensor) -> Tensor:
 
 
 def flattened(grads: Tensor) -> Tensor:
-    """Return `(n, *s)` gradients as `(n, numbers)`, in float32 or wider."""
-    return wide(grads).reshape(grads.shape[0], math.prod(grads.shape[1:]))
+    """Return `(n, *s)` gradients as `(n, numbers)`, in float32 or wider; a complex number is two numbers."""
+    real = torch.view_as_real(grads.resolve_conj()) if grads.is_complex() else wide(grads)
+    return real.reshape(grads.shape[0], math.prod(real.shape[1:]))

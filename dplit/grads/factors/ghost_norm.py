@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from dplit.grads.factors.base import MAX_INSTANTIATED, rounded_up, sq_norms, wide
+from dplit.grads.factors.base import MAX_INSTANTIATED, product, rounded_up, sq_norms, underflow, wide
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def ghost_is_slower(positions: int, width: int, size: int, device: torch.device)
 
 
 def ghost_sq_norm(x: Tensor, back: Tensor) -> Tensor:
-    """Return Σₜₛ ⟨xᵢₜ, xᵢₛ⟩ ⟨bᵢₜ, bᵢₛ⟩ = ‖Σₜ bᵢₜ xᵢₜᵀ‖², shape `(n,)`, not too small by rounding.
+    """Return Σₜₛ ⟨xᵢₜ, xᵢₛ⟩ ⟨bᵢₜ, bᵢₛ⟩ = ‖Σₜ bᵢₜ xᵢₜᵀ‖², shape `(n,)`, not too small by rounding or underflow.
 
     Both Gram matrices are symmetric, so each pair is computed once: the first half of the positions against the second, then
     each half in the same way.
@@ -71,14 +71,17 @@ def ghost_sq_norm(x: Tensor, back: Tensor) -> Tensor:
         x: `(n, t, d)`.
         back: `(n, t, p)`.
     """
-    n, t, _ = x.shape
+    n, t, d = x.shape
+    numbers = t * (d + back.shape[2])
     if t > MAX_GRAM_POSITIONS:
-        return rounded_up(_ghost_sq_norm_in_blocks(x, back), (sq_norms(x) * sq_norms(back)).sum(1))
+        sq = sq_norms(x), sq_norms(back)
+        total = _ghost_sq_norm_in_blocks(x, back) + underflow(numbers, (sq[0] + sq[1]).sum(1))
+        return rounded_up(total, product(*sq).sum(1))
     step = max(1, MAX_INSTANTIATED // (t * t))
     if step >= n:
-        return rounded_up(*_product(_gram(x), _gram(back)))
+        return _sq_norm_of_grams(_gram(x), _gram(back), numbers)
     runs = [slice(i, i + step) for i in range(0, n, step)]
-    return torch.cat([rounded_up(*_product(_pairs(wide(x[run])), _pairs(wide(back[run])))) for run in runs])
+    return torch.cat([_sq_norm_of_grams(_pairs(wide(x[run])), _pairs(wide(back[run])), numbers) for run in runs])
 
 
 def cross_inner(x: Tensor, back: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -146,13 +149,14 @@ def _pairs(x: Tensor) -> Gram:
     return Gram(off_diagonal, (blocks @ blocks.mT).view(n, -1, t, t))
 
 
-def _product(a: Gram, b: Gram) -> tuple[Tensor, Tensor]:
-    """Return the sum of the products over all pairs (t, s), and over the pairs with t = s alone."""
-    diagonal = _dot(*(v.blocks.diagonal(dim1=2, dim2=3) for v in (a, b)))
+def _sq_norm_of_grams(a: Gram, b: Gram, numbers: int) -> Tensor:
+    """Return the sum of the products over all pairs (t, s), where the Gram matrices are of this many numbers in all."""
+    squares = [v.blocks.diagonal(dim1=2, dim2=3).flatten(1) for v in (a, b)]
     total = _dot(a.blocks, b.blocks)
     for u, v in zip(a.off_diagonal, b.off_diagonal, strict=True):
         total = total + 2 * torch.linalg.vecdot(u, v)
-    return total, diagonal
+    lost = underflow(numbers, (squares[0] + squares[1]).sum(1))
+    return rounded_up(total, _dot(*squares)) + lost
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dplit.grads.factors.base import DenseGrad, FactoredGrad, sq_norms, wide
+from dplit.grads.factors.base import DenseGrad, FactoredGrad, flattened, product, sq_norms, wide
 from dplit.grads.factors.ghost_norm import cross_inner, ghost_is_slower, ghost_sq_norm, scaled
 from dplit.grads.factors.units import Units
 
@@ -55,11 +55,18 @@ class OuterProductGrad(FactoredGrad):
 
     def sq_norm(self) -> Tensor:
         if self.x.shape[1] == 1:
-            return sq_norms(self.x)[:, 0] * sq_norms(self.back)[:, 0]
+            return product(sq_norms(self.x)[:, 0], sq_norms(self.back)[:, 0])
         return super().sq_norm() if self._ghost_is_slower(self.x.shape[1]) else ghost_sq_norm(self.x, self.back)
 
     def terms_sq_norm(self) -> Tensor:
-        return (sq_norms(self.x) * sq_norms(self.back)).sum(1)
+        return product(sq_norms(self.x), sq_norms(self.back)).sum(1)
+
+    def factors_sq_norm(self) -> Tensor:
+        return sq_norms(flattened(self.x)) + sq_norms(flattened(self.back))
+
+    @property
+    def factors_size(self) -> int:
+        return self.x.shape[1] * (self.x.shape[2] + self.back.shape[2])
 
     def compact(self) -> FactoredGrad:
         """Build the gradients now where that is quicker and they are not much larger than what they are built from."""

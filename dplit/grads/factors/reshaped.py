@@ -44,6 +44,13 @@ class ReshapedGrad(FactoredGrad):
     def sq_norm(self) -> Tensor:
         return self.wrapped.sq_norm()
 
+    def factors_sq_norm(self) -> Tensor | float:
+        return self.wrapped.factors_sq_norm()
+
+    @property
+    def factors_size(self) -> int:
+        return self.wrapped.factors_size
+
     def inner_with(self, other: FactoredGrad) -> Tensor | None:
         if isinstance(other, ReshapedGrad) and other.wrapped_shape == self.wrapped_shape:
             return inner(self.wrapped, other.wrapped)

@@ -38,6 +38,13 @@ class RowSparseGrad(FactoredGrad):
     def size(self) -> int:
         return self.rows * self.back.shape[2]
 
+    def factors_sq_norm(self) -> Tensor:
+        return sq_norms(flattened(self.back))
+
+    @property
+    def factors_size(self) -> int:
+        return self.back[:1].numel()
+
     def select(self, index: Tensor | slice) -> RowSparseGrad:
         return RowSparseGrad(self.ids[index], self.back[index], self.rows)
 

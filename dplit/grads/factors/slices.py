@@ -149,6 +149,13 @@ class SlicedGrad(FactoredGrad):
     def sq_norm(self) -> Tensor:
         return self.wrapped.sq_norm()
 
+    def factors_sq_norm(self) -> Tensor | float:
+        return self.wrapped.factors_sq_norm()
+
+    @property
+    def factors_size(self) -> int:
+        return self.wrapped.factors_size
+
     def inner_with(self, other: FactoredGrad) -> Tensor | None:
         if not isinstance(other, SlicedGrad):
             return None

@@ -33,6 +33,13 @@ class VjpGrad(FactoredGrad):
     def select(self, index: Tensor | slice) -> VjpGrad:
         return VjpGrad(self.wrapped.select(index), self.attached, self.parent)
 
+    def factors_sq_norm(self) -> Tensor | float:
+        return self.wrapped.factors_sq_norm()
+
+    @property
+    def factors_size(self) -> int:
+        return self.wrapped.factors_size
+
     def averaged(self, units: Units) -> VjpGrad:
         return VjpGrad(self.wrapped.averaged(units), self.attached, self.parent)
 

@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dplit.grads.factors.base import MAX_INSTANTIATED, FactoredGrad, rounded_up, sq_norms, wide
+from dplit.grads.factors.base import (
+    MAX_INSTANTIATED,
+    FactoredGrad,
+    flattened,
+    product,
+    rounded_up,
+    sq_norms,
+    underflow,
+    wide,
+)
 from dplit.grads.factors.outer_product import OuterProductGrad
 from dplit.grads.rules.linear import record_linear
 from dplit.grads.tape.recorded_function import Context, RecordedFunction
@@ -67,10 +76,19 @@ class BilinearGrad(FactoredGrad):
     def _ghost_norm(self) -> Tensor:
         grams = [wide(v) @ wide(v).mT for v in (self.x, self.z, self.back)]
         gram_product = torch.stack(grams).prod(0).sum((1, 2))
-        return rounded_up(gram_product, self.terms_sq_norm())
+        return rounded_up(gram_product, self.terms_sq_norm()) + underflow(self.factors_size, self.factors_sq_norm())
 
     def terms_sq_norm(self) -> Tensor:
-        return torch.stack([sq_norms(v) for v in (self.x, self.z, self.back)]).prod(0).sum(1)
+        return product(*(sq_norms(v) for v in (self.x, self.z, self.back))).sum(1)
+
+    def factors_sq_norm(self) -> Tensor:
+        """Return their sum, and the products of two: what one Gram matrix loses is multiplied by both others."""
+        x, z, back = (sq_norms(flattened(v)) for v in (self.x, self.z, self.back))
+        return x + z + back + product(x, z) + product(x, back) + product(z, back)
+
+    @property
+    def factors_size(self) -> int:
+        return sum(v[:1].numel() for v in (self.x, self.z, self.back))
 
     def inner_with(self, other: FactoredGrad) -> Tensor | None:
         if not isinstance(other, BilinearGrad) or self.x.shape[1] * other.x.shape[1] * self.examples > MAX_INSTANTIATED:

@@ -12,7 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dplit.grads.factors.base import MAX_INSTANTIATED, DenseGrad, FactoredGrad, inner, rounded_up, wide
+from dplit.grads.factors.base import (
+    MAX_INSTANTIATED,
+    DenseGrad,
+    FactoredGrad,
+    flattened,
+    inner,
+    rounded_up,
+    sq_norms,
+    underflow,
+    wide,
+)
 from dplit.grads.factors.ghost_norm import ghost_is_slower
 from dplit.grads.factors.outer_product import MAX_KEPT_RATIO
 from dplit.grads.rules.matmul import BatchedOuterProductGrad
@@ -177,7 +187,19 @@ class ConvGrad(FactoredGrad):
         squares = [
             self.geometry.gradients(b, a, like, (False, True, False))[1].sum() for a, b in zip(x, back, strict=True)
         ]
-        return torch.stack(squares) if squares else x.new_zeros(0)
+        terms = torch.stack(squares) if squares else x.new_zeros(0)
+        return terms + underflow(self._products(), x.flatten(1).sum(1) + back.flatten(1).sum(1))
+
+    def factors_sq_norm(self) -> Tensor:
+        return sq_norms(flattened(self.x)) + sq_norms(flattened(self.back))
+
+    @property
+    def factors_size(self) -> int:
+        return self.x[:1].numel() + self.back[:1].numel()
+
+    def _products(self) -> int:
+        """How many numbers an example is kept in, each pixel counted in every window that may hold it."""
+        return self.factors_size * math.prod(self.geometry.kernel)
 
     def _sq_norm_by_pixels(self) -> Tensor:
         """Return ‖gᵢ‖² from the Gram matrix of pixels: that of windows is the sum of its shifts, one for each kernel element."""
@@ -189,10 +211,11 @@ class ConvGrad(FactoredGrad):
         shifts = [pixel_gram[:, *seen, *seen] for seen in self.geometry.offsets(positions)]
         windows = sum(shifts[1:], shifts[0]).flatten(1)
         grams = back.flatten(2).mT @ back.flatten(2)
-        diagonals = (v.view(len(x), *[math.prod(positions)] * 2).diagonal(dim1=1, dim2=2) for v in (windows, grams))
+        diagonals = [v.view(len(x), *[math.prod(positions)] * 2).diagonal(dim1=1, dim2=2) for v in (windows, grams)]
         terms = torch.linalg.vecdot(*diagonals)
         total = torch.linalg.vecdot(windows, grams.flatten(1))
-        return rounded_up(*(v.view(n, groups).sum(1) for v in (total, terms)))
+        lost = underflow(self._products(), diagonals[0].sum(1) + diagonals[1].sum(1))
+        return rounded_up(*(v.view(n, groups).sum(1) for v in (total + lost, terms)))
 
     def inner_with(self, other: FactoredGrad) -> Tensor | None:
         if (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dplit.grads.factors.base import FactoredGrad, wide
+from dplit.grads.factors.base import FactoredGrad, flattened, sq_norms, wide
 from dplit.grads.factors.outer_product import OuterProductGrad
 from dplit.grads.factors.rows import row_per_example_grad
 from dplit.grads.rules.linear import record_linear
@@ -56,6 +56,13 @@ class BatchedOuterProductGrad(FactoredGrad):
 
     def sq_norm(self) -> Tensor:
         return self._folded().sq_norm().view(self.x.shape[:2]).sum(1)
+
+    def factors_sq_norm(self) -> Tensor:
+        return sq_norms(flattened(self.x)) + sq_norms(flattened(self.back))
+
+    @property
+    def factors_size(self) -> int:
+        return self.x[:1].numel() + self.back[:1].numel()
 
     def inner_with(self, other: FactoredGrad) -> Tensor | None:
         if not isinstance(other, BatchedOuterProductGrad):

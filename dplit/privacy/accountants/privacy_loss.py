@@ -69,25 +69,30 @@ class Loss(PrivacyRandomVariable):  # type: ignore[misc]
 
     @cached_property
     def _grid(self) -> tuple[Array, Array]:
-        """Nodes y and log-weights of an integral over Q.
+        """Nodes y and log-weights of an integral over Q."""
+        return self._grid_up_to(_REACH)
+
+    def _grid_up_to(self, peak: float) -> tuple[Array, Array]:
+        """Nodes y and log-weights of an integral over Q whose integrand peaks at u ≤ `peak` standard deviations.
 
         The trapezoid rule converges like exp(-2πa/step) for an integrand analytic within a of the real line; here
         a = πσ standard deviations, so a step of min(1, σ)/4 leaves nothing to see.
         """
-        reach, step = _REACH + 10 + 1 / self.noise_multiplier, min(1.0, self.noise_multiplier) / 4
-        u = np.arange(-reach, reach, step)
+        room, step = 10 + 1 / self.noise_multiplier, min(1.0, self.noise_multiplier) / 4
+        u = np.arange(-_REACH - room, peak + room, step)
         ratio = u / self.noise_multiplier - 1 / (2 * self.noise_multiplier**2)
         rest = math.log1p(-self.rate) if self.rate < 1 else -math.inf
         return np.logaddexp(rest, math.log(self.rate) + ratio), -u * u / 2 + math.log(step / math.sqrt(2 * math.pi))
 
     @property
     def largest_order(self) -> float:
-        """The largest λ that `log_mgf` can answer: the integrand's peak, at u ≤ (λ+1)/σ, stays on the grid."""
+        """The largest λ that `log_mgf` answers on its usual grid: the integrand's peak, at u ≤ (λ+1)/σ, stays on it."""
         return _REACH * self.noise_multiplier
 
     def log_mgf(self, orders: Array) -> Array:
         """Return log E e^(λ · loss) for `orders` λ of shape (k,); equals (α-1) times the Rényi divergence, α = λ+1."""
-        y, weight = self._grid
+        largest = float(orders.max(initial=0.0))
+        y, weight = self._grid if largest <= self.largest_order else self._grid_up_to(largest / self.noise_multiplier)
         return np.array([log_sum_exp((self.sign * order + self.tilt) * y + weight) for order in orders])
 
     def clipped_mean(self, low: float, high: float) -> float:

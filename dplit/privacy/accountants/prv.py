@@ -74,20 +74,25 @@ def _bound(composition: tuple[Part, ...], delta: float) -> Bound:
     renyi = upper_epsilon(composition, delta)
     if composition[0].rate == 1:
         return gaussian_epsilon(composition[0].noise_multiplier, delta)
-    try:
-        lower, estimate, upper = _certified(composition, delta, renyi)
-    except _Unresolved:
-        return Bound(0.0, renyi, renyi)
-    return Bound(lower, min(estimate, renyi), min(upper, renyi))
+    for small in (None, delta):
+        try:
+            lower, estimate, upper = _certified(composition, delta, renyi, small)
+        except _Unresolved:
+            continue
+        return Bound(lower, min(estimate, renyi), min(upper, renyi))
+    return Bound(0.0, renyi, renyi)
 
 
-def _certified(composition: tuple[Part, ...], delta: float, guess: float) -> Bound:
-    """Compose both directions, with a mesh first scaled to `guess`, then to the answer where that is much smaller."""
+def _certified(composition: tuple[Part, ...], delta: float, guess: float, small: float | None = None) -> Bound:
+    """Compose both directions, with a mesh first scaled to `guess`, then to the answer where that is much smaller.
+
+    Losses are tilted by the usual orders, or by those for a very small δ.
+    """
     if not has_moments(composition):
         raise _Unresolved
-    both = [moments(kind, composition) for kind in DIRECTIONS]
+    both = [moments(kind, composition, small) for kind in DIRECTIONS]
     for _ in range(3):
-        meshes = [_mesh(direction, composition, delta, guess) for direction in both]
+        meshes = [_mesh(direction, both, delta, guess) for direction in both]
         bound = _larger([_composed(direction, mesh, delta) for direction, mesh in zip(both, meshes, strict=True)])
         resolved = all(d.resolves(delta, bound.estimate, mesh.tilt) for d, mesh in zip(both, meshes, strict=True))
         finest = max(mesh.error for mesh in meshes) > 1.01 * _MESH * guess
@@ -116,7 +121,7 @@ class _Mesh(NamedTuple):
     """Order of the exponential tilt."""
 
 
-def _mesh(direction: Moments, composition: Sequence[Part], delta: float, guess: float) -> _Mesh:
+def _mesh(direction: Moments, both: Sequence[Moments], delta: float, guess: float) -> _Mesh:
     """Choose a mesh for an ε of about `guess`.
 
     Of k parts, 2k - 1 sums are formed, each of which may leave the mesh or be moved too far, and each part is
@@ -124,7 +129,7 @@ def _mesh(direction: Moments, composition: Sequence[Part], delta: float, guess: 
     one direction lies under the upper tail of the other: P(S ≤ -L) = E' e^(-S') [S' ≥ L] ≤ P'(S' ≥ L).
     """
     share, tilt = _SPARE * delta / (16 * len(direction.losses)), direction.tilt(delta, guess)
-    tails = [moments(kind, composition).reach(share, 0.0) for kind in (Remove, Add)]
+    tails = [either.reach(share, 0.0) for either in both]
     reach = max(direction.reach(share, tilt), *tails) + _MESH * guess
     spread = math.sqrt(sum(direction.times) * -math.log(share) / 2)
     width = max(_MESH * guess / spread, 2.5 * reach / _LARGEST_MESH)

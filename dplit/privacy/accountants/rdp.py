@@ -19,6 +19,12 @@ from dplit.privacy.events import joint
 DIRECTIONS: tuple[type[Loss], ...] = (Remove, Add)
 
 _ORDERS = 200
+_BETWEEN = 20
+"""Orders tried between the neighbours of the best one."""
+_CLOSE = 1.1
+"""Neighbours whose ratio is at most this are close enough."""
+_FURTHER = (4.0, 16.0)
+"""How much further the orders go, step by step, where the best one is among the last."""
 _ROUNDING_ROOM = 14.0
 """Undoing a tilt may multiply float64's rounding by e^14 δ; by e^28 δ is the most that is accepted afterwards."""
 _TILTED_ROOM = 12.0
@@ -48,9 +54,30 @@ class Moments:
 
     def epsilon(self, delta: float) -> float:
         """Return an upper bound on ε: Canonne, Kamath and Steinke 2020, arXiv:2004.00010, proposition 12."""
+        between = self._around_the_best(delta)
+        return max(float(self._epsilons(delta).min()), 0.0) if between is None else between.epsilon(delta)
+
+    def _around_the_best(self, delta: float) -> Moments | None:
+        """Return the moments at orders between the neighbours of the best one; None where those at hand are close enough.
+
+        An ε can rise steeply from one order to the next, where a single draw that holds the record would be costly.
+        """
+        best = int(self._epsilons(delta).argmin())
+        low, high = self.orders[max(best - 1, 0)], self.orders[min(best + 1, len(self.orders) - 1)]
+        if high <= _CLOSE * low:
+            return None
+        orders = np.geomspace(low, high, _BETWEEN)
+        return Moments(self.losses, self.times, orders, np.array([loss.log_mgf(orders) for loss in self.losses]))
+
+    def has_the_best_order(self, delta: float) -> bool:
+        """Whether ε would be no smaller at larger orders: its least value is not among the last twelfth of them."""
+        return bool(self._epsilons(delta).argmin() < len(self.orders) - _ORDERS // 12)
+
+    def _epsilons(self, delta: float) -> Array:
+        """Return the bound on ε of each order, shape (k,)."""
         alpha = self.orders + 1
-        bounds = (self.total - math.log(delta) - np.log(alpha)) / self.orders + np.log1p(-1 / alpha)
-        return max(float(bounds.min()), 0.0)
+        bounds: Array = (self.total - math.log(delta) - np.log(alpha)) / self.orders + np.log1p(-1 / alpha)
+        return bounds
 
     def tilt(self, delta: float, eps: float) -> float:
         """Return the smallest order λ ≥ 0 at which S, tilted by e^(λS), resolves `delta` at `eps` in float64.
@@ -84,20 +111,37 @@ class Moments:
 
 
 @lru_cache(maxsize=256)
-def _log_mgf(loss: Loss, largest: float) -> Array:
-    return loss.log_mgf(_orders(largest))
+def _log_mgf(loss: Loss, largest: float, further: float = 1.0) -> Array:
+    return loss.log_mgf(_orders(largest, further))
 
 
-def _orders(largest: float) -> Array:
-    return np.geomspace(1e-8, largest, _ORDERS)
+def _orders(largest: float, further: float = 1.0) -> Array:
+    """Return orders up to `largest`, and on from there to `further` times as many."""
+    usual = np.geomspace(1e-8, largest, _ORDERS)
+    return usual if further == 1 else np.append(usual, np.geomspace(largest, further * largest, _ORDERS // 2)[1:])
 
 
-def moments(kind: type[Loss], composition: Sequence[Part]) -> Moments:
-    """Return the moments of all losses of one direction; `kind` is `Remove` or `Add`."""
+def moments(kind: type[Loss], composition: Sequence[Part], delta: float | None = None) -> Moments:
+    """Return the moments of all losses of one direction, at the usual orders or those among which is the best for `delta`.
+
+    Args:
+        kind: `Remove` or `Add`.
+        composition: what was released.
+        delta: the smaller it is, and the less a record is drawn, the larger is the best order.
+    """
+    found = _moments(kind, composition)
+    for further in _FURTHER:
+        if delta is None or found.has_the_best_order(delta):
+            break
+        found = _moments(kind, composition, further)
+    return found
+
+
+def _moments(kind: type[Loss], composition: Sequence[Part], further: float = 1.0) -> Moments:
     losses = tuple(kind(rate, noise) for rate, noise, _ in composition)
     largest = min(loss.largest_order for loss in losses)
-    each = np.array([_log_mgf(loss, largest) for loss in losses])
-    return Moments(losses, tuple(times for _, _, times in composition), _orders(largest), each)
+    each = np.array([_log_mgf(loss, largest, further) for loss in losses])
+    return Moments(losses, tuple(times for _, _, times in composition), _orders(largest, further), each)
 
 
 class RDP(Accountant):
@@ -132,7 +176,7 @@ def upper_epsilon(composition: Sequence[Part], delta: float) -> float:
     unsampled = joint(part.noise_multiplier / math.sqrt(part.times) for part in composition)
     bound = gaussian_epsilon(unsampled, delta)
     if has_moments(composition):
-        renyi = max(moments(direction, composition).epsilon(delta) for direction in DIRECTIONS)
+        renyi = max(moments(direction, composition, delta).epsilon(delta) for direction in DIRECTIONS)
         bound = bound._replace(upper=min(bound.upper, renyi))
     return finite(bound, delta).upper
 

@@ -242,3 +242,15 @@ def test_a_typical_call_is_fast():
     start = time.perf_counter()
     epsilon([(draw(0.01, 1.0), 1000)], 1e-5)
     assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "times", "delta"), [(250 / 750_000, 4.0, 10_000, 1e-14), (250 / 750_000, 4.0, 10_000, 1e-18)]
+)
+def test_a_very_small_delta_is_resolved_or_no_wider_than_renyi(rate, noise, times, delta):
+    """Computed by the other library with orders up to 2499: .11036 and .14662."""
+    composition = [(draw(rate, noise), times)]
+    bound = epsilon(composition, delta)
+    assert bound.upper <= rdp.upper_epsilon(prv.parts(composition), delta)
+    assert bound.upper <= {1e-14: 0.11036, 1e-18: 0.14663}[delta]
+    assert 0 < bound.lower <= bound.estimate <= bound.upper

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from dp_accounting import dp_event
 from dp_accounting.rdp import RdpAccountant
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dplit.privacy import Gaussian, Sampled
 from dplit.privacy.accountants import rdp
@@ -81,3 +83,45 @@ def test_the_larger_direction_counts(monkeypatch):
     both = [moments(kind, composition).epsilon(1e-5) for kind in (Remove, Add)]
     assert upper_epsilon(composition, 1e-5) == max(both)
     assert both[0] != both[1]
+
+
+def law_no_wider_than_the_other_library_at_small_delta(rate, noise, times, delta):
+    """The other library with four times as many orders as can be the best; both are certified, so ours may be smaller."""
+    largest = int(16 * noise * (noise * max(1.0, -math.log(rate)) + 10)) + 16
+    accountant = RdpAccountant(np.unique(np.geomspace(2, largest, 150).astype(int)).tolist())
+    accountant.compose(dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(noise)), times)
+    upper = RDP().epsilon([(Sampled(rate, [Gaussian(noise)]), times)], delta).upper
+    assert upper <= 1.005 * accountant.get_epsilon(delta) + 1e-6
+
+
+SMALL_DELTA = [(250 / 750_000, 4.0, 10_000, 1e-14), (1e-4, 8.0, 1000, 1e-18), (1e-3, 2.0, 1000, 1e-12)]
+
+
+@pytest.mark.parametrize(("rate", "noise", "times", "delta"), SMALL_DELTA)
+def test_no_wider_than_the_other_library_at_small_delta(rate, noise, times, delta):
+    law_no_wider_than_the_other_library_at_small_delta(rate, noise, times, delta)
+
+
+@given(
+    rate=st.floats(-5, -0.7).map(lambda x: 10**x),
+    noise=st.floats(-0.3, 1.0).map(lambda x: 10**x),
+    times=st.integers(1, 20_000),
+    delta=st.floats(-18, -6).map(lambda x: 10**x),
+)
+@settings(max_examples=15, deadline=None)
+def test_no_wider_than_the_other_library_at_random(rate, noise, times, delta):
+    law_no_wider_than_the_other_library_at_small_delta(rate, noise, times, delta)
+
+
+def test_mutant_orders_that_end_early_are_caught(monkeypatch):
+    monkeypatch.setattr(rdp, "_FURTHER", ())
+    for case in SMALL_DELTA[:2]:
+        with pytest.raises(AssertionError):
+            law_no_wider_than_the_other_library_at_small_delta(*case)
+
+
+def test_usual_orders_do_in_the_usual_range():
+    """No more is computed where the best order is among the usual ones."""
+    composition = parts([(Sampled(0.01, [Gaussian(1.0)]), 1000)])
+    assert len(moments(Remove, composition, 1e-5).orders) == len(moments(Remove, composition).orders)
+    assert moments(Remove, composition, 1e-5).has_the_best_order(1e-5)
