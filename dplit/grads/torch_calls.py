@@ -25,3 +25,18 @@ def tensors(args: Iterable[object], kwargs: Kwargs) -> list[Tensor]:
         elif isinstance(value, dict):
             collected += tensors((), value)
     return collected
+
+
+def is_in_place(operation: TorchFunction) -> bool:
+    """Whether a function writes to its first argument, by its name: `add_`, `+=` or `x[...] = `."""
+    name: str = getattr(operation, "__name__", "")
+    return name in _WRITES or (name.endswith("_") and not name.endswith("__"))
+
+
+_WRITES = frozenset(
+    f"__{name}__"
+    for name in (
+        "setitem",
+        *(f"i{op}" for op in ["add", "sub", "mul", "div", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"]),
+    )
+)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dplit.grads.batch_axis.row_slots import most_rows, rows_to_slots, slots_to_rows
+
 
 class BatchAxis(ABC):
     """Where the n examples of an activation are, if not outermost: how to bring them there and back."""
@@ -67,26 +69,13 @@ class RowOwners(BatchAxis):
     """n."""
 
     def outermost(self, x: Tensor) -> Tensor:
-        slot, most = self._slots()
-        filled = x.new_zeros(self.examples * most, *x.shape[1:]).index_copy(0, slot, x)
-        split: Tensor = filled.unflatten(0, (self.examples, most))
-        return split
+        return rows_to_slots(x, self.owner, self.examples, most_rows(self.owner, self.examples))
 
     def restored(self, y: Tensor) -> Tensor:
-        return y.flatten(0, 1).index_select(0, self._slots()[0])
+        return slots_to_rows(y, self.owner)
 
     def broadcast(self, p: Tensor, dim: int) -> Tensor | None:
         return p if p.dim() < dim or p.shape[0] == 1 else None
-
-    def _slots(self) -> tuple[Tensor, int]:
-        """Return which row of the flattened `(n, most)` each row goes to, `(m,)`, and `most`."""
-        counts = torch.bincount(self.owner, minlength=self.examples)
-        order = self.owner.argsort(stable=True)
-        starts = (counts.cumsum(0) - counts)[self.owner[order]]
-        rank = torch.empty_like(order)
-        rank[order] = torch.arange(len(order), device=order.device) - starts
-        most = max(1, int(counts.max()))
-        return self.owner * most + rank, most
 
 
 @dataclass(frozen=True)

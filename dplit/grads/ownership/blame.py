@@ -13,6 +13,7 @@ import torch
 
 _TORCH = str(Path(torch.__file__).parent)
 _DPLIT = str(Path(__file__).parents[2])
+_HERE = str(Path(__file__).parent)
 _STANDARD = sysconfig.get_path("stdlib")
 _INSTALLED = sysconfig.get_path("purelib")
 
@@ -51,6 +52,12 @@ def place() -> Place:
     return Place(frame.f_code.co_filename, frame.f_lineno)
 
 
+def is_own() -> bool:
+    """Whether the present operation was asked for by dplit itself, such as the tape's bookkeeping."""
+    file = next((f.f_code.co_filename for f in _frames() if not f.f_code.co_filename.startswith(_TORCH)), "")
+    return file.startswith(_DPLIT)
+
+
 def trail() -> tuple[Place, ...]:
     """Return the lines outside of torch and dplit that lead to the present operation, innermost first."""
     return tuple(Place(frame.f_code.co_filename, frame.f_lineno) for frame in _frames() if not _is_inside(frame.f_code))
@@ -66,7 +73,10 @@ def short(file: str) -> str:
 
 
 def _frames() -> Iterator[FrameType]:
+    """Yield the frames that lead to the present operation, innermost first, without those that follow it."""
     frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back
     while frame is not None:
         yield frame
         frame = frame.f_back

@@ -23,6 +23,7 @@ class Call:
         maps: owner maps of the tensors among the arguments, by identity; constants are left out.
         results: the tensors it returned, in order.
         mixed: what an owner map says of numbers at which this operation mixed examples.
+        examples: n.
     """
 
     operation: OpOverload
@@ -30,6 +31,7 @@ class Call:
     maps: Mapping[int, Owned]
     results: list[Tensor]
     mixed: int
+    examples: int
     why: str = ""
     """Said in the message where this operation mixes."""
     conditional: bool = False

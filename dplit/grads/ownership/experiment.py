@@ -99,7 +99,9 @@ def _drawn(like: Tensor, seed: int, tame: bool) -> Tensor:
     if like.dtype == torch.bool:
         return (torch.rand(like.shape, generator=generator) < 0.5).to(like.device)
     if like.is_complex():
-        drawn = torch.complex(torch.randn(like.shape, generator=generator), torch.randn(like.shape, generator=generator))
+        drawn = torch.complex(
+            torch.randn(like.shape, generator=generator), torch.randn(like.shape, generator=generator)
+        )
         return drawn.to(like.dtype).to(like.device)
     if not like.dtype.is_floating_point:
         own = like.detach().cpu().unique() if like.numel() else torch.zeros(1, dtype=like.dtype)

@@ -56,10 +56,12 @@ class SortedKeys:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rows have each key, or running totals of that."""
+    """How many rows have each key, or running totals of that: from totals and a place, the key of the row in the place follows."""
 
     keys: Hashable
     """What tells the tensor of keys; rows sorted by it are in the order `("sorted", keys)`."""
+    rows: Owned | None = None
+    """The map of the sorted keys, where they were counted."""
 
 
 Meaning = Positions | Columns | Ranks | SortedKeys | Counts | None
@@ -198,7 +200,11 @@ def reshaped(owner: Tensor, shape: Sequence[int]) -> Tensor:
     small = compact(owner)
     # From the last group to the first, so that the dimensions before it keep their numbers.
     for source, target in reversed(_groups(owner.shape, shape)):
-        before, here, after = small.shape[: source[0]], small.shape[source[0] : source[-1] + 1], small.shape[source[-1] + 1 :]
+        before, here, after = (
+            small.shape[: source[0]],
+            small.shape[source[0] : source[-1] + 1],
+            small.shape[source[-1] + 1 :],
+        )
         sizes = [1] * len(target)
         if any(size != 1 for size in here):
             small = small.expand(*before, *(owner.shape[d] for d in source), *after)

@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dplit.grads.ownership import experiment, registry
-from dplit.grads.ownership.blame import Blame, place
+from dplit.grads.ownership.blame import Blame, is_own, place
 from dplit.grads.ownership.call import Call, tensors_of
 from dplit.grads.ownership.owner_map import NONE, SEVERAL, Owned, compact, constant, first_pair, of_dim, tidied
 from dplit.grads.ownership.python_reads import READS_VALUE, FunctionReads, Read
@@ -22,7 +22,9 @@ from dplit.grads.types import Result
 
 registry.load()
 
-VIEWS_BY_MEMORY = frozenset(f"aten::{name}" for name in ("as_strided", "as_strided_", "squeeze_", "unsqueeze_", "t_", "transpose_"))
+VIEWS_BY_MEMORY = frozenset(
+    f"aten::{name}" for name in ("as_strided", "as_strided_", "squeeze_", "unsqueeze_", "t_", "transpose_")
+)
 """Operations that show known memory under other sizes and strides, perhaps in place of the former ones."""
 
 
@@ -60,6 +62,7 @@ class Ownership(TorchDispatchMode):
         self.blames: list[Blame] = []
         self.reads: list[Read] = []
         self.conditional = False
+        self.python_data = False
         self.memory = StorageOwners()
         self._function_reads = FunctionReads(self)
 
@@ -89,6 +92,20 @@ class Ownership(TorchDispatchMode):
         """Note that row i of a tensor of n rows is example i's."""
         self.own(value, of_dim(value.shape, 0, torch.arange(self.examples)))
 
+    def own_python_data(self, value: Tensor) -> None:
+        """Note that a tensor was made by Python of data that were no tensors: row i is example i's if there are n of them."""
+        if value.dim() and len(value) == self.examples:
+            self.own_rows(value)
+        else:
+            self.own_unknown(value, f"a tensor of shape {tuple(value.shape)} that Python made of the batch's own lists")
+
+    def own_unknown(self, value: Tensor, what: str, why: str = "") -> None:
+        """Note that it is not known whose the numbers of a tensor are, so that it must not be used."""
+        self.blames.append(
+            Blame(what, place(), None, why or "whose its numbers are is not known; make it in the collate function")
+        )
+        self.own(value, Owned(torch.tensor(SEVERAL - len(self.blames) + 1, dtype=torch.int32).expand(value.shape)))
+
     def of(self, value: Tensor) -> Owned:
         """Return the owner map of a tensor."""
         return self.memory.of(value) or constant(value.shape)
@@ -106,15 +123,16 @@ class Ownership(TorchDispatchMode):
         owned = self.of(value)
         if owned.is_constant:
             return None
-        if value.dim() == 0 or len(value) != self.examples or owned.ordered:
+        if value.dim() == 0 or len(value) != self.examples or any(order is not None for order in owned.orders[1:]):
             code = int(compact(owned.owner).min()) if owned.owner.numel() else NONE
             return 0, self.blame(code)
         rows = owned.owner.reshape(self.examples, -1) if value.dim() == 1 else _rows(owned.owner)
         own = torch.arange(self.examples, dtype=torch.int32)[:, None]
-        wrong = (rows != own) & (rows != NONE)
-        if not bool(wrong.any()):
+        allowed = (rows == own) | ((rows == NONE) & (owned.orders[0] is None))
+        self.conditional |= owned.ordered
+        if bool(allowed.all()):
             return None
-        i, k = (int(v) for v in wrong.nonzero()[0])
+        i, k = (int(v) for v in (~allowed).nonzero()[0])
         return i, self.blame(int(rows[i, k]))
 
     def blame(self, code: int) -> Blame | None:
@@ -142,14 +160,14 @@ class Ownership(TorchDispatchMode):
         maps = {id(t): owned for t in given if (owned := self._before(t)) is not None}
         depends = any(not owned.is_constant for owned in maps.values())
         name = func._schema.name.split("::")[1]
-        if depends and name in READS_VALUE:
-            self.reads.append(Read(place(), name))
+        if depends and name in READS_VALUE and not is_own():
+            self._function_reads.note(name)
         rule = registry.rule_of(name) or (registry.POINTWISE if torch.Tag.pointwise in func.tags else None)
         written = [v for a, v in zip(func._schema.arguments, arguments.values(), strict=True) if _is_written(a)]
         untouched = _copied(arguments) if depends and rule is None else None
         result = func(*args, **kwargs)
         if depends or name in registry.MAKES_CONSTANTS:
-            call = Call(func, arguments, maps, list(tensors_of(result)), SEVERAL - len(self.blames))
+            call = Call(func, arguments, maps, list(tensors_of(result)), SEVERAL - len(self.blames), self.examples)
             self._note(call, rule, untouched, list(tensors_of(written)))
         elif maps:
             for value in tensors_of(written):
@@ -184,9 +202,7 @@ class Ownership(TorchDispatchMode):
                 self.memory.write(value, owned, call.mixed)
                 self._note_mixing(call, owned)
 
-    def _found(
-        self, call: Call, rule: registry.OwnerRule | None, untouched: Mapping[str, Any] | None
-    ) -> list[Owned]:
+    def _found(self, call: Call, rule: registry.OwnerRule | None, untouched: Mapping[str, Any] | None) -> list[Owned]:
         try:
             if rule is None:
                 assert untouched is not None

@@ -37,7 +37,9 @@ class _GroupedMM(RecordedFunction):
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, None
         grad = F.grouped_mm(back, weight.mT, offs=offs)
-        return grad.masked_fill(torch.arange(len(x), device=x.device)[:, None] >= rows, 0), None, None, None, None
+        if rows < len(x):
+            grad = grad.masked_fill(torch.arange(len(x), device=x.device)[:, None] >= rows, 0)
+        return grad, None, None, None, None
 
 
 @rule(F.grouped_mm, torch._grouped_mm, any_batch_axis=True)

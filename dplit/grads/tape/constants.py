@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,10 +11,18 @@ from torch import Tensor
 from dplit.grads.types import Result, TorchFunction
 
 READS_VALUES = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, torch.frombuffer})
-"""Operations that bring in values from outside torch; the tape takes them for data."""
+"""Operations that bring in values from outside torch."""
 
 DRAWS_RANDOM = frozenset({torch.rand, torch.randn, torch.randint, torch.normal, torch.empty})
-"""Operations whose result is data (a latent vector for each example, say) if it has the examples outermost."""
+"""Operations that draw numbers of given sizes."""
+
+
+class Makes(Protocol):
+    """What decides whether an operation without data makes some."""
+
+    examples: int
+    random_rows: bool
+    python_data: bool
 
 
 class Constants:
@@ -35,8 +44,14 @@ class Constants:
         return ref is not None and ref() is value
 
 
-def makes_data(operation: TorchFunction, result: Result, examples: int) -> bool:
-    """Whether an operation on constants alone, or on no tensors, makes data."""
-    if operation in DRAWS_RANDOM and isinstance(result, Tensor):
-        return result.dim() > 0 and result.shape[0] > 0 and result.shape[0] % examples == 0
-    return operation in READS_VALUES
+def makes_data(operation: TorchFunction, result: Result, step: Makes) -> bool:
+    """Whether an operation on constants alone, or on no tensors, makes data: rows of which each is an example's.
+
+    What has no data among its ancestors belongs to no example. The exceptions have n rows exactly: random numbers, such as a latent
+    vector for each example, as long as nothing shows that they are for all; and what Python makes of a batch's own lists.
+    """
+    if operation in DRAWS_RANDOM:
+        makes = step.random_rows
+    else:
+        makes = operation in READS_VALUES and step.python_data
+    return makes and isinstance(result, Tensor) and result.dim() > 0 and len(result) == step.examples

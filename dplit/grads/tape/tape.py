@@ -23,9 +23,10 @@ from dplit.grads.per_example import PerExample
 from dplit.grads.precision import full_precision, rounding_settings
 from dplit.grads.tape import registry
 from dplit.grads.tape.constants import Constants, makes_data
+from dplit.grads.tape.path import Path
 from dplit.grads.tape.torch_functions import without_override_check
 from dplit.grads.tape.tracked import DerivedTensor, Tracked, TrackedParameter
-from dplit.grads.torch_calls import tensors
+from dplit.grads.torch_calls import is_in_place, tensors
 from dplit.grads.types import Args, Kwargs, Result, TorchFunction
 
 registry.load()
@@ -43,6 +44,10 @@ class Tape(TorchFunctionMode):
         module: its trainable parameters are tracked; frozen parameters and buffers are constants.
         examples: n, the number of examples in the batch. Activations have them in their first dimension, either alone or
             flattened with other dimensions, the examples outermost.
+        random_rows: whether row i of random numbers that are drawn in n rows is taken for example i's. If not, they are
+            constants, which is always exact; what is computed from them and parameters alone then costs a backward for
+            each example.
+        python_data: whether the batch holds data that are no tensors, from which the model makes some.
 
     Raises:
         ConfigurationError: `examples` is less than 1.
@@ -62,7 +67,9 @@ class Tape(TorchFunctionMode):
     Source: one-pass ghost clipping, Li et al. 2022, arXiv:2110.05679; Bu et al. 2023, arXiv:2210.00038.
     """
 
-    def __init__(self, module: nn.Module, examples: int) -> None:
+    def __init__(
+        self, module: nn.Module, examples: int, *, random_rows: bool = True, python_data: bool = False
+    ) -> None:
         super().__init__()
         if examples < 1:
             raise ConfigurationError(f"examples={examples}: a tape records at least one example")
@@ -70,7 +77,10 @@ class Tape(TorchFunctionMode):
         self._parameters: dict[str, nn.Parameter] = {}
         self._constants = Constants()
         self._axes = BatchAxes(examples)
+        self.random_rows = random_rows
+        self.python_data = python_data
         self._learn(module)
+        self.path = Path(examples, self._parameters.values())
         self._tracked: dict[int, Tracked] = {id(p): TrackedParameter(p, name) for name, p in self._parameters.items()}
         self._recorded: list[tuple[Tracked, FactoredGrad]] = []
         self._spent = self._recording = False
@@ -88,6 +98,14 @@ class Tape(TorchFunctionMode):
             for value in (*submodule._buffers.values(), *vars(submodule).values()):
                 if type(value) is Tensor:
                     self._constants.add(value)
+
+    def know_constant(self, value: Tensor) -> None:
+        """Note that a tensor of the batch is the same for all examples."""
+        self._constants.add(value)
+
+    def know_axis(self, value: Tensor, axis: BatchAxis) -> None:
+        """Note where the examples are in a tensor of the batch that has not one row for each."""
+        self._axes.put(value, axis)
 
     # -- what rules call ---------------------------------------------------------------------------------------
 
@@ -217,7 +235,14 @@ class Tape(TorchFunctionMode):
         self, func: TorchFunction, types: Collection[type], args: Args = (), kwargs: Kwargs | None = None
     ) -> Result:
         """Send an operation to its rule if a tracked tensor is among its arguments."""
-        kwargs = kwargs or {}
+        result = self._apply(func, args, kwargs or {})
+        if self.examples > 1:
+            self.path.note(
+                func, args, kwargs or {}, (result,) if isinstance(result, Tensor) else tensors((result,), {})
+            )
+        return result
+
+    def _apply(self, func: TorchFunction, args: Args, kwargs: Kwargs) -> Result:
         if self._recording and func is torch.autograd.backward:
             return self._run_recorded(func, *args, **kwargs)
         given = tensors(args, kwargs)
@@ -227,7 +252,7 @@ class Tape(TorchFunctionMode):
                 tracked[id(t)] = self._detached_copies[id(t)][1]
         if not any(id(t) in tracked for t in given):
             result = func(*args, **kwargs)
-            if makes_data(func, result, self.examples):
+            if makes_data(func, result, self):
                 return result
             return self._note_result(func, args, kwargs, result, given)
         if self._recording and func is Tensor.detach:
@@ -279,6 +304,8 @@ class Tape(TorchFunctionMode):
 
     def _derive(self, operation: TorchFunction, args: Args, kwargs: Kwargs) -> Result:
         """Apply an operation to tracked tensors and constants alone, and track the tensors that it returns."""
+        if args and self.tracked(args[0]) and is_in_place(operation):
+            return self._derive_in_place(operation, args, kwargs)
         with saved_tensors_hooks(_unchanged, _unchanged):
             result = operation(*args, **kwargs)
         parents = tuple({id(t): self._tracked[id(t)] for t in tensors(args, kwargs) if self.tracked(t)}.values())
@@ -289,6 +316,24 @@ class Tape(TorchFunctionMode):
                 [self._track(v, parents, None, args, kwargs) if isinstance(v, Tensor) else v for v in result]
             )
         return result
+
+    def _derive_in_place(self, operation: TorchFunction, args: Args, kwargs: Kwargs) -> Result:
+        """Apply an operation that writes to a derived tensor: to a copy, whose values the tensor gets, for all that know it.
+
+        Raises:
+            UnsupportedOperation: it would write to a parameter.
+        """
+        leaf, before = args[0], self._tracked[id(args[0])]
+        if isinstance(before, TrackedParameter):
+            raise self.refusal(operation, [leaf], "is written to in place; parameters change by the optimizer alone")
+        with saved_tensors_hooks(_unchanged, _unchanged):
+            written = leaf.clone()
+            operation(written, *args[1:], **kwargs)
+        others = {id(t): self._tracked[id(t)] for t in tensors(args[1:], kwargs) if self.tracked(t)}
+        with torch.no_grad():
+            leaf.copy_(written)
+        self._tracked[id(leaf)] = DerivedTensor(leaf, written, (before, *others.values()))
+        return None if operation is Tensor.__setitem__ else leaf
 
     def _track(
         self, result: Tensor, parents: tuple[Tracked, ...], operation: TorchFunction | None, args: Args, kwargs: Kwargs

@@ -6,7 +6,17 @@ from dplit.grads.ownership.call import Call
 from dplit.grads.ownership.owner_map import Owned, constant
 from dplit.grads.ownership.registry import MAKES_CONSTANTS, owner_rule
 
-MAKES_CONSTANTS |= {"zeros", "ones", "full", "scalar_tensor", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like"}
+MAKES_CONSTANTS |= {
+    "zeros",
+    "ones",
+    "full",
+    "scalar_tensor",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "zeros_like",
+    "ones_like",
+}
 MAKES_CONSTANTS |= {"full_like", "empty", "new_empty", "empty_like", "_efficientzerotensor"}
 
 
@@ -23,7 +33,18 @@ def equal(call: Call) -> Owned:
 
 @owner_rule(
     *("rand_like", "randn_like", "randint_like", "uniform", "normal", "exponential", "random", "geometric", "cauchy"),
-    *("log_normal", "rand", "randn", "randint", "randperm", "arange", "linspace", "eye", "new_empty_strided", "empty_strided"),
+    *(
+        "log_normal",
+        "rand",
+        "randn",
+        "randint",
+        "randperm",
+        "arange",
+        "linspace",
+        "eye",
+        "new_empty_strided",
+        "empty_strided",
+    ),
 )
 def drawn(call: Call) -> Owned:
     """Numbers that are drawn anew. In rows whose order records decide, they could as well have been drawn in another order."""
@@ -32,6 +53,10 @@ def drawn(call: Call) -> Owned:
         return constant(result.shape)
     if call.name == "normal":
         others = [v for v in call.tensors() if v is not result]
-        return Owned(call.together(*(call.owner(v) for v in others)).expand(result.shape)) if others else constant(result.shape)
+        return (
+            Owned(call.together(*(call.owner(v) for v in others)).expand(result.shape))
+            if others
+            else constant(result.shape)
+        )
     owned = call.owned(like)
     return Owned(constant(result.shape).owner, owned.orders if like.shape == result.shape else ())

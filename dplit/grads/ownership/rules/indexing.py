@@ -96,7 +96,9 @@ def _looked_up(call: Call, owned: Owned, places: list[Index | None], result: Ten
             if why:
                 return call.all_mixed(result, why)
     indices = [p for p in places if p is not None]
-    orders, clash = orders_joined(call, [(Owned(i.owned.owner, _orders_of(i)), i.values.dim()) for i in indices], _dim(indices))
+    orders, clash = orders_joined(
+        call, [(Owned(i.owned.owner, _orders_of(i)), i.values.dim()) for i in indices], _dim(indices)
+    )
     if clash:
         return call.all_mixed(result, "rows in an order that records decide meet rows in another order")
     read = torch.ops.aten.index(owner, [None if p is None else p.values for p in places])
@@ -104,7 +106,11 @@ def _looked_up(call: Call, owned: Owned, places: list[Index | None], result: Ten
     of_places = call.together(*(_of_index(call, i) for i in indices))
     behind = read.dim() - start - _dim(indices)
     wide = of_places.reshape(*of_places.shape, *[1] * behind) if behind else of_places
-    kept = [order for p, order in zip((*places, *[None] * (owner.dim() - len(places))), owned.orders, strict=True) if p is None]
+    kept = [
+        order
+        for p, order in zip((*places, *[None] * (owner.dim() - len(places))), owned.orders, strict=True)
+        if p is None
+    ]
     all_orders = (*kept[:start], *orders, *kept[start:])
     meaning = owned.meaning if isinstance(owned.meaning, Positions) and len(indices) == 1 else None
     return Owned(call.together(read, wide).expand(result.shape), all_orders, meaning=meaning)
@@ -277,6 +283,8 @@ def written(call: Call, target: Tensor, places: list[Index | None], source: obje
         return _written_to_places(call, owned, places, values, adds, result)
     if owned.ordered:
         return call.all_mixed(result, "rows in an order that records decide are written to")
+    if len(indices) == 1 and isinstance(indices[0].owned.meaning, Ranks):
+        return _back_in_order(call, owned, indices[0], indices[0].owned.meaning, values, len(places) == 1)
     if _is_inverse(target, indices, values, call):
         return _inverse(call, indices[0], result)
     rows = [(d, p) for d, p in enumerate(places) if p is not None and isinstance(p.owned.meaning, Positions)]
@@ -287,6 +295,20 @@ def written(call: Call, target: Tensor, places: list[Index | None], source: obje
             wide = owners.to(torch.int32).view([-1 if d == dim else 1 for d in range(target.dim())])
             return Owned(call.together(owned.owner, wide).expand(result.shape))
     return _written_anywhere(call, owned, places, values, result)
+
+
+def _back_in_order(call: Call, owned: Owned, index: Index, ranks: Ranks, values: Tensor | None, first: bool) -> Owned:
+    """Return the map of rows that were brought from their places into an order that records decided."""
+    result, places = call.results[0], ranks.owners.to(torch.int32)
+    of_values = call.owned(values) if values is not None else Owned(call.owner(None))
+    wide = places.view(-1, *[1] * (result.dim() - 1))
+    fits = of_values.owner.shape == result.shape and not of_values.ordered and first and owned.is_constant
+    if not fits or not bool(((of_values.owner == wide) | (of_values.owner == NONE)).all()):
+        return call.all_mixed(result, ELSEWHERE)
+    rows = torch.empty_like(places)
+    rows[index.values] = places
+    owner = rows.view(-1, *[1] * (result.dim() - 1)).expand(result.shape)
+    return Owned(owner, (ranks.order, *[None] * (result.dim() - 1)))
 
 
 def _is_inverse(target: Tensor, indices: list[Index], values: Tensor | None, call: Call) -> bool:
@@ -352,20 +374,19 @@ def _written_anywhere(
     call: Call, owned: Owned, places: list[Index | None], values: Tensor | None, result: Tensor
 ) -> Owned:
     """Return the map after a write whose places examples decide: anywhere along those dimensions."""
-    decided = [d for d, p in enumerate(places) if p is not None and not p.constant]
     fixed = [d for d, p in enumerate(places) if p is not None and p.constant]
     indices = [p for p in places if p is not None]
-    simple = len(fixed) == 1 and len(indices) == len(places) == owned.owner.dim() and not _repeats([places[fixed[0]]])
+    simple = len(fixed) == 1 and len(indices) == len(places) and not _repeats([places[fixed[0]]])
     if owned.ordered or not simple or any(i.values.dim() != 1 for i in indices):
         return call.all_mixed(result, "written to places that several examples decide")
     of_values = call.owner(values)
+    if of_values.dim() > 1:
+        of_values = joined_over(of_values, range(1, of_values.dim()), call.mixed).reshape(-1)
     row = call.together(*(i.owned.owner for i in indices), of_values)
-    old = joined_over(owned.owner, decided, call.mixed)
-    line = [slice(None) if d == fixed[0] else 0 for d in range(owned.owner.dim())]
-    after = old[tuple(line)].clone()
+    rows = owned.owner.new_full((owned.owner.shape[fixed[0]],), NONE)
     at = indices_values(places, fixed[0])
-    after[at] = call.together(after[at], row)
-    wide = after.view([-1 if d == fixed[0] else 1 for d in range(owned.owner.dim())])
+    rows[at] = row.expand(at.shape)
+    wide = rows.view([-1 if d == fixed[0] else 1 for d in range(owned.owner.dim())])
     return Owned(call.together(owned.owner, wide).expand(result.shape))
 
 
@@ -382,9 +403,17 @@ def scattered(call: Call) -> Owned:
     target, index, result = call["self"], call["index"], call.results[0]
     source = call.get("src", "value")
     dim = call["dim"] % max(1, target.dim())
-    of_source = call.owner(source)[tuple(slice(s) for s in index.shape)] if isinstance(source, Tensor) and source.dim() else call.owner(None)
+    of_source = (
+        call.owner(source)[tuple(slice(s) for s in index.shape)]
+        if isinstance(source, Tensor) and source.dim()
+        else call.owner(None)
+    )
     if call.refuse_order(target, index, source if isinstance(source, Tensor) else None):
-        same = call.owned(index).orders if all(s is None or d != dim for d, s in enumerate(call.owned(index).orders)) else None
+        same = (
+            call.owned(index).orders
+            if all(s is None or d != dim for d, s in enumerate(call.owned(index).orders))
+            else None
+        )
         if same is None or call.owned(target).orders != same:
             return _scattered_rows(call, target, index, of_source, dim)
     both = call.together(call.owner(index), of_source)
@@ -416,4 +445,3 @@ def _scattered_rows(call: Call, target: Tensor, index: Tensor, of_source: Tensor
 def embedding_backward(call: Call) -> Owned:
     """The gradient of a whole table."""
     return call.all_mixed(call.results[0])
-

@@ -27,7 +27,9 @@ def joined_up(call: Call) -> Owned:
             orders.append(seen[0] if seen else None)
     meanings = [call.owned(v).meaning for v in parts]
     meaning = meanings[0] if len(meanings) == 1 else None
-    return Owned(tidied(torch.cat(_alike(owners, dim), dim)).expand(call.results[0].shape), tuple(orders), meaning=meaning)
+    return Owned(
+        tidied(torch.cat(_alike(owners, dim), dim)).expand(call.results[0].shape), tuple(orders), meaning=meaning
+    )
 
 
 def _alike(owners: list[Tensor], dim: int) -> list[Tensor]:
@@ -70,14 +72,31 @@ def padded(call: Call) -> Owned:
 
 
 @owner_rule(
-    *("reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d"),
+    *(
+        "reflection_pad1d",
+        "reflection_pad2d",
+        "reflection_pad3d",
+        "replication_pad1d",
+        "replication_pad2d",
+        "replication_pad3d",
+    ),
     *("reflection_pad1d_backward", "reflection_pad2d_backward", "replication_pad2d_backward"),
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d", "upsample_linear1d"),
     *("upsample_bicubic2d", "upsample_trilinear3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d"),
-    *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "upsample_bilinear2d_backward", "upsample_nearest2d_backward"),
+    *(
+        "_upsample_bilinear2d_aa",
+        "_upsample_bicubic2d_aa",
+        "upsample_bilinear2d_backward",
+        "upsample_nearest2d_backward",
+    ),
     *("avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d"),
     *("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool3d", "max_pool2d"),
-    *("avg_pool2d_backward", "avg_pool3d_backward", "max_pool2d_with_indices_backward", "_adaptive_avg_pool2d_backward"),
+    *(
+        "avg_pool2d_backward",
+        "avg_pool3d_backward",
+        "max_pool2d_with_indices_backward",
+        "_adaptive_avg_pool2d_backward",
+    ),
     *("adaptive_max_pool2d_backward", "max_pool3d_with_indices_backward", "_adaptive_avg_pool3d_backward"),
     *("mkldnn_max_pool2d", "mkldnn_adaptive_avg_pool2d", "max_unpool2d", "fractional_max_pool2d", "max_pool1d"),
     *("grid_sampler_2d", "grid_sampler_3d", "grid_sampler_2d_backward", "affine_grid_generator"),

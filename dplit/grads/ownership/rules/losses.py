@@ -79,7 +79,12 @@ def margins(call: Call) -> list[Owned]:
     owner = call.together(owner, of_target)
     if call["reduction"] != NO_REDUCTION:
         owner = joined_over(owner, range(owner.dim()), call.mixed, keepdim=False)
-    return [Owned(owner if owner.shape == r.shape else (owner[..., None] if r.dim() > owner.dim() else owner).expand(r.shape)) for r in call.results]
+    return [
+        Owned(
+            owner if owner.shape == r.shape else (owner[..., None] if r.dim() > owner.dim() else owner).expand(r.shape)
+        )
+        for r in call.results
+    ]
 
 
 @owner_rule("_ctc_loss", "_cudnn_ctc_loss")

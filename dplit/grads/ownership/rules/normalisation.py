@@ -21,7 +21,11 @@ def _row(call: Call, value: Tensor, dims: list[int], *more: Tensor | None) -> tu
 def _fitted(owner: Tensor, result: Tensor) -> Owned:
     """Return statistics in the shape in which they were returned."""
     if owner.dim() != result.dim():
-        owner = owner.reshape([s for s in owner.shape if s != 1] or [1] * result.dim()) if owner.numel() == result.numel() else owner
+        owner = (
+            owner.reshape([s for s in owner.shape if s != 1] or [1] * result.dim())
+            if owner.numel() == result.numel()
+            else owner
+        )
     return Owned(owner.expand(result.shape))
 
 
@@ -88,7 +92,9 @@ def batch_norm(call: Call) -> list[Owned]:
     """By the batch's own statistics while training, by fixed ones otherwise."""
     value = call["input"]
     running = [v for name in ("running_mean", "running_var", "weight", "bias") if (v := call.get(name)) is not None]
-    fixed = "no_training" in call.name or "no_update" in call.name or call.get("training", "train", default=True) is False
+    fixed = (
+        "no_training" in call.name or "no_update" in call.name or call.get("training", "train", default=True) is False
+    )
     own = call.owner(value)
     scales = [joined_over(call.owner(v), range(v.dim()), call.mixed, keepdim=False) for v in running]
     if not fixed:

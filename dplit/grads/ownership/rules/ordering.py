@@ -54,5 +54,22 @@ def _inverse(call: Call, owned: Owned, result: Tensor) -> Owned:
 @owner_rule("histc", "bincount")
 def counted(call: Call) -> Owned:
     """How many rows have each key."""
-    found, keys = call.all_mixed(call.results[0]), call.owned(call["self"]).meaning
-    return Owned(found.owner, meaning=Counts(keys.keys if isinstance(keys, SortedKeys) else key_of(call["self"])))
+    found, keys = call.all_mixed(call.results[0]), call.owned(call["self"])
+    if isinstance(keys.meaning, SortedKeys):
+        return Owned(found.owner, meaning=Counts(keys.meaning.keys, keys.plain()))
+    return Owned(found.owner, meaning=Counts(key_of(call["self"])))
+
+
+@owner_rule("searchsorted")
+def found_among(call: Call) -> Owned:
+    """Where values stand among sorted numbers; of places among totals by key, the key of the row in each place."""
+    numbers, values = call["sorted_sequence"], call["self"]
+    meaning = call.owned(numbers).meaning if isinstance(values, Tensor) else None
+    if isinstance(meaning, Counts) and meaning.rows is not None and not call.is_owned(values):
+        if values.shape == meaning.rows.owner.shape:
+            return meaning.rows
+    if not isinstance(values, Tensor) or call.refuse_order(numbers):
+        return call.all_mixed(call.results[0], "sought among rows in an order that records decide")
+    along = joined_over(call.owner(numbers), [-1], call.mixed)
+    along = along.reshape(()) if numbers.dim() == 1 else along
+    return Owned(call.together(along, call.owner(values)).expand(call.results[0].shape), call.owned(values).orders)

@@ -52,10 +52,33 @@ def _divided(call: Call) -> Positions | None:
 registry.POINTWISE = broadcast
 
 owner_rule(
-    *("native_dropout", "dropout", "masked_fill", "clamp_max", "clamp_min", "hypot", "floor_divide", "remainder", "fmod"),
-    *("native_dropout_backward", "gelu_backward", "silu_backward", "mish_backward", "elu_backward", "hardtanh_backward"),
+    *(
+        "native_dropout",
+        "dropout",
+        "masked_fill",
+        "clamp_max",
+        "clamp_min",
+        "hypot",
+        "floor_divide",
+        "remainder",
+        "fmod",
+    ),
+    *(
+        "native_dropout_backward",
+        "gelu_backward",
+        "silu_backward",
+        "mish_backward",
+        "elu_backward",
+        "hardtanh_backward",
+    ),
     *("sigmoid_backward", "tanh_backward", "threshold_backward", "leaky_relu_backward", "softplus_backward"),
-    *("hardswish_backward", "hardsigmoid_backward", "softshrink_backward", "hardshrink_backward", "log_sigmoid_backward"),
+    *(
+        "hardswish_backward",
+        "hardsigmoid_backward",
+        "softshrink_backward",
+        "hardshrink_backward",
+        "log_sigmoid_backward",
+    ),
     *("_prelu_kernel", "bernoulli", "poisson", "isclose", "_masked_scale", "rrelu_with_noise", "log_sigmoid_forward"),
     *("isin", "bucketize", "_fused_dropout", "complex", "polar", "lerp", "addcmul", "addcdiv", "where"),
     *("mse_loss_backward", "smooth_l1_loss_backward", "huber_loss_backward", "binary_cross_entropy_backward"),

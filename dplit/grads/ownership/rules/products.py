@@ -54,7 +54,9 @@ def matrix_vector(call: Call) -> Owned:
     added = [call.owner(call["self"])] if call.name == "addmv" else []
     if call.refuse_order(vector):
         return call.all_mixed(call.results[0], "records decide the order of a vector")
-    return Owned(call.together(owner, *added).expand(call.results[0].shape), call.owned(matrix).orders[:-1] if not added else ())
+    return Owned(
+        call.together(owner, *added).expand(call.results[0].shape), call.owned(matrix).orders[:-1] if not added else ()
+    )
 
 
 @owner_rule("dot", "vdot", "inner")
@@ -90,37 +92,63 @@ def grouped(call: Call) -> Owned:
     return Owned(_over(call, rows, -1).expand(call.results[0].shape), owned.orders)
 
 
-@owner_rule("convolution", "_convolution", "cudnn_convolution", "conv_depthwise3d", "_slow_conv2d_forward", "mkldnn_convolution")
+@owner_rule(
+    *("convolution", "_convolution", "cudnn_convolution", "conv_depthwise3d", "_slow_conv2d_forward"),
+    "mkldnn_convolution",
+)
 def convolved(call: Call) -> Owned:
-    """A number of the result depends on its example's whole input, and on the kernel."""
+    """A number of the result depends on the channels of its group in its example's input, and on the group's kernels."""
     value, weight, bias = call.get("input", "self"), call["weight"], call.get("bias")
-    result = call.results[0]
+    result, groups = call.results[0], call.get("groups", default=1)
     if call.refuse_order(weight, bias) or any(o is not None for o in call.owned(value).orders[1:]):
         return call.all_mixed(result, "records decide the order of what is convolved")
-    batched = value.dim() == result.dim()
-    dims = range(1, value.dim()) if batched else range(value.dim())
-    of_weight = joined_over(call.owner(weight), range(weight.dim()), call.mixed, keepdim=False)
-    of_bias = joined_over(call.owner(bias), range(1), call.mixed, keepdim=False)
-    owner = call.together(_over(call, value, *dims), of_weight, of_bias)
-    return Owned(owner.expand(result.shape), (call.owned(value).orders[0], *[None] * (result.dim() - 1)))
+    if value.dim() != weight.dim():
+        return call.all_mixed(result, "it has no dimension of examples")
+    of_kernels = _by_group(call, call.owner(weight), 0, groups)[:, 0]
+    owner = call.together(_by_group(call, call.owner(value), 1, groups), of_kernels)
+    by_channel = _to_channels(owner, result)
+    of_bias = call.owner(bias) if bias is None else call.owner(bias).reshape(1, -1, *[1] * (result.dim() - 2))
+    wide = call.together(by_channel, of_bias)
+    return Owned(wide.expand(result.shape), (call.owned(value).orders[0], *[None] * (result.dim() - 1)))
+
+
+def _by_group(call: Call, owner: Tensor, channels: int, groups: int) -> Tensor:
+    """Return the owners of the channels of each group: `(n, groups)`, or `(groups, 1)` where the channels come first."""
+    over = joined_over(owner, range(channels + 1, owner.dim()), call.mixed)
+    small = over[(..., *[0] * (owner.dim() - channels - 1))]
+    apart = joined_over(small.unflatten(channels, (groups, -1)), [channels + 1], call.mixed)
+    return apart if channels == 0 else apart[..., 0]
+
+
+def _to_channels(owner: Tensor, value: Tensor) -> Tensor:
+    """Return the owners of each channel of a tensor `(n, c, ...)` from those of its groups, `(n, groups)`."""
+    groups = owner.shape[1]
+    channels = owner[..., None].expand(*owner.shape, value.shape[1] // groups).flatten(1)
+    return channels.reshape(*channels.shape, *[1] * (value.dim() - 2))
 
 
 @owner_rule("convolution_backward")
 def convolution_backward(call: Call) -> list[Owned]:
-    """Gradients of input, weight and bias."""
-    back, value, weight = call["grad_output"], call["input"], call["weight"]
+    """Gradients of input, weight and bias, by groups."""
+    back, value, weight, groups = call["grad_output"], call["input"], call["weight"], call["groups"]
     if call.refuse_order(back, value, weight):
-        return [call.all_mixed(r) for r in call.results]
-    of_back = _over(call, back, *range(1, back.dim()))
-    of_value = _over(call, value, *range(1, value.dim()))
-    of_weight = joined_over(call.owner(weight), range(weight.dim()), call.mixed, keepdim=False)
-    all_back = joined_over(of_back, range(back.dim()), call.mixed, keepdim=False)
-    all_value = joined_over(of_value, range(value.dim()), call.mixed, keepdim=False)
-    kinds = {
-        0: call.together(of_back, of_weight),
-        1: call.together(all_back, all_value),
-        2: all_back,
+        return [call.all_mixed(r, "records decide the order of what is convolved") for r in call.results]
+    of_back, of_value = (_by_group(call, call.owner(v), 1, groups) for v in (back, value))
+    of_kernels = _by_group(call, call.owner(weight), 0, groups)[:, 0]
+    of_weight = joined_over(call.together(of_back, of_value), [0], call.mixed, keepdim=False)
+    of_bias = joined_over(call.owner(back), [0, *range(2, back.dim())], call.mixed).reshape(-1)
+    found = {
+        0: lambda: _to_channels(call.together(of_back, of_kernels).expand(len(value), groups), value).expand(
+            value.shape
+        ),
+        1: lambda: _of_kernels(of_weight, weight).expand(weight.shape),
+        2: lambda: of_bias,
     }
-    wanted = [k for k, mask in enumerate(call["output_mask"]) if mask]
-    return [Owned(kinds[k].expand(r.shape)) for k, r in zip(wanted, call.results, strict=True)]
+    wanted = [k for k, kept in enumerate(call["output_mask"]) if kept]
+    return [Owned(found[k]()) for k in wanted]
 
+
+def _of_kernels(owner: Tensor, weight: Tensor) -> Tensor:
+    """Return the owners of each kernel, first dimension of the weight, from those of its groups."""
+    kernels = owner[:, None].expand(len(owner), weight.shape[0] // len(owner)).flatten()
+    return kernels.reshape(-1, *[1] * (weight.dim() - 1))

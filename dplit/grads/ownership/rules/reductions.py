@@ -61,7 +61,17 @@ def _reduced_to(call: Call, owned: Owned, dims: list[int], result: Tensor) -> Ow
 
 
 @owner_rule(
-    *("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp", "cummax"),
+    *(
+        "_softmax",
+        "_log_softmax",
+        "_safe_softmax",
+        "softmax",
+        "log_softmax",
+        "cumsum",
+        "cumprod",
+        "logcumsumexp",
+        "cummax",
+    ),
     *("cummin", "_softmax_backward_data", "_log_softmax_backward_data", "renorm"),
     *("glu", "glu_backward", "_weight_norm_interface", "diff", "cumsum_backward", "_sparse_softmax", "unique_dim"),
 )
@@ -86,7 +96,15 @@ def along(call: Call) -> list[Owned]:
 
 
 _SYMMETRIC = frozenset(
-    {"_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax", "_softmax_backward_data", "_log_softmax_backward_data"}
+    {
+        "_softmax",
+        "_log_softmax",
+        "_safe_softmax",
+        "softmax",
+        "log_softmax",
+        "_softmax_backward_data",
+        "_log_softmax_backward_data",
+    }
 )
 """What does not see the order along its dimension."""
 
@@ -96,7 +114,11 @@ def _wide_as(call: Call, wide: Tensor, orders: tuple[Order, ...], result: Tensor
     narrow = wide
     for d, size in enumerate(small):
         if size == 1 and wide.shape[d] != 1:
-            narrow = narrow.narrow(d, 0, 1) if wide.shape[d] else narrow.new_full((*narrow.shape[:d], 1, *narrow.shape[d + 1 :]), -1)
+            narrow = (
+                narrow.narrow(d, 0, 1)
+                if wide.shape[d]
+                else narrow.new_full((*narrow.shape[:d], 1, *narrow.shape[d + 1 :]), -1)
+            )
     return Owned(narrow.expand(result.shape), orders)
 
 

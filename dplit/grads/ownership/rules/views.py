@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from dplit.grads.ownership.call import Call
-from dplit.grads.ownership.owner_map import Columns, Meaning, Order, Owned, Positions, compact, joined_over, reshaped
+from dplit.grads.ownership.owner_map import (
+    NONE,
+    Columns,
+    Meaning,
+    Order,
+    Owned,
+    Positions,
+    compact,
+    joined_over,
+    reshaped,
+)
 from dplit.grads.ownership.registry import owner_rule
 
 
@@ -26,7 +36,9 @@ def _reapplied(call: Call) -> list[Tensor]:
     return list(result) if isinstance(result, list | tuple) else [result]
 
 
-@owner_rule("detach", "alias", "lift_fresh", "_reshape_alias_copy", "_conj", "_neg_view", "view_as_complex", "view_as_real")
+@owner_rule(
+    "detach", "alias", "lift_fresh", "_reshape_alias_copy", "_conj", "_neg_view", "view_as_complex", "view_as_real"
+)
 def same(call: Call) -> Owned:
     """The same numbers; complex ones may become pairs."""
     subject, result = _subject(call), call.results[0]
@@ -46,7 +58,13 @@ def reshaped_(call: Call) -> Owned:
     if subject.numel() != result.numel():
         return call.all_mixed(result, "numbers are seen as another type")
     if owned.uniform:
-        return replace(owned, owner=owned.owner.reshape(-1)[:1].expand(result.shape) if subject.numel() else owned.owner.new_full(result.shape, -1), orders=(None,) * result.dim())
+        return replace(
+            owned,
+            owner=owned.owner.reshape(-1)[:1].expand(result.shape)
+            if subject.numel()
+            else owned.owner.new_full(result.shape, -1),
+            orders=(None,) * result.dim(),
+        )
     orders = _regrouped(call, owned, subject, result) if owned.ordered else ()
     if orders is None:
         return call.all_mixed(result, "rows in an order that records decide are joined with others")
@@ -120,7 +138,11 @@ def turned(call: Call) -> Owned:
     subject, result = _subject(call), call.results[0]
     owned = call.owned(subject)
     (owner,) = _reapplied(call)
-    meaning = owned.meaning if isinstance(owned.meaning, Columns) and call.name == "t" else _meaning_after(owned, subject, result)
+    meaning = (
+        owned.meaning
+        if isinstance(owned.meaning, Columns) and call.name == "t"
+        else _meaning_after(owned, subject, result)
+    )
     return Owned(owner, _orders_after(call, owned, result), owned.uniform, meaning)
 
 
@@ -147,8 +169,27 @@ def _where(call: Call, dim: int) -> int:
 
 
 @owner_rule(
-    *("slice", "select", "narrow", "split", "split_with_sizes", "unbind", "chunk", "tensor_split", "diagonal", "unfold"),
-    *("unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes", "slice_copy", "select_copy", "diagonal_copy", "unfold_copy"),
+    *(
+        "slice",
+        "select",
+        "narrow",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "chunk",
+        "tensor_split",
+        "diagonal",
+        "unfold",
+    ),
+    *(
+        "unsafe_split",
+        "unsafe_chunk",
+        "unsafe_split_with_sizes",
+        "slice_copy",
+        "select_copy",
+        "diagonal_copy",
+        "unfold_copy",
+    ),
     *("split_copy", "split_with_sizes_copy", "unbind_copy", "flip", "roll", "repeat", "tile", "rot90"),
     *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
 )
@@ -195,3 +236,49 @@ _ONE_DIM = frozenset(
         *("unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes"),
     }
 )
+
+
+@owner_rule(
+    "select_backward", "slice_backward", "diagonal_backward", "select_scatter", "slice_scatter", "diagonal_scatter"
+)
+def put_back(call: Call) -> Owned:
+    """The numbers that a view showed, in their places in a tensor of zeros, or of another's numbers."""
+    base, part = call.get("self"), call.get("src", "grad_output")
+    owned, result = call.owned(part), call.results[0]
+    if owned.ordered or (base is not None and call.owned(base).ordered):
+        return _ordered_part(call, owned, base, result)
+    owner = (
+        torch.full(result.shape, NONE, dtype=torch.int32)
+        if base is None
+        else call.owner(base).clone(memory_format=torch.contiguous_format)
+    )
+    _view_of(call, owner).copy_(owned.owner)
+    return Owned(owner)
+
+
+def _view_of(call: Call, whole: Tensor) -> Tensor:
+    """Return the view of a tensor that the operation speaks of."""
+    name = call.name.rpartition("_")[0]
+    settings = {k: v for k, v in call.arguments.items() if k not in ("self", "src", "grad_output", "input_sizes")}
+    view: Tensor = {
+        "select": torch.ops.aten.select.int,
+        "slice": torch.ops.aten.slice.Tensor,
+        "diagonal": torch.ops.aten.diagonal.default,
+    }[name](whole, **settings)
+    return view
+
+
+def _ordered_part(call: Call, owned: Owned, base: Tensor | None, result: Tensor) -> Owned:
+    """Return the map where records decide the order of rows: in other dimensions than the view's."""
+    dim = call.get("dim")
+    along = None if dim is None else dim % result.dim()
+    orders = list(owned.orders)
+    if call.name.startswith("select") and along is not None:
+        orders.insert(along, None)
+    whole = base is None and along is not None and len(orders) == result.dim() and not call.name.startswith("diagonal")
+    if not whole or (orders[along or 0] is not None and tuple(owned.owner.shape) != tuple(result.shape)):
+        return call.all_mixed(result, "places in an order that records decide")
+    owner = torch.full(result.shape, NONE, dtype=torch.int32)
+    _view_of(call, owner).copy_(owned.owner)
+    rows = owner.amax([d for d in range(result.dim()) if orders[d] is None], keepdim=True) if owner.numel() else owner
+    return Owned(rows.expand(result.shape), tuple(orders))

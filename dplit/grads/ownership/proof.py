@@ -1,0 +1,160 @@
+"""The proof of a fit: every path that a step takes is followed once, before a gradient of it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass
+
+from torch import Tensor, nn
+
+from dplit.errors import CoupledExamples
+from dplit.grads.factors.base import FactoredGrad
+from dplit.grads.ownership.batch_owners import BatchOwners
+from dplit.grads.ownership.blame import Blame
+from dplit.grads.ownership.harmless import Harmless
+from dplit.grads.ownership.ownership import Ownership
+from dplit.grads.ownership.random_state import RandomState, again, random_state
+from dplit.grads.per_example import PerExample
+from dplit.grads.types import Batch, Losses
+
+REMEDY = (
+    "return losses of shape (n,), each of its own example: no statistics of the batch (BatchNorm, means over its tokens, weighted "
+    "means), no pairs of examples, no order or count of others"
+)
+
+
+class Proof:
+    """Certificates of the paths that steps have taken: on each, loss and gradient of an example depend on that example alone.
+
+    A step on a path that is not known is run again with every operation followed; it is that run's gradients that are used.
+
+    Args:
+        owners: whose the numbers of a batch are.
+        harmless: the places at which Python may look at values that depend on examples.
+        unseen: a context in which a run leaves no trace beside its result.
+
+    Attributes:
+        random_rows: whether random numbers drawn in n rows are taken for the examples' own.
+    """
+
+    def __init__(
+        self,
+        owners: BatchOwners | None = None,
+        harmless: Harmless | None = None,
+        unseen: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.owners = owners or BatchOwners()
+        self.harmless = harmless or Harmless()
+        self.unseen = unseen
+        self.random_rows = True
+        self._known: set[int] = set()
+
+    @property
+    def paths(self) -> int:
+        """How many paths were certified."""
+        return len(self._known)
+
+    def record(self, module: nn.Module, losses: Losses, batch: Batch, examples: int) -> tuple[Tensor, PerExample]:
+        """Return losses, detached, and gradients of a batch, recorded on a path that is certified.
+
+        Raises:
+            CoupledExamples: some example's loss or gradient depends on another.
+            PrivacyError: Python decides by values of the examples at a place that was not declared harmless.
+            UnsupportedOperation: as the tape.
+        """
+        state = random_state()
+        with self.owners.tape(module, batch, examples, self.random_rows) as tape:
+            value = losses(batch, examples)
+        gradients = tape.backward(value)
+        if examples == 1 or tape.path.digest in self._known:
+            return value.detach(), gradients
+        del value, gradients
+        with self.unseen():
+            return self._certified(module, losses, batch, examples, state)
+
+    def _certified(
+        self, module: nn.Module, losses: Losses, batch: Batch, examples: int, state: RandomState
+    ) -> tuple[Tensor, PerExample]:
+        """Certify a step; where random rows turn out to be for all examples, with random numbers as constants."""
+        try:
+            with again(state):
+                return self.certify(module, losses, batch, examples)
+        except MixedGradients:
+            if not self.random_rows:
+                raise
+            self.random_rows = False
+            self._known.clear()
+        with again(state):
+            return self.certify(module, losses, batch, examples)
+
+    def certify(self, module: nn.Module, losses: Losses, batch: Batch, examples: int) -> tuple[Tensor, PerExample]:
+        """Run a step with every operation followed; remember its path, and return losses and gradients.
+
+        Raises:
+            CoupledExamples, PrivacyError, UnsupportedOperation: as `record`.
+        """
+        with Ownership(examples) as ownership:
+            self.owners.tell(ownership, batch)
+            with self.owners.tape(module, batch, examples, self.random_rows) as tape:
+                value = losses(batch, examples)
+            _check_losses(ownership, value)
+            gradients = tape.backward(value)
+            _check_gradients(ownership, gradients)
+        self.harmless.check(ownership.reads)
+        if not ownership.conditional:
+            self._known.add(tape.path.digest)
+        return value.detach(), gradients
+
+
+class MixedGradients(CoupledExamples):
+    """Each loss depends on its own example, but what was recorded of a gradient depends on several."""
+
+
+def _check_losses(ownership: Ownership, losses: Tensor) -> None:
+    """Check that loss i depends on example i alone.
+
+    Raises:
+        CoupledExamples: naming the loss, another example, the operation and the line.
+    """
+    found = ownership.mixed_at(losses)
+    if found is not None:
+        raise CoupledExamples(_message(f"the loss of example {found[0]}", found[1]))
+
+
+def _check_gradients(ownership: Ownership, gradients: PerExample) -> None:
+    """Check that what was recorded of the gradient of example i depends on example i alone.
+
+    Raises:
+        CoupledExamples: naming the parameter, the example, the operation and the line.
+    """
+    for name, factors in gradients.factors.items():
+        for value in (t for grad in factors for t in _tensors(grad)):
+            rows = value.dim() > 0 and len(value) == ownership.examples
+            found = ownership.mixed_at(value) if rows else _if_owned(ownership, value)
+            if found is not None:
+                raise MixedGradients(_message(f"the gradient of example {found[0]} with respect to {name}", found[1]))
+
+
+def _if_owned(ownership: Ownership, value: Tensor) -> tuple[int, Blame | None] | None:
+    """Return a finding for a tensor that all examples' gradients share, if it depends on any of them."""
+    owned = ownership.of(value)
+    return None if owned.is_constant else (0, ownership.blame(int(owned.owner.min())))
+
+
+def _tensors(grad: FactoredGrad) -> Iterator[Tensor]:
+    """Yield the tensors that a gradient is kept in."""
+    values = [getattr(grad, f.name) for f in fields(grad)] if is_dataclass(grad) else list(vars(grad).values())
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, FactoredGrad):
+            yield from _tensors(value)
+
+
+def _message(what: str, blame: Blame | None) -> str:
+    if blame is None:
+        return f"{what} depends on another example, whose numbers stand in its place: rows were moved; {REMEDY}"
+    if blame.examples is None and blame.why:
+        return f"{what} depends on {blame.operation} (at {blame.place}): {blame.why}"
+    return f"{what} depends on other examples: {blame}; {REMEDY}"
