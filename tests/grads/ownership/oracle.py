@@ -155,7 +155,7 @@ def _state() -> tuple[object, ...]:
 
 
 def gaps(step: Step, batch: Batch, seed: int = 0, ends: tuple[int, ...] = (0, -1)) -> Iterator[float]:
-    """Yield by how much each change of the examples in `ends` changes the losses or gradients of others. 0 where they keep apart."""
+    """Yield by how much each change of the examples in `ends` changes the others' losses or gradients."""
     g = torch.Generator().manual_seed(seed)
     own = outcome(step, batch)
     for j in sorted({j % size(batch) for j in ends}):
