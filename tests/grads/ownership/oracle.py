@@ -95,16 +95,13 @@ def distance(a: Tensor, b: Tensor) -> float:
     return float(torch.where(same, 0.0, gap.nan_to_num(nan=torch.inf)).max()) if a.numel() else 0.0
 
 
-def apart(a: Outcome, b: Outcome, j: int | None) -> float:
-    """Return by how much the losses and gradients of all but example j differ.
-
-    Losses only where an example's own numbers are infinite: autograd's zeros times infinity are no one's gradient.
-    """
+def apart(a: Outcome, b: Outcome, j: int | None, gradients: bool = True) -> float:
+    """Return by how much the losses, and the gradients, of all but example j differ."""
     if a.losses.shape != b.losses.shape:
         return float("inf")
     kept = torch.arange(len(a.losses)) != (-1 if j is None else j)
     moved = distance(a.losses[kept], b.losses[kept])
-    return max(moved, distance(a.each[kept], b.each[kept])) if b.losses.isfinite().all() else moved
+    return max(moved, distance(a.each[kept], b.each[kept])) if gradients else moved
 
 
 def leftover(a: Outcome) -> float:
@@ -172,14 +169,14 @@ def _rows(step: Step, batch: Batch, own: Outcome, j: int, g: torch.Generator) ->
     if size(batch) > 1 and not own.drew:
         yield left_out(own, outcome(step, without(batch, j)), j)
     for other in companions(step, batch, j, g):
-        yield apart(own, outcome(step, other), j)
+        yield apart(own, outcome(step, other), j, gradients=_finite(other))
 
 
 def _later(step: Step, batch: Batch, j: int, g: torch.Generator) -> Iterator[float]:
     following = step.batch(size(batch), g)
     own = outcome(step, following, before=batch)
     for other in companions(step, batch, j, g):
-        yield apart(own, outcome(step, following, before=other), None)
+        yield apart(own, outcome(step, following, before=other), None, gradients=_finite(other))
 
 
 def _scalar(step: Step, batch: Batch, own: Outcome, g: torch.Generator) -> Iterator[float]:
@@ -192,5 +189,5 @@ def _scalar(step: Step, batch: Batch, own: Outcome, g: torch.Generator) -> Itera
 
 
 def _finite(*batches: Batch) -> bool:
-    """Whether no number is so large that a sum of losses is infinite."""
+    """Whether no number is so large that autograd's zeros times infinity, or a sum of losses, are no one's figure."""
     return all(bool((t.abs() < 1e100).all()) for batch in batches for t in fields(batch))

@@ -6,7 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.grads.ownership.corpus.base import FEATURES, TIME, WIDTH, coupling, each, images, net, series, tokens, reader, vectors
+from tests.grads.ownership.corpus.base import (
+    FEATURES,
+    TIME,
+    WIDTH,
+    coupling,
+    each,
+    images,
+    net,
+    reader,
+    series,
+    tokens,
+    vectors,
+)
 
 KIND = "augmentation"
 
@@ -65,7 +77,12 @@ def shuffled(m, b, n):
     return each(m(b["x"][torch.randperm(n)]), b["y"])
 
 
-@coupling("features of one column shuffled between examples", KIND, "getitem|index", source="Breiman 2001, permutation importance")
+@coupling(
+    "features of one column shuffled between examples",
+    KIND,
+    "getitem|index",
+    source="Breiman 2001, permutation importance",
+)
 def column_shuffled(m, b, n):
     x = torch.cat([b["x"][torch.randperm(n), :1], b["x"][:, 1:]], 1)
     return each(m(x), b["y"])
@@ -83,7 +100,9 @@ def taken(m, b, n):
 
 @coupling("torch.take of the flat batch", KIND, "take")
 def flat_taken(m, b, n):
-    return each(m(b["x"].take(torch.arange(n * FEATURES).add(FEATURES).remainder(n * FEATURES).view(n, FEATURES))), b["y"])
+    return each(
+        m(b["x"].take(torch.arange(n * FEATURES).add(FEATURES).remainder(n * FEATURES).view(n, FEATURES))), b["y"]
+    )
 
 
 @coupling("shift by padding", KIND, "pad|getitem|add")
@@ -187,7 +206,13 @@ def interpolated(m, b, n):
     return each(m(x), b["y"])
 
 
-@coupling("LSTM that takes examples for time", "batch as time", "lstm", batch=series, make=net(rnn=lambda: nn.LSTM(FEATURES, WIDTH)))
+@coupling(
+    "LSTM that takes examples for time",
+    "batch as time",
+    "lstm",
+    batch=series,
+    make=net(rnn=lambda: nn.LSTM(FEATURES, WIDTH)),
+)
 def batch_first_forgotten(m, b, n):
     return each(m.head(m.rnn(b["x"])[0].mean(1)), b["y"])
 
@@ -197,7 +222,12 @@ def unbatched(m, b, n):
     return each(m.head(m.rnn(b["x"])[0]), b["y"])
 
 
-@coupling("convolution with examples as time", "batch as time", "conv1d", make=net(conv=lambda: nn.Conv1d(FEATURES, WIDTH, 3, padding=1)))
+@coupling(
+    "convolution with examples as time",
+    "batch as time",
+    "conv1d",
+    make=net(conv=lambda: nn.Conv1d(FEATURES, WIDTH, 3, padding=1)),
+)
 def convolved(m, b, n):
     return each(m.head(m.conv(b["x"].T).T), b["y"])
 
@@ -264,7 +294,13 @@ def packed(m, b, n):
     return each(m(b["ids"]), b["y"])
 
 
-@coupling("graph convolution over nearest examples", "batch as time", "cdist|topk|getitem", batch=vectors, source="Wang et al. 2018, arXiv:1801.07829")
+@coupling(
+    "graph convolution over nearest examples",
+    "batch as time",
+    "cdist|topk|getitem",
+    batch=vectors,
+    source="Wang et al. 2018, arXiv:1801.07829",
+)
 def nearest(m, b, n):
     near = torch.cdist(b["x"], b["x"]).topk(2, largest=False).indices
     return each(m.head(m.hidden(b["x"])[near].amax(1)), b["y"])

@@ -8,7 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.grads.ownership.corpus.base import CLASSES, FEATURES, WIDTH, coupling, each, grouped, net, pairs, scored, vectors
+from tests.grads.ownership.corpus.base import (
+    CLASSES,
+    FEATURES,
+    WIDTH,
+    coupling,
+    each,
+    grouped,
+    net,
+    pairs,
+    scored,
+    vectors,
+)
 
 # Contrastive
 
@@ -37,7 +48,9 @@ def siglip(m, b, n):
     return -F.logsigmoid(scores * (2 * torch.eye(n) - 1)).sum(1)
 
 
-@coupling("InfoNCE with negatives detached", "contrastive", "einsum", batch=pairs, source="Oord et al. 2018, arXiv:1807.03748")
+@coupling(
+    "InfoNCE with negatives detached", "contrastive", "einsum", batch=pairs, source="Oord et al. 2018, arXiv:1807.03748"
+)
 def info_nce(m, b, n):
     return each(torch.einsum("nd,md->nm", m.hidden(b["x"]), m.hidden(b["z"]).detach()), torch.arange(n))
 
@@ -48,7 +61,9 @@ def n_pair(m, b, n):
     return torch.log1p((scores - scores.diagonal()[:, None]).exp().sum(1) - 1 + 1e-9)
 
 
-@coupling("triplet loss with the hardest in the batch", "contrastive", "cdist", source="Hermans et al. 2017, arXiv:1703.07737")
+@coupling(
+    "triplet loss with the hardest in the batch", "contrastive", "cdist", source="Hermans et al. 2017, arXiv:1703.07737"
+)
 def batch_hard(m, b, n):
     far = torch.cdist(m.hidden(b["x"]), m.hidden(b["x"]))
     same = b["y"][:, None] == b["y"]
@@ -86,7 +101,9 @@ def koleo(m, b, n):
     return each(m(b["x"]), b["y"]) - 0.1 * F.pairwise_distance(u, u[nearest]).log()
 
 
-@coupling("Barlow Twins", "contrastive", "mean|std|matmul|mm", batch=pairs, source="Zbontar et al. 2021, arXiv:2103.03230")
+@coupling(
+    "Barlow Twins", "contrastive", "mean|std|matmul|mm", batch=pairs, source="Zbontar et al. 2021, arXiv:2103.03230"
+)
 def barlow(m, b, n):
     p, q = m.hidden(b["x"]), m.hidden(b["z"])
     p, q = ((h - h.mean(0)) / (h.std(0) + 1e-5) for h in (p, q))
@@ -155,10 +172,18 @@ def coral(m, b, n):
     return each(m(b["x"]), b["y"]) + (torch.cov(one.T) - torch.cov(two.T)).square().sum()
 
 
-@coupling("adversary on means of domains", "distributions", "where|mul|sum|mean", batch=grouped, source="Ganin et al. 2015, arXiv:1505.07818")
+@coupling(
+    "adversary on means of domains",
+    "distributions",
+    "where|mul|sum|mean",
+    batch=grouped,
+    source="Ganin et al. 2015, arXiv:1505.07818",
+)
 def domain_means(m, b, n):
     h, one = m.hidden(b["x"]), b["group"].bool()[:, None]
-    gap = torch.where(one, h, 0.0).sum(0) / one.sum().clamp_min(1) - torch.where(one, 0.0, h).sum(0) / (~one).sum().clamp_min(1)
+    gap = torch.where(one, h, 0.0).sum(0) / one.sum().clamp_min(1) - torch.where(one, 0.0, h).sum(0) / (
+        ~one
+    ).sum().clamp_min(1)
     return each(m(b["x"]), b["y"]) + gap.square().sum()
 
 
@@ -172,7 +197,9 @@ def sliced(m, b, n):
 @coupling("HSIC", "distributions", "cdist|matmul|mm", batch=scored, source="Gretton et al. 2005")
 def hsic(m, b, n):
     h, centre = m.hidden(b["x"]), torch.eye(n) - 1 / n
-    return m(b["x"])[:, 0].square() + torch.trace(kernel(h, h) @ centre @ kernel(b["t"][:, None], b["t"][:, None]) @ centre)
+    return m(b["x"])[:, 0].square() + torch.trace(
+        kernel(h, h) @ centre @ kernel(b["t"][:, None], b["t"][:, None]) @ centre
+    )
 
 
 @coupling("distance correlation", "distributions", "cdist", batch=scored, source="Szekely et al. 2007")
@@ -189,7 +216,12 @@ def mine(m, b, n):
     return product.exp() - joint
 
 
-@coupling("total correlation by minibatch weighting", "distributions", "logsumexp|sub", source="beta-TCVAE, Chen et al. 2018, arXiv:1802.04942")
+@coupling(
+    "total correlation by minibatch weighting",
+    "distributions",
+    "logsumexp|sub",
+    source="beta-TCVAE, Chen et al. 2018, arXiv:1802.04942",
+)
 def total_correlation(m, b, n):
     mu = m.hidden(b["x"])
     z = mu + 0.1 * torch.randn_like(mu)
@@ -197,7 +229,12 @@ def total_correlation(m, b, n):
     return z.square().sum(1) + log_q.sum(2).logsumexp(1) - log_q.logsumexp(1).sum(1)
 
 
-@coupling("minibatch standard deviation", "distributions", "std|var", source="progressive GAN, Karras et al. 2017, arXiv:1710.10196")
+@coupling(
+    "minibatch standard deviation",
+    "distributions",
+    "std|var",
+    source="progressive GAN, Karras et al. 2017, arXiv:1710.10196",
+)
 def minibatch_deviation(m, b, n):
     h = m.hidden(b["x"])
     return each(m.head(h + h.std(0, correction=0).mean().expand(n, 1)), b["y"])
@@ -209,7 +246,13 @@ def minibatch_discrimination(m, b, n):
     return each(m.head(h + (-(h.unsqueeze(0) - h.unsqueeze(1)).abs()).exp().sum(1)), b["y"])
 
 
-@coupling("relativistic average GAN", "distributions", "mean", batch=pairs, source="Jolicoeur-Martineau 2018, arXiv:1807.00734")
+@coupling(
+    "relativistic average GAN",
+    "distributions",
+    "mean",
+    batch=pairs,
+    source="Jolicoeur-Martineau 2018, arXiv:1807.00734",
+)
 def relativistic(m, b, n):
     real, fake = m(b["x"])[:, 0], m(b["z"])[:, 0]
     return F.softplus(-(real - fake.mean())) + F.softplus(fake - real.mean())
@@ -243,7 +286,13 @@ def listnet(m, b, n):
     return -b["t"].softmax(0) * m(b["x"])[:, 0].log_softmax(0)
 
 
-@coupling("Cox partial likelihood", "ranking", "logcumsumexp|sort|argsort", batch=scored, source="DeepSurv, Katzman et al. 2018")
+@coupling(
+    "Cox partial likelihood",
+    "ranking",
+    "logcumsumexp|sort|argsort",
+    batch=scored,
+    source="DeepSurv, Katzman et al. 2018",
+)
 def cox(m, b, n):
     order = b["t"].argsort(descending=True)
     s = m(b["x"])[:, 0][order]
@@ -302,7 +351,9 @@ def curriculum(m, b, n):
     return own * (own.detach() < 1.1 * own.detach().mean())
 
 
-@coupling("weights by softmax of losses", "curriculum", "softmax", source="tilted losses, Li et al. 2020, arXiv:2007.01162")
+@coupling(
+    "weights by softmax of losses", "curriculum", "softmax", source="tilted losses, Li et al. 2020, arXiv:2007.01162"
+)
 def tilted(m, b, n):
     own = each(m(b["x"]), b["y"])
     return own * own.detach().softmax(0) * n
@@ -334,7 +385,9 @@ def balanced(m, b, n):
 @coupling("classes balanced by one-hot sums", "class weights", "sum", source="Cui et al. 2019, arXiv:1901.05555")
 def effective_number(m, b, n):
     count = F.one_hot(b["y"], CLASSES).sum(0)
-    return F.cross_entropy(m(b["x"]), b["y"], weight=(0.1 / (1 - 0.9 ** count.clamp_min(1))).type_as(b["x"]), reduction="none")
+    return F.cross_entropy(
+        m(b["x"]), b["y"], weight=(0.1 / (1 - 0.9 ** count.clamp_min(1))).type_as(b["x"]), reduction="none"
+    )
 
 
 @coupling("classes balanced by equality", "class weights", "eq|sum|mean")
@@ -348,7 +401,13 @@ def adjusted(m, b, n):
     return each(m(b["x"]) + (prior + 1e-3).log(), b["y"])
 
 
-@coupling("focal loss over the count of positives", "class weights", "sum", batch=grouped, source="Lin et al. 2017, arXiv:1708.02002")
+@coupling(
+    "focal loss over the count of positives",
+    "class weights",
+    "sum",
+    batch=grouped,
+    source="Lin et al. 2017, arXiv:1708.02002",
+)
 def focal(m, b, n):
     s, t = m(b["x"])[:, 0], b["group"].type_as(b["x"])
     p = torch.sigmoid(s * (2 * t - 1))
@@ -416,12 +475,32 @@ def overflowing() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 penalised("demographic parity", "fairness", "getitem|sum", parity, batch=grouped, source="Calders et al. 2009")
-penalised("covariance with the group", "fairness", "mean", covariance, batch=grouped, source="Zafar et al. 2017, arXiv:1507.05259")
+penalised(
+    "covariance with the group",
+    "fairness",
+    "mean",
+    covariance,
+    batch=grouped,
+    source="Zafar et al. 2017, arXiv:1507.05259",
+)
 penalised("equal losses of groups", "fairness", "matmul|mv", odds, batch=grouped)
-penalised("the worst group's loss", "fairness", "index_add", worst_group, batch=grouped, source="Sagawa et al. 2019, arXiv:1911.08731")
+penalised(
+    "the worst group's loss",
+    "fairness",
+    "index_add",
+    worst_group,
+    batch=grouped,
+    source="Sagawa et al. 2019, arXiv:1911.08731",
+)
 penalised("variance of losses", "fairness", "var", rex, source="V-REx, Krueger et al. 2020, arXiv:2003.00688")
 penalised("gradient norm of the mean loss", "penalties", "mean", fishr)
-penalised("entropy of the mean prediction", "penalties", "mean", confidence, source="SCAN, Van Gansbeke et al. 2020, arXiv:2005.12320")
+penalised(
+    "entropy of the mean prediction",
+    "penalties",
+    "mean",
+    confidence,
+    source="SCAN, Van Gansbeke et al. 2020, arXiv:2005.12320",
+)
 penalised("a variance of weight 1e-12", "penalties", "var", variance, 1e-12)
 penalised("a variance of weight 0", "penalties", "var", variance, 0.0, witness=overflowing)
 penalised("a detached variance", "penalties", "var", lambda m, b: variance(m, b).detach())
