@@ -155,13 +155,11 @@ def gaps(step: Step, batch: Batch, seed: int = 0, ends: tuple[int, ...] = (0, -1
     """Yield by how much each change of the examples in `ends` changes the others' losses or gradients."""
     g = torch.Generator().manual_seed(seed)
     own = outcome(step, batch)
+    if own.losses.dim() == 0:
+        yield from _scalar(step, batch, own, g)
+        return
     for j in sorted({j % size(batch) for j in ends}):
-        if step.later:
-            yield from _later(step, batch, j, g)
-        elif own.losses.dim() == 0:
-            yield from _scalar(step, batch, own, g)
-        else:
-            yield from _rows(step, batch, own, j, g)
+        yield from _later(step, batch, j, g) if step.later else _rows(step, batch, own, j, g)
 
 
 def _rows(step: Step, batch: Batch, own: Outcome, j: int, g: torch.Generator) -> Iterator[float]:

@@ -92,8 +92,9 @@ def test_the_operation_said_to_mix_is_called(step: Step) -> None:
 
 
 @pytest.mark.parametrize("step", corpus(), ids=lambda s: s.name)
-def test_a_step_runs_at_every_number_of_examples_and_trains(step: Step) -> None:
-    for n in range(2, 10):
+def test_a_step_runs_and_trains_in_both_precisions_whatever_the_number_of_examples(step: Step) -> None:
+    for n, dtype in ((2, torch.float64), (5, torch.float32), (9, torch.float32)):
+        torch.set_default_dtype(dtype)
         seeded(0)
         module = step.make()
         losses = step.losses(module, drawn(step, n), n)

@@ -167,7 +167,7 @@ def seeded(m, b, n):
     return each(m(b["x"] + noise), b["y"])
 
 
-@coupling("random draws whose number depends on labels", READ, "nonzero|getitem|item|where|masked")
+@coupling("random draws whose number depends on labels", READ, "__int__|sum")
 def counted_draws(m, b, n):
     x = b["x"].clone()
     torch.randn(int((b["y"] == 0).sum()) + 1)

@@ -434,8 +434,11 @@ scalar("tokens' mean of each, then mean", lambda m, b: (
     (F.cross_entropy(m.head(m.table(b["ids"])).mT, b["ids"] % CLASSES, reduction="none") * b["mask"]).sum(1) / b["mask"].sum(1)
 ).mean(), make=reader(), batch=tokens)  # fmt: skip
 scalar("a sum of means", lambda m, b: F.cross_entropy(m(b["x"]), b["y"]) + 0.3 * m.hidden(b["x"]).square().mean())
-scalar("means with learned uncertainty", lambda m, b: F.cross_entropy(m(b["x"]), b["y"]) * m.head.bias[0].exp() + m(b["x"]).abs().mean() * 2,
-       source="Kendall et al. 2017, arXiv:1705.07115")  # fmt: skip
+scalar(
+    "means with learned uncertainty",
+    lambda m, b: F.cross_entropy(m(b["x"]), b["y"]) * m.head.bias[0].exp() + m(b["x"]).abs().mean(),
+    source="Kendall et al. 2017, arXiv:1705.07115",
+)
 scalar(
     "mean over chunks of means of equal size",
     lambda m, b: torch.stack([c.mean() for c in each(m(b["x"]), b["y"]).split(1)]).mean(),

@@ -269,7 +269,7 @@ def crops(m, b, n):
 
 @honest("noise by numpy's generator", OWN)
 def numpy_noise(m, b, n):
-    return each(m(b["x"] + torch.from_numpy(np.random.randn(n, FEATURES))), b["y"])
+    return each(m(b["x"] + torch.from_numpy(np.random.randn(n, FEATURES)).type_as(b["x"])), b["y"])
 
 
 @honest("mixup of an example with its own second view", OWN, batch=series)
