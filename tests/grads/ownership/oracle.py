@@ -35,8 +35,8 @@ def outcome(step: Step, batch: Batch, before: Batch | None = None) -> Outcome:
     seeded(0)
     module = step.make()
     seeded(1)
-    if before is not None:
-        step.losses(module, copied(before), size(before))
+    for earlier in [batch] * (step.calls - 1) if before is None else [before]:
+        step.losses(module, copied(earlier), size(earlier))
     seeded(2)
     start = _state()
     losses = step.losses(module, copied(batch), size(batch))

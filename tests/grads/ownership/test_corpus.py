@@ -56,13 +56,13 @@ def differing(before: Batch, after: Batch) -> list[int]:
 
 @pytest.mark.parametrize("step", HONEST, ids=lambda s: s.name)
 def test_no_other_example_changes_an_honest_loss(step: Step) -> None:
-    assert most(step, drawn(step, 3)) <= EXACT
+    assert most(step, drawn(step, 3)) <= step.tolerance
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", HONEST, ids=lambda s: s.name)
 def test_no_other_example_changes_an_honest_loss_in_larger_batches(step: Step) -> None:
-    assert max(most(step, drawn(step, n, seed)) for n in (2, 6, 8) for seed in (1, 2)) <= EXACT
+    assert max(most(step, drawn(step, n, seed)) for n in (2, 6, 8) for seed in (1, 2)) <= step.tolerance
 
 
 @pytest.mark.parametrize("step", COUPLINGS, ids=lambda s: s.name)

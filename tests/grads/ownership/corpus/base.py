@@ -40,6 +40,12 @@ class Step:
     """For honest scalars: "mean" or "sum", over the examples, of the losses of each alone."""
     later: bool = False
     """What this batch leaves in the module is what the losses of the *next* one depend on."""
+    calls: int = 1
+    """The number of the call from which it mixes."""
+    reads: str = ""
+    """For honest steps: the Python reads of several examples that do no harm, alternatives parted by `|`."""
+    tolerance: float = 1e-9
+    """For honest steps: larger where a model computes in float32 whatever its type."""
     witness: Callable[[], tuple[Batch, Batch]] | None = None
     """For rare couplings: two batches that differ in one example and by which another's loss changes."""
 
