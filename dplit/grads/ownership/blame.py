@@ -13,7 +13,7 @@ import torch
 
 _TORCH = str(Path(torch.__file__).parent)
 _DPLIT = str(Path(__file__).parents[2])
-_HERE = str(Path(__file__).parent)
+_FOLLOWING = frozenset(str(Path(__file__).parent / f"{name}.py") for name in ("blame", "ownership", "python_reads"))
 _STANDARD = sysconfig.get_path("stdlib")
 _INSTALLED = sysconfig.get_path("purelib")
 
@@ -75,10 +75,9 @@ def short(file: str) -> str:
 def _frames() -> Iterator[FrameType]:
     """Yield the frames that lead to the present operation, innermost first, without those that follow it."""
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_code.co_filename.startswith(_HERE):
-        frame = frame.f_back
     while frame is not None:
-        yield frame
+        if frame.f_code.co_filename not in _FOLLOWING:
+            yield frame
         frame = frame.f_back
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -64,6 +64,10 @@ class Counts:
     """The map of the sorted keys, where they were counted."""
 
 
+Source = Literal["same", "given", "drawn"]
+"""Where the values of a constant come from: from shapes and numbers in the code, so that they are the same in each step; from
+elsewhere, such as a buffer; or from a generator of random numbers."""
+
 Meaning = Positions | Columns | Ranks | SortedKeys | Counts | None
 """What a tensor of whole numbers stands for, where an index into rows has to be followed."""
 
@@ -77,12 +81,14 @@ class Owned:
         orders: for each dimension, what decides the order of its rows.
         uniform: all numbers are the same constant, so that no order can be seen.
         meaning: what the numbers stand for, where they are positions.
+        source: where the values of a constant come from.
     """
 
     owner: Tensor
     orders: tuple[Order, ...] = ()
     uniform: bool = False
     meaning: Meaning = field(default=None, compare=False)
+    source: Source = "given"
 
     def __post_init__(self) -> None:
         if not self.orders:
@@ -103,9 +109,15 @@ class Owned:
         return replace(self, meaning=None, uniform=False)
 
 
-def constant(shape: Sequence[int], uniform: bool = False) -> Owned:
+def constant(shape: Sequence[int], uniform: bool = False, source: Source = "given") -> Owned:
     """Return the map of a tensor that depends on no example."""
-    return Owned(torch.tensor(NONE, dtype=torch.int32).expand(tuple(shape)), uniform=uniform)
+    return Owned(torch.tensor(NONE, dtype=torch.int32).expand(tuple(shape)), uniform=uniform, source=source)
+
+
+def common_source(sources: Iterable[Source]) -> Source:
+    """Return where what is computed from several constants comes from; from none, the code."""
+    given = set(sources)
+    return "drawn" if "drawn" in given else "given" if "given" in given else "same"
 
 
 def of_dim(shape: Sequence[int], dim: int, owners: Tensor) -> Owned:

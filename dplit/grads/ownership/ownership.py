@@ -15,7 +15,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dplit.grads.ownership import experiment, registry
 from dplit.grads.ownership.blame import Blame, is_own, place
 from dplit.grads.ownership.call import Call, tensors_of
-from dplit.grads.ownership.owner_map import NONE, SEVERAL, Owned, compact, constant, first_pair, of_dim, tidied
+from dplit.grads.ownership.owner_map import (
+    NONE,
+    SEVERAL,
+    Owned,
+    common_source,
+    compact,
+    constant,
+    first_pair,
+    of_dim,
+    tidied,
+)
 from dplit.grads.ownership.python_reads import READS_VALUE, FunctionReads, Read
 from dplit.grads.ownership.storage_owners import StorageOwners
 from dplit.grads.types import Result
@@ -169,10 +179,25 @@ class Ownership(TorchDispatchMode):
         if depends or name in registry.MAKES_CONSTANTS:
             call = Call(func, arguments, maps, list(tensors_of(result)), SEVERAL - len(self.blames), self.examples)
             self._note(call, rule, untouched, list(tensors_of(written)))
-        elif maps:
-            for value in tensors_of(written):
-                self.memory.write(value, constant(value.shape), NONE)
+        else:
+            self._note_constants(name, given, maps, list(tensors_of(result)), list(tensors_of(written)))
         return result
+
+    def _note_constants(
+        self, name: str, given: list[Tensor], maps: Mapping[int, Owned], results: list[Tensor], written: list[Tensor]
+    ) -> None:
+        """Note where the values of constants come from that were computed from constants alone."""
+        sources = [maps[id(v)].source if id(v) in maps else "given" for v in given]
+        if name in registry.DRAWS or name.removesuffix("_") in registry.DRAWS:
+            sources = ["drawn"]
+        elif name in ("lift_fresh", "lift_fresh_copy"):
+            sources = ["given"]
+        source = common_source(sources)
+        for value in written:
+            self.memory.write(value, constant(value.shape, source=source), NONE)
+        for value in results:
+            if source != "given" and not any(value is w for w in written):
+                self.memory.put(value, constant(value.shape, source=source))
 
     def _before(self, value: Tensor) -> Owned | None:
         try:

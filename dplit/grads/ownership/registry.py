@@ -44,3 +44,6 @@ POINTWISE: OwnerRule
 
 MAKES_CONSTANTS: set[str] = set()
 """Operations without data whose results are noted, because all their numbers are equal."""
+
+DRAWS: set[str] = set()
+"""Operations whose results are random numbers."""

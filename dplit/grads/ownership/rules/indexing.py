@@ -53,7 +53,10 @@ def readable(call: Call, owned: Owned, dim: int, index: Index) -> tuple[Tensor, 
         if isinstance(meaning, Ranks) and meaning.order == owned.orders[dim]:
             return owner, ""
         return owner, ELSEWHERE
-    if index.constant or owner.stride(dim) == 0 or owner.shape[dim] == 1:
+    if owner.stride(dim) == 0 or owner.shape[dim] == 1:
+        return owner, ""
+    if index.constant and index.owned.source != "drawn":
+        call.conditional |= index.owned.source == "given"
         return owner, ""
     if isinstance(meaning, Positions) and _agree(owner, dim, meaning.owners):
         return owner, ""
@@ -163,7 +166,7 @@ def _nonzero(call: Call, mask: Tensor) -> Owned:
         return Owned(torch.tensor(NONE, dtype=torch.int32).expand(where.shape))
     if owned.ordered or bool((values < NONE).any()) or len(varying) > 1:
         everyone = call.all_mixed(where, "positions among rows of several examples")
-        return Owned(everyone.owner)
+        return Owned(everyone.owner, (("nonzero", key_of(mask)), None))
     if not varying:  # one example alone decides
         return Owned(values.reshape(-1)[:1].expand(where.shape), (("nonzero", key_of(mask)), None))
     owners = owned.owner.movedim(varying[0], 0).reshape(mask.shape[varying[0]], -1)[:, 0]
@@ -279,7 +282,8 @@ def written(call: Call, target: Tensor, places: list[Index | None], source: obje
     owned, result = call.owned(target), call.results[0]
     values = source if isinstance(source, Tensor) else None
     indices = [p for p in places if p is not None]
-    if all(i.constant for i in indices):
+    if all(i.constant and i.owned.source != "drawn" for i in indices):
+        call.conditional |= any(i.owned.source == "given" for i in indices)
         return _written_to_places(call, owned, places, values, adds, result)
     if owned.ordered:
         return call.all_mixed(result, "rows in an order that records decide are written to")

@@ -114,13 +114,15 @@ def within_planes(call: Call) -> list[Owned]:
     return [Owned(compact(owner).expand(r.shape)) for r in call.results]
 
 
-@owner_rule("im2col", "col2im", "im2col_backward", "col2im_backward", "unfold_backward_2d")
+@owner_rule("im2col", "col2im", "im2col_backward", "col2im_backward")
 def patches(call: Call) -> Owned:
-    """Patches of an example's image."""
-    value, result = call["self"], call.results[0]
-    dims = range(1, value.dim()) if value.dim() == result.dim() + 0 else range(value.dim())
-    owner = joined_over(call.owner(value), dims, call.mixed)
-    first = owner.reshape(-1) if value.dim() else owner
+    """Patches of an example's image; the first dimension is the examples if there are as many as the result has."""
+    value, result = call.get("self", "grad_output"), call.results[0]
+    if call.refuse_order(value):
+        return call.all_mixed(result, "records decide the order of what is cut into patches")
+    batched = len(value) == len(result) and (value.dim() == 4 or result.dim() == 4)
+    owner = joined_over(call.owner(value), range(int(batched), value.dim()), call.mixed)
+    first = owner.reshape(-1)
     return Owned(first.view(-1, *[1] * (result.dim() - 1)).expand(result.shape))
 
 

@@ -60,10 +60,10 @@ def counted(call: Call) -> Owned:
     return Owned(found.owner, meaning=Counts(key_of(call["self"])))
 
 
-@owner_rule("searchsorted")
+@owner_rule("searchsorted", "bucketize")
 def found_among(call: Call) -> Owned:
     """Where values stand among sorted numbers; of places among totals by key, the key of the row in each place."""
-    numbers, values = call["sorted_sequence"], call["self"]
+    numbers, values = call.get("sorted_sequence", "boundaries"), call["self"]
     meaning = call.owned(numbers).meaning if isinstance(values, Tensor) else None
     if isinstance(meaning, Counts) and meaning.rows is not None and not call.is_owned(values):
         if values.shape == meaning.rows.owner.shape:
@@ -73,3 +73,34 @@ def found_among(call: Call) -> Owned:
     along = joined_over(call.owner(numbers), [-1], call.mixed)
     along = along.reshape(()) if numbers.dim() == 1 else along
     return Owned(call.together(along, call.owner(values)).expand(call.results[0].shape), call.owned(values).orders)
+
+
+@owner_rule("isin")
+def among(call: Call) -> Owned:
+    """Whether each number is one of some others."""
+    numbers, others = call.get("elements", "element"), call.get("test_elements", "test_element")
+    owner = call.owner(numbers) if isinstance(numbers, Tensor) else call.owner(None)
+    of_others = (
+        joined_over(call.owner(others), range(others.dim()), call.mixed, keepdim=False)
+        if isinstance(others, Tensor)
+        else call.owner(None)
+    )
+    orders = call.owned(numbers).orders if isinstance(numbers, Tensor) else ()
+    return Owned(call.together(owner, of_others).expand(call.results[0].shape), orders)
+
+
+@owner_rule("_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive")
+def distinct(call: Call) -> list[Owned]:
+    """The values that occur, and which of them each number is: that depends on how many smaller ones there are."""
+    found = [call.all_mixed(r) for r in call.results]
+    return [
+        Owned(f.owner, (("distinct", key_of(call["self"])), *[None] * (r.dim() - 1)) if k == 0 else ())
+        for k, (f, r) in enumerate(zip(found, call.results, strict=True))
+    ]
+
+
+@owner_rule("repeat_interleave")
+def repeated(call: Call) -> Owned:
+    """How often each position is repeated: as many rows as all of them say."""
+    found = call.all_mixed(call.results[0])
+    return Owned(found.owner, (("repeated", key_of(next(call.tensors()))),))

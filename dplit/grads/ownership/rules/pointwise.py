@@ -80,7 +80,7 @@ owner_rule(
         "log_sigmoid_backward",
     ),
     *("_prelu_kernel", "bernoulli", "poisson", "isclose", "_masked_scale", "rrelu_with_noise", "log_sigmoid_forward"),
-    *("isin", "bucketize", "_fused_dropout", "complex", "polar", "lerp", "addcmul", "addcdiv", "where"),
+    *("_fused_dropout", "complex", "polar", "lerp", "addcmul", "addcdiv", "where"),
     *("mse_loss_backward", "smooth_l1_loss_backward", "huber_loss_backward", "binary_cross_entropy_backward"),
     *("triu", "tril", "view_as_complex_copy", "logit_backward", "glu_jvp", "_conj_physical", "nan_to_num", "angle"),
     *("add", "sub", "mul", "div", "pow", "real", "imag", "soft_margin_loss_backward"),
