@@ -23,6 +23,7 @@ class Place(NamedTuple):
 
     file: str
     line: int
+    function: str = ""
 
     def __str__(self) -> str:
         return f"{short(self.file)}:{self.line}"
@@ -49,7 +50,7 @@ def place() -> Place:
     """
     outside = [frame for frame in _frames() if not _is_inside(frame.f_code)]
     frame = outside[0] if outside else sys._getframe(1)
-    return Place(frame.f_code.co_filename, frame.f_lineno)
+    return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname)
 
 
 def is_own() -> bool:

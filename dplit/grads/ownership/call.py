@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class Call:
         results: the tensors it returned, in order.
         mixed: what an owner map says of numbers at which this operation mixed examples.
         examples: n.
+        keys: what tells the tensors among the arguments by how they were computed, by identity.
     """
 
     operation: OpOverload
@@ -32,6 +33,7 @@ class Call:
     results: list[Tensor]
     mixed: int
     examples: int
+    keys: Mapping[int, int] = field(default_factory=dict)
     why: str = ""
     """Said in the message where this operation mixes."""
     conditional: bool = False
@@ -64,7 +66,8 @@ class Call:
 
     def is_owned(self, value: Any) -> bool:
         """Whether an argument is a tensor that depends on some example."""
-        return isinstance(value, Tensor) and id(value) in self.maps
+        owned = self.maps.get(id(value)) if isinstance(value, Tensor) else None
+        return owned is not None and not owned.is_constant
 
     def refuse_order(self, *values: Tensor | None) -> bool:
         """Whether records decide the order of rows of one of these tensors."""

@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dplit.errors import PrivacyError
+from dplit.grads.ownership.blame import Place
 from dplit.grads.ownership.python_reads import Read
 
-KNOWN = {
-    "transformers/masking_utils.py": "a mask is left out where it would mask nothing",
-    "transformers/modeling_attn_mask_utils.py": "a mask is left out where it would mask nothing",
+_SKIPPED_MASK = "a mask is left out where it would mask nothing"
+_SKIPPED_EXPERT = "an expert that no row goes to adds nothing"
+_ONLY_CHECKED = "it is checked, and an error is raised"
+
+KNOWN: dict[tuple[str, str], str] = {
+    ("transformers/masking_utils.py", ""): _SKIPPED_MASK,
+    ("transformers/modeling_attn_mask_utils.py", ""): _SKIPPED_MASK,
+    ("transformers/integrations/moe.py", "grouped_mm_experts_forward"): "as many rows as were sorted",
+    ("transformers/models/mixtral/modeling_mixtral.py", "MixtralExperts.forward"): _SKIPPED_EXPERT,
+    ("transformers/models/qwen2_moe/modeling_qwen2_moe.py", "Qwen2MoeExperts.forward"): _SKIPPED_EXPERT,
+    ("transformers/models/gpt_oss/modeling_gpt_oss.py", "GptOssExperts.forward"): _SKIPPED_EXPERT,
+    ("transformers/models/bart/modeling_bart.py", "BartForSequenceClassification.forward"): _ONLY_CHECKED,
+    ("transformers/models/flaubert/modeling_flaubert.py", "FlaubertModel.forward"): _ONLY_CHECKED,
+    ("transformers/models/xlm/modeling_xlm.py", "XLMModel.forward"): _ONLY_CHECKED,
 }
-"""Files whose reads are known to change how a result is computed, not what it is."""
+"""Functions of transformers, by file and name (all of a file where that is empty), whose reads were looked at by people: they change
+how a result is computed, not what it is."""
 
 
 class Harmless:
@@ -21,11 +34,13 @@ class Harmless:
         declared: places as messages name them, such as "model.py:31", or files for all their lines.
 
     Attributes:
-        met: the places that were read, with the reason why they pass.
+        found: the places from which nothing of the losses was seen to follow.
+        met: what was read, with the reason why it passes.
     """
 
     def __init__(self, declared: Sequence[str] = ()) -> None:
         self.declared = tuple(declared)
+        self.found: set[Place] = set()
         self.met: dict[str, str] = {}
 
     def check(self, reads: Iterable[Read]) -> None:
@@ -48,4 +63,6 @@ class Harmless:
         """Return why a place is harmless, or None."""
         if any(str(read.place) == place or str(read.place).rpartition(":")[0] == place for place in self.declared):
             return "declared harmless"
-        return next((why for file, why in KNOWN.items() if read.place.file.endswith(file)), None)
+        if read.place in self.found:
+            return "nothing of the losses follows from it: seen by giving Python other values"
+        return next((why for (file, function), why in KNOWN.items() if read.is_in(file, function)), None)

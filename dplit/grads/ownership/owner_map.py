@@ -38,12 +38,20 @@ class Columns:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The inverse of an order that records decided: index r brings the r-th place back its row."""
+    """The inverse of an order that records or chance decided: index r brings the r-th place back its row."""
 
     order: Hashable
     """The order of the rows that are brought back."""
-    owners: Tensor
-    """`(m,)`: the example that owns each place."""
+    owners: Tensor | None
+    """`(m,)`: the example that owns each place; None where the order was drawn, so that any rows may be brought back."""
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """A random order of rows."""
+
+    key: Hashable
+    """What tells it from others."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ Source = Literal["same", "given", "drawn"]
 """Where the values of a constant come from: from shapes and numbers in the code, so that they are the same in each step; from
 elsewhere, such as a buffer; or from a generator of random numbers."""
 
-Meaning = Positions | Columns | Ranks | SortedKeys | Counts | None
+Meaning = Positions | Columns | Ranks | Shuffle | SortedKeys | Counts | None
 """What a tensor of whole numbers stands for, where an index into rows has to be followed."""
 
 

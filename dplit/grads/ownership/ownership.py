@@ -18,7 +18,10 @@ from dplit.grads.ownership.call import Call, tensors_of
 from dplit.grads.ownership.owner_map import (
     NONE,
     SEVERAL,
+    Meaning,
     Owned,
+    Ranks,
+    Shuffle,
     common_source,
     compact,
     constant,
@@ -26,11 +29,14 @@ from dplit.grads.ownership.owner_map import (
     of_dim,
     tidied,
 )
-from dplit.grads.ownership.python_reads import READS_VALUE, FunctionReads, Read
+from dplit.grads.ownership.python_reads import READS_VALUE, Answers, FunctionReads, Read
 from dplit.grads.ownership.storage_owners import StorageOwners
 from dplit.grads.types import Result
 
 registry.load()
+
+MOST_COMPARED = 1000
+"""Most numbers of a tensor made by Python that are compared with those of another run."""
 
 VIEWS_BY_MEMORY = frozenset(
     f"aten::{name}" for name in ("as_strided", "as_strided_", "squeeze_", "unsqueeze_", "t_", "transpose_")
@@ -48,6 +54,7 @@ class Ownership(TorchDispatchMode):
 
     Args:
         examples: n.
+        answers: what Python is given in place of the values that it reads at some places, to see what follows from them.
 
     Attributes:
         blames: the operations that mixed examples, in order.
@@ -66,15 +73,16 @@ class Ownership(TorchDispatchMode):
         True
     """
 
-    def __init__(self, examples: int) -> None:
+    def __init__(self, examples: int, answers: Answers | None = None) -> None:
         super().__init__()
         self.examples = examples
         self.blames: list[Blame] = []
         self.reads: list[Read] = []
         self.conditional = False
         self.python_data = False
+        self._draws = 0
         self.memory = StorageOwners()
-        self._function_reads = FunctionReads(self)
+        self._function_reads = FunctionReads(self, answers or {})
 
     def __enter__(self) -> Self:
         """Start following, in this thread, backward included."""
@@ -163,41 +171,75 @@ class Ownership(TorchDispatchMode):
             return self._follow(func, args, kwargs or {})
 
     def _follow(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Result:
-        arguments = _bound(func, args, kwargs)
-        given = [t for value in arguments.values() for t in tensors_of(value)]
         if func._schema.name in VIEWS_BY_MEMORY:
             return func(*args, **kwargs)
+        arguments = _bound(func, args, kwargs)
+        given = [t for value in arguments.values() for t in tensors_of(value)]
         maps = {id(t): owned for t in given if (owned := self._before(t)) is not None}
         depends = any(not owned.is_constant for owned in maps.values())
         name = func._schema.name.split("::")[1]
-        if depends and name in READS_VALUE and not is_own():
-            self._function_reads.note(name)
         rule = registry.rule_of(name) or (registry.POINTWISE if torch.Tag.pointwise in func.tags else None)
         written = [v for a, v in zip(func._schema.arguments, arguments.values(), strict=True) if _is_written(a)]
+        keys = {id(t): self.memory.key(t) for t in given}
         untouched = _copied(arguments) if depends and rule is None else None
         result = func(*args, **kwargs)
+        results = list(tensors_of(result))
+        number = self._number(func, name, arguments, keys, results)
+        if depends and name in READS_VALUE and not is_own():
+            result = self._function_reads.answer(name, result)
         if depends or name in registry.MAKES_CONSTANTS:
-            call = Call(func, arguments, maps, list(tensors_of(result)), SEVERAL - len(self.blames), self.examples)
-            self._note(call, rule, untouched, list(tensors_of(written)))
+            call = Call(func, arguments, maps, results, SEVERAL - len(self.blames), self.examples, keys)
+            self._note(call, rule, untouched, list(tensors_of(written)), number)
         else:
-            self._note_constants(name, given, maps, list(tensors_of(result)), list(tensors_of(written)))
+            self._note_constants(name, given, maps, results, list(tensors_of(written)), number)
         return result
 
+    def _number(
+        self, func: OpOverload, name: str, arguments: Mapping[str, Any], keys: Mapping[int, int], results: list[Tensor]
+    ) -> int:
+        """Return what tells how results were computed: from what, and by which operation; or what came in from Python."""
+        if name in registry.DRAWS or name.removesuffix("_") in registry.DRAWS:
+            self._draws += 1
+            return hash((func, self._draws))
+        if name.startswith("lift_fresh") and results[0].numel() <= MOST_COMPARED:
+            return hash((func, results[0].shape, str(results[0].flatten().tolist())))
+        return hash((func, *(_sketch(v, keys) for v in arguments.values())))
+
     def _note_constants(
-        self, name: str, given: list[Tensor], maps: Mapping[int, Owned], results: list[Tensor], written: list[Tensor]
+        self,
+        name: str,
+        given: list[Tensor],
+        maps: Mapping[int, Owned],
+        results: list[Tensor],
+        written: list[Tensor],
+        number: int,
     ) -> None:
         """Note where the values of constants come from that were computed from constants alone."""
         sources = [maps[id(v)].source if id(v) in maps else "given" for v in given]
         if name in registry.DRAWS or name.removesuffix("_") in registry.DRAWS:
             sources = ["drawn"]
-        elif name in ("lift_fresh", "lift_fresh_copy"):
+        elif name.startswith("lift_fresh"):
             sources = ["given"]
         source = common_source(sources)
         for value in written:
-            self.memory.write(value, constant(value.shape, source=source), NONE)
-        for value in results:
-            if source != "given" and not any(value is w for w in written):
-                self.memory.put(value, constant(value.shape, source=source))
+            self.memory.write(value, constant(value.shape, source=source), NONE, number)
+        for k, value in enumerate(results):
+            if not any(value is w for w in written):
+                found = constant(value.shape, source=source)
+                self.memory.put(
+                    value, replace(found, meaning=self._meaning(name, given, maps, number)), hash((number, k))
+                )
+
+    def _meaning(self, name: str, given: list[Tensor], maps: Mapping[int, Owned], number: int) -> Meaning:
+        """Return what a constant stands for: a random order of rows, or what brings them back from it."""
+        first = maps[id(given[0])].meaning if given and id(given[0]) in maps else None
+        if name == "randperm":
+            return Shuffle(number)
+        if isinstance(first, Shuffle) and name in ("argsort", "sort"):
+            return Ranks(("shuffled", first.key), None)
+        return (
+            first if isinstance(first, Shuffle | Ranks) and name in ("_to_copy", "clone", "detach", "alias") else None
+        )
 
     def _before(self, value: Tensor) -> Owned | None:
         try:
@@ -207,24 +249,29 @@ class Ownership(TorchDispatchMode):
             return Owned(torch.tensor(SEVERAL - len(self.blames) + 1, dtype=torch.int32).expand(value.shape))
 
     def _note(
-        self, call: Call, rule: registry.OwnerRule | None, untouched: Mapping[str, Any] | None, written: list[Tensor]
+        self,
+        call: Call,
+        rule: registry.OwnerRule | None,
+        untouched: Mapping[str, Any] | None,
+        written: list[Tensor],
+        number: int,
     ) -> None:
         """Note the owner maps of what an operation returned or wrote to."""
         found = self._found(call, rule, untouched)
         self.conditional |= call.conditional
-        for value, owned in zip(call.results, found, strict=True):
+        for k, (value, owned) in enumerate(zip(call.results, found, strict=True)):
             if tuple(owned.owner.shape) != tuple(value.shape):
                 owned = call.all_mixed(value, f"its rule gave the shape {tuple(owned.owner.shape)}")
             owned = replace(owned, owner=tidied(owned.owner))
             if any(value is w for w in written):
-                self.memory.write(value, owned, call.mixed)
+                self.memory.write(value, owned, call.mixed, number)
             else:
-                self.memory.put(value, owned)
+                self.memory.put(value, owned, hash((number, k)))
             self._note_mixing(call, owned)
         for value in written:
             if not any(value is r for r in call.results):
                 owned = call.all_mixed(value)
-                self.memory.write(value, owned, call.mixed)
+                self.memory.write(value, owned, call.mixed, number)
                 self._note_mixing(call, owned)
 
     def _found(self, call: Call, rule: registry.OwnerRule | None, untouched: Mapping[str, Any] | None) -> list[Owned]:
@@ -275,3 +322,12 @@ def _copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return [copy(v) for v in value] if isinstance(value, list | tuple) else value
 
     return {name: copy(value) for name, value in arguments.items()}
+
+
+def _sketch(value: Any, keys: Mapping[int, int]) -> object:
+    """Return what tells an argument from others."""
+    if isinstance(value, Tensor):
+        return keys[id(value)]
+    if isinstance(value, list | tuple):
+        return tuple(_sketch(v, keys) for v in value)
+    return value if value.__hash__ else type(value)

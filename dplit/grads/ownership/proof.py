@@ -15,7 +15,9 @@ from dplit.grads.ownership.batch_owners import BatchOwners
 from dplit.grads.ownership.blame import Blame
 from dplit.grads.ownership.harmless import Harmless
 from dplit.grads.ownership.ownership import Ownership
+from dplit.grads.ownership.python_reads import Read
 from dplit.grads.ownership.random_state import RandomState, again, random_state
+from dplit.grads.ownership.read_trials import without_effect
 from dplit.grads.per_example import PerExample
 from dplit.grads.types import Batch, Losses
 
@@ -74,28 +76,52 @@ class Proof:
         with self.unseen():
             return self._certified(module, losses, batch, examples, state)
 
+    def _judge_reads(
+        self, reads: list[Read], module: nn.Module, losses: Losses, batch: Batch, examples: int, state: RandomState
+    ) -> None:
+        """Let places pass that are known, declared, or from which nothing of the losses follows.
+
+        Raises:
+            PrivacyError: another place, named by file and line.
+        """
+        open_reads = [read for read in reads if self.harmless.why(read) is None]
+        if open_reads:
+            after = random_state()
+            self.harmless.found |= without_effect(open_reads, module, losses, batch, examples, self.owners, state)
+            with again(after):
+                pass
+        self.harmless.check(reads)
+
     def _certified(
         self, module: nn.Module, losses: Losses, batch: Batch, examples: int, state: RandomState
     ) -> tuple[Tensor, PerExample]:
         """Certify a step; where random rows turn out to be for all examples, with random numbers as constants."""
         try:
-            with again(state):
-                return self.certify(module, losses, batch, examples)
+            return self.certify(module, losses, batch, examples, state)
         except MixedGradients:
             if not self.random_rows:
                 raise
             self.random_rows = False
             self._known.clear()
-        with again(state):
-            return self.certify(module, losses, batch, examples)
+        return self.certify(module, losses, batch, examples, state)
 
-    def certify(self, module: nn.Module, losses: Losses, batch: Batch, examples: int) -> tuple[Tensor, PerExample]:
+    def certify(
+        self, module: nn.Module, losses: Losses, batch: Batch, examples: int, state: RandomState | None = None
+    ) -> tuple[Tensor, PerExample]:
         """Run a step with every operation followed; remember its path, and return losses and gradients.
+
+        Args:
+            module: the model.
+            losses: computes the losses of a batch.
+            batch: the batch.
+            examples: n.
+            state: from which random numbers are drawn; the present one if None.
 
         Raises:
             CoupledExamples, PrivacyError, UnsupportedOperation: as `record`.
         """
-        with Ownership(examples) as ownership:
+        state = random_state() if state is None else state
+        with again(state), Ownership(examples) as ownership:
             self.owners.tell(ownership, batch)
             with self.owners.tape(module, batch, examples, self.random_rows) as tape:
                 value = losses(batch, examples)
@@ -104,7 +130,7 @@ class Proof:
             gradients = tape.backward(value)
             with torch._C.DisableTorchFunction():
                 _check_gradients(ownership, gradients)
-        self.harmless.check(ownership.reads)
+        self._judge_reads(ownership.reads, module, losses, batch, examples, state)
         if not ownership.conditional:
             self._known.add(tape.path.digest)
         return value.detach(), gradients

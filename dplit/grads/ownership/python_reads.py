@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -17,7 +18,7 @@ from dplit.grads.types import Args, Kwargs, Result, TorchFunction
 if TYPE_CHECKING:
     from dplit.grads.ownership.ownership import Ownership
 
-READS_VALUE = frozenset({"_local_scalar_dense", "equal", "item", "is_nonzero"})
+READS_VALUE = frozenset({"_local_scalar_dense", "equal", "allclose", "item", "is_nonzero"})
 """Operations that give Python a number."""
 
 HANDS_OUT: dict[TorchFunction, str] = {
@@ -32,11 +33,19 @@ SIZES: dict[TorchFunction, str] = {
 """Methods that give Python the size of a tensor."""
 
 
+Answers = Mapping[Place, Callable[[Any], Any]]
+"""For some places, what Python is given in place of what it reads."""
+
+
 class Read(NamedTuple):
     """Python looked at a value that depends on examples."""
 
     place: Place
     operation: str
+
+    def is_in(self, file: str, function: str) -> bool:
+        """Whether it is in a function of a file, or anywhere in the file if the function's name is empty."""
+        return self.place.file.endswith(file) and function in ("", self.place.function)
 
     def __str__(self) -> str:
         return f"{self.operation} at {self.place}"
@@ -45,9 +54,10 @@ class Read(NamedTuple):
 class FunctionReads(TorchFunctionMode):
     """Notes what Python is handed above the operations that `Ownership` sees."""
 
-    def __init__(self, ownership: Ownership) -> None:
+    def __init__(self, ownership: Ownership, answers: Answers) -> None:
         super().__init__()
         self.ownership = ownership
+        self.answers = answers
         self._calls: list[tuple[TorchFunction, Args, Kwargs]] = []
 
     def __torch_function__(
@@ -61,21 +71,39 @@ class FunctionReads(TorchFunctionMode):
         finally:
             self._calls.pop()
         if func in HANDS_OUT or func in SIZES:
-            self._note_given(func, tensors(args, kwargs))
+            result = self._note_given(func, tensors(args, kwargs), result)
         if self.ownership.python_data and func in READS_VALUES and isinstance(result, Tensor):
             self.ownership.own_python_data(result)
         return result
 
-    def note(self, operation: str) -> None:
-        """Note that a number was read, unless by a function that only checks it."""
-        if not (self._calls and _only_checks(*self._calls[-1])):
-            self.ownership.reads.append(Read(place(), operation))
+    def answer(self, operation: str, value: Any) -> Any:
+        """Note that a number was read, unless by a function that only checks it, and return what Python is given."""
+        if self._calls and _only_checks(*self._calls[-1]):
+            return value
+        return self._given(operation, value)
 
-    def _note_given(self, func: TorchFunction, given: list[Tensor]) -> None:
+    def _note_given(self, func: TorchFunction, given: list[Tensor], result: Result) -> Result:
         for value in given:
             owned = self.ownership.of(value)
             if (owned.ordered or (func in HANDS_OUT and not owned.is_constant)) and not is_own():
-                self.ownership.reads.append(Read(place(), HANDS_OUT.get(func) or SIZES[func]))
+                return self._given(HANDS_OUT.get(func) or SIZES[func], result)
+        return result
+
+    def _given(self, operation: str, value: Any) -> Any:
+        read = Read(place(), operation)
+        self.ownership.reads.append(read)
+        alter = self.answers.get(read.place)
+        return value if alter is None or operation in SIZES.values() else altered(value, alter)
+
+
+def altered(value: Any, alter: Callable[[Any], Any]) -> Any:
+    """Return what Python is handed with each of its numbers altered."""
+    if isinstance(value, list | tuple):
+        return type(value)(altered(v, alter) for v in value)
+    if isinstance(value, np.ndarray):
+        numbers = [alter(v) for v in value.flatten().tolist()]
+        return np.asarray(numbers).astype(value.dtype).reshape(value.shape)
+    return alter(value)
 
 
 def _only_checks(func: TorchFunction, args: Args, kwargs: Kwargs) -> bool:

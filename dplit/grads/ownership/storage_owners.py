@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,7 +26,9 @@ class _Memory:
     """In bytes."""
     whole: Layout
     """The tensor whose map the others are derived from."""
-    maps: dict[Layout, Owned] = field(default_factory=dict)
+    maps: dict[Layout, Owned]
+    number: int
+    """Equal for two memories only if the same operations computed them from the same tensors."""
 
 
 class StorageOwners:
@@ -46,32 +48,40 @@ class StorageOwners:
             known = memory.maps[layout] = _derived(memory, layout)
         return known
 
-    def put(self, value: Tensor, owned: Owned) -> None:
-        """Note the owner map of a tensor with memory of its own, or of a new view of known memory."""
+    def key(self, value: Tensor) -> int:
+        """Return a number that two tensors share only if the same operations computed them from the same tensors."""
+        memory = self._memories.get(_address(value))
+        known = (_address(value), value._version) if memory is None else memory.number
+        return hash((known, layout_of(value)))
+
+    def put(self, value: Tensor, owned: Owned, number: int = 0) -> None:
+        """Note the owner map of a tensor with memory of its own, or of a new view of known memory, and how it was computed."""
         address, layout = _address(value), layout_of(value)
         memory = self._memories.get(address)
         if memory is None:
-            memory = self._memories[address] = _new(value, layout)
+            memory = self._memories[address] = _new(value, layout, number or hash(address))
         memory.maps[layout] = owned
 
-    def write(self, value: Tensor, owned: Owned, mixed: int) -> None:
+    def write(self, value: Tensor, owned: Owned, mixed: int, number: int = 0) -> None:
         """Note that the numbers of a tensor were overwritten; every other tensor that shares them has changed, too.
 
         Args:
             value: the tensor, after the operation.
             owned: its new map.
             mixed: what to write where records decide the order of rows that another name of the memory would show.
+            number: how it was computed.
         """
         address, layout = _address(value), layout_of(value)
         memory = self._memories.get(address)
+        number = hash((0 if memory is None else memory.number, number, layout))
         if memory is None or memory.whole == layout or _covers(value):
-            self._memories[address] = _new(value, layout, {layout: owned})
+            self._memories[address] = _new(value, layout, number, {layout: owned})
             return
         flat = _flat(memory, layout[0])
         part = flat.as_strided(layout[2], layout[3], layout[1])
         part.copy_(torch.where(owned.owner == NONE, mixed, owned.owner) if owned.ordered else owned.owner)
         whole = (layout[0], 0, tuple(flat.shape), (1,))
-        self._memories[address] = _new(value, whole, {whole: Owned(flat)})
+        self._memories[address] = _new(value, whole, number, {whole: Owned(flat)})
 
 
 def layout_of(value: Tensor) -> Layout:
@@ -84,9 +94,9 @@ def _address(value: Tensor) -> int:
     return address
 
 
-def _new(value: Tensor, whole: Layout, maps: dict[Layout, Owned] | None = None) -> _Memory:
+def _new(value: Tensor, whole: Layout, number: int, maps: dict[Layout, Owned] | None = None) -> _Memory:
     storage = value.untyped_storage()
-    return _Memory(StorageWeakRef(storage), storage.nbytes(), whole, maps or {})
+    return _Memory(StorageWeakRef(storage), storage.nbytes(), whole, maps or {}, number)
 
 
 def _covers(value: Tensor) -> bool:
@@ -119,7 +129,8 @@ def _flat(memory: _Memory, size: int) -> Tensor:
         raise LookupError("the memory of rows in an order that records decide is read by another name")
     numbers = memory.size // own_size
     flat = torch.full((numbers,), NONE, dtype=torch.int32)
-    flat.as_strided(shape, strides, offset).copy_(owned.owner)
+    if not owned.is_constant:
+        flat.as_strided(shape, strides, offset).copy_(owned.owner)
     if own_size == size:
         return flat
     if own_size > size:

@@ -18,7 +18,7 @@ SMALL = 8
 class Path:
     """The sequence of operations of a step as one number.
 
-    It tells functions, which results went into which, types, numbers of dimensions, and of each size whether it is 1, n, a
+    It tells functions, which results went into which, types, numbers of dimensions, and of each size whether it is 0, 1, n, a
     multiple of n or another: what the rules of ownership look at. It does not tell values, nor sizes apart that play the same part, so
     that a text of another length, or a draw of another size, takes a path that is known.
 
@@ -71,7 +71,7 @@ class Path:
         return value if value.__hash__ else type(value)
 
     def _size(self, size: int) -> int:
-        """Return 1, or a class below 0: n itself, a multiple of it, none of these."""
-        if size == 1:
-            return 1
+        """Return 0, 1, or a class below 0: n itself, a multiple of it, none of these."""
+        if size in (0, 1):
+            return size
         return -1 if size == self.examples else -2 if size % self.examples == 0 else -3

@@ -17,11 +17,12 @@ from dplit.grads.ownership.owner_map import (
     Owned,
     Positions,
     Ranks,
+    Shuffle,
     compact,
     joined_over,
+    tidied,
 )
 from dplit.grads.ownership.registry import owner_rule
-from dplit.grads.ownership.rules.ordering import key_of
 
 ELSEWHERE = "rows in an order that records decide are indexed by something else"
 
@@ -53,6 +54,8 @@ def readable(call: Call, owned: Owned, dim: int, index: Index) -> tuple[Tensor, 
         if isinstance(meaning, Ranks) and meaning.order == owned.orders[dim]:
             return owner, ""
         return owner, ELSEWHERE
+    if isinstance(meaning, Shuffle) and index.values.dim() == 1 and owner.shape[dim] == len(index.values):
+        return owner, ""
     if owner.stride(dim) == 0 or owner.shape[dim] == 1:
         return owner, ""
     if index.constant and index.owned.source != "drawn":
@@ -74,13 +77,18 @@ def _agree(owner: Tensor, dim: int, owners: Tensor) -> bool:
 
 def _of_index(call: Call, index: Index) -> Tensor:
     """Return what the place of a number that is read depends on; of ranks, the owner of the place they are read for."""
-    if isinstance(index.owned.meaning, Ranks):
-        return index.owned.meaning.owners.to(torch.int32)
+    meaning = index.owned.meaning
+    if isinstance(meaning, Ranks):
+        return index.owned.owner.new_tensor(NONE) if meaning.owners is None else meaning.owners.to(torch.int32)
     return index.owned.owner
 
 
-def _orders_of(index: Index) -> tuple[Order, ...]:
-    return (None,) * index.values.dim() if isinstance(index.owned.meaning, Ranks) else index.owned.orders
+def _orders_of(index: Index, owner: Tensor, dim: int) -> tuple[Order, ...]:
+    """Return the order of what is read at an index; a random order shows only where rows of several examples change places."""
+    meaning = index.owned.meaning
+    if isinstance(meaning, Shuffle) and owner.stride(dim) != 0:
+        return (("shuffled", meaning.key),)
+    return (None,) * index.values.dim() if isinstance(meaning, Ranks) else index.owned.orders
 
 
 @owner_rule("index", "_unsafe_index", "_index")
@@ -99,9 +107,12 @@ def _looked_up(call: Call, owned: Owned, places: list[Index | None], result: Ten
             if why:
                 return call.all_mixed(result, why)
     indices = [p for p in places if p is not None]
-    orders, clash = orders_joined(
-        call, [(Owned(i.owned.owner, _orders_of(i)), i.values.dim()) for i in indices], _dim(indices)
-    )
+    given = [
+        (Owned(i.owned.owner, _orders_of(i, owned.owner, dim)), i.values.dim())
+        for dim, i in enumerate(places)
+        if i is not None
+    ]
+    orders, clash = orders_joined(call, given, _dim(indices))
     if clash:
         return call.all_mixed(result, "rows in an order that records decide meet rows in another order")
     read = torch.ops.aten.index(owner, [None if p is None else p.values for p in places])
@@ -166,24 +177,25 @@ def _nonzero(call: Call, mask: Tensor) -> Owned:
         return Owned(torch.tensor(NONE, dtype=torch.int32).expand(where.shape))
     if owned.ordered or bool((values < NONE).any()) or len(varying) > 1:
         everyone = call.all_mixed(where, "positions among rows of several examples")
-        return Owned(everyone.owner, (("nonzero", key_of(mask)), None))
+        return Owned(everyone.owner, (("nonzero", call.keys.get(id(mask), id(mask))), None))
     if not varying:  # one example alone decides
-        return Owned(values.reshape(-1)[:1].expand(where.shape), (("nonzero", key_of(mask)), None))
+        return Owned(values.reshape(-1)[:1].expand(where.shape), (("nonzero", call.keys.get(id(mask), id(mask))), None))
     owners = owned.owner.movedim(varying[0], 0).reshape(mask.shape[varying[0]], -1)[:, 0]
     rows = owners[where[:, varying[0]]]
     meaning = Columns(tuple(Positions(owners) if d == varying[0] else None for d in range(mask.dim())))
-    return Owned(rows[:, None].expand(where.shape), (("nonzero", key_of(mask)), None), meaning=meaning)
+    return Owned(
+        rows[:, None].expand(where.shape), (("nonzero", call.keys.get(id(mask), id(mask))), None), meaning=meaning
+    )
 
 
 @owner_rule("masked_select")
 def masked(call: Call) -> Owned:
     """The numbers at which a mask is true."""
-    value, mask = torch.broadcast_tensors(call["self"], call["mask"])
-    owned, of_mask = call.owned(call["self"]), call.owned(call["mask"])
-    wide = Owned(owned.owner.expand(value.shape), (*[None] * (value.dim() - len(owned.orders)), *owned.orders))
-    if of_mask.owner.dim() < value.dim() or of_mask.ordered:
-        return call.all_mixed(call.results[0], "a mask of another shape")
-    return _looked_up(call, wide, _positions(call, call["mask"].expand(value.shape)), call.results[0])
+    value, mask = call["self"], call["mask"]
+    if value.shape != mask.shape:
+        everyone = call.all_mixed(call.results[0], "a mask of another shape")
+        return Owned(everyone.owner, (("masked", call.keys[id(mask)]),))
+    return _looked_up(call, call.owned(value), _positions(call, mask), call.results[0])
 
 
 @owner_rule("index_select")
@@ -283,7 +295,6 @@ def written(call: Call, target: Tensor, places: list[Index | None], source: obje
     values = source if isinstance(source, Tensor) else None
     indices = [p for p in places if p is not None]
     if all(i.constant and i.owned.source != "drawn" for i in indices):
-        call.conditional |= any(i.owned.source == "given" for i in indices)
         return _written_to_places(call, owned, places, values, adds, result)
     if owned.ordered:
         return call.all_mixed(result, "rows in an order that records decide are written to")
@@ -303,7 +314,10 @@ def written(call: Call, target: Tensor, places: list[Index | None], source: obje
 
 def _back_in_order(call: Call, owned: Owned, index: Index, ranks: Ranks, values: Tensor | None, first: bool) -> Owned:
     """Return the map of rows that were brought from their places into an order that records decided."""
-    result, places = call.results[0], ranks.owners.to(torch.int32)
+    result = call.results[0]
+    if ranks.owners is None:
+        return call.all_mixed(result, ELSEWHERE)
+    places = ranks.owners.to(torch.int32)
     of_values = call.owned(values) if values is not None else Owned(call.owner(None))
     wide = places.view(-1, *[1] * (result.dim() - 1))
     fits = of_values.owner.shape == result.shape and not of_values.ordered and first and owned.is_constant
@@ -340,6 +354,8 @@ def _own_rows_only(call: Call, row: Index, indices: list[Index], values: Tensor 
     """
     owner = row.owned.owner
     same = all(bool(((i.owned.owner == owner) | (i.owned.owner == NONE)).all()) for i in indices)
+    if same and values is not None and not values.numel():
+        return True
     if values is None or not call.is_owned(values) or not same:
         return same and (values is None or call.owned(values).uniform or not values.dim())
     of_values = call.owned(values)
@@ -360,6 +376,14 @@ def _written_to_places(
     at = [None if p is None else p.values for p in places]
     before = torch.ops.aten.index(owned.owner, at)
     new = call.together(before, of_values.owner).expand(before.shape) if adds else of_values.owner.expand(before.shape)
+    start = _start(places)
+    matters = any(
+        size > 1
+        for size in compact(tidied(call.together(before, new))).shape[
+            start : start + before.dim() - owned.owner.dim() + len([p for p in places if p is not None])
+        ]
+    )
+    call.conditional |= matters and any(p.owned.source == "given" for p in places if p is not None)
     if _repeats(places) and compact(of_values.owner).numel() > 1:
         return call.all_mixed(result, "several rows are written to one")
     after = owned.owner.clone(memory_format=torch.contiguous_format)
@@ -425,12 +449,31 @@ def scattered(call: Call) -> Owned:
     if isinstance(place.meaning, Positions) and call.owned(target).orders == (None,) * target.dim():
         return _scattered_rows(call, target, index, of_source, dim)
     along = joined_over(both, [dim], call.mixed)
+    fixed = place.is_constant and place.source != "drawn"
+    if fixed and bool((compact(along) == call.mixed).any()) and _each_once(index, dim):
+        call.conditional |= place.source == "given"
+        return _scattered_to_places(call, target, index, of_source, dim)
     wide = [s if s == 1 else t for s, t in zip(along.shape, target.shape, strict=True)]
     shape = [1 if d == dim else t for d, t in enumerate(target.shape)]
     del wide
     spread = torch.full(shape, NONE, dtype=torch.int32)
     spread[tuple(slice(s) for s in along.shape)] = along
     return Owned(call.together(call.owner(target), spread).expand(result.shape), call.owned(target).orders)
+
+
+def _each_once(index: Tensor, dim: int) -> bool:
+    """Whether no place along a dimension is named twice."""
+    ordered = index.detach().cpu().sort(dim).values
+    return index.shape[dim] < 2 or bool((ordered.diff(dim=dim) != 0).all())
+
+
+def _scattered_to_places(call: Call, target: Tensor, index: Tensor, of_source: Tensor, dim: int) -> Owned:
+    """Return the map after numbers went to places that no record decides, one to each."""
+    at, before = index.detach().cpu().long(), call.owner(target)
+    new = of_source.expand(index.shape)
+    if call.name != "scatter" or call.get("reduce") is not None:
+        new = call.together(new, before.gather(dim, at)).expand(index.shape)
+    return Owned(before.clone(memory_format=torch.contiguous_format).scatter(dim, at, new.contiguous()))
 
 
 def _scattered_rows(call: Call, target: Tensor, index: Tensor, of_source: Tensor, dim: int) -> Owned:

@@ -7,12 +7,6 @@ from torch import Tensor
 from dplit.grads.ownership.call import Call
 from dplit.grads.ownership.owner_map import NONE, Counts, Owned, Positions, Ranks, SortedKeys, compact, joined_over
 from dplit.grads.ownership.registry import owner_rule
-from dplit.grads.ownership.storage_owners import layout_of
-
-
-def key_of(value: Tensor) -> tuple[object, ...]:
-    """Return what tells a tensor of keys from others while its memory is known."""
-    return (value.untyped_storage()._cdata, layout_of(value), value._version)
 
 
 @owner_rule("sort", "argsort", "topk", "msort")
@@ -38,9 +32,9 @@ def ordered(call: Call) -> list[Owned]:
 def _sorted_rows(call: Call, value: Tensor, owned: Owned) -> list[Owned]:
     """Return the maps of a vector's numbers and places in the order that all of them decided."""
     places = call.results[-1]
-    order = ("sorted", key_of(value))
+    order = ("sorted", call.keys[id(value)])
     owner = owned.owner[places.cpu()]
-    values = [Owned(owner, (order,), meaning=SortedKeys(key_of(value)))] if len(call.results) > 1 else []
+    values = [Owned(owner, (order,), meaning=SortedKeys(call.keys[id(value)]))] if len(call.results) > 1 else []
     return [*values, Owned(owner, (order,), meaning=Positions(owned.owner))]
 
 
@@ -57,7 +51,7 @@ def counted(call: Call) -> Owned:
     found, keys = call.all_mixed(call.results[0]), call.owned(call["self"])
     if isinstance(keys.meaning, SortedKeys):
         return Owned(found.owner, meaning=Counts(keys.meaning.keys, keys.plain()))
-    return Owned(found.owner, meaning=Counts(key_of(call["self"])))
+    return Owned(found.owner, meaning=Counts(call.keys[id(call["self"])]))
 
 
 @owner_rule("searchsorted", "bucketize")
@@ -94,7 +88,7 @@ def distinct(call: Call) -> list[Owned]:
     """The values that occur, and which of them each number is: that depends on how many smaller ones there are."""
     found = [call.all_mixed(r) for r in call.results]
     return [
-        Owned(f.owner, (("distinct", key_of(call["self"])), *[None] * (r.dim() - 1)) if k == 0 else ())
+        Owned(f.owner, (("distinct", call.keys[id(call["self"])]), *[None] * (r.dim() - 1)) if k == 0 else ())
         for k, (f, r) in enumerate(zip(found, call.results, strict=True))
     ]
 
@@ -103,4 +97,4 @@ def distinct(call: Call) -> list[Owned]:
 def repeated(call: Call) -> Owned:
     """How often each position is repeated: as many rows as all of them say."""
     found = call.all_mixed(call.results[0])
-    return Owned(found.owner, (("repeated", key_of(next(call.tensors()))),))
+    return Owned(found.owner, (("repeated", call.keys[id(next(call.tensors()))]),))

@@ -42,7 +42,8 @@ def _divided(call: Call) -> Positions | None:
     floors = call.name == "floor_divide" or call.get("rounding_mode") == "floor"
     given = call.get("self")
     meaning = call.owned(given).meaning if floors and isinstance(given, Tensor) else None
-    k = int(by) if isinstance(by, int) or (isinstance(by, Tensor) and not by.dim() and not call.is_owned(by)) else 0
+    whole = isinstance(by, int) or (isinstance(by, Tensor) and not by.dim() and not by.is_floating_point())
+    k = int(by) if whole and not call.is_owned(by) else 0
     if not isinstance(meaning, Positions) or k < 1 or len(meaning.owners) % k:
         return None
     runs = meaning.owners.view(-1, k)
