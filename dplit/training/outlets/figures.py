@@ -10,7 +10,6 @@ from io import StringIO
 from typing import Any, NamedTuple
 
 from lightning.pytorch import Trainer
-from lightning_utilities.core.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from dplit.protocols import LogsFigures, ReleasesSplits, callbacks_of
@@ -123,7 +122,7 @@ class Figures:
         if self._silent or (hook == STEP and not self.training_logs):
             return False
         if split_of(hook) in EVALUATED and self._drops_exact(trainer):
-            self._say_dropped(names, hook)
+            self._say_dropped(trainer, names, hook)
             return False
         return True
 
@@ -144,12 +143,14 @@ class Figures:
         monitors = [c for c in callbacks_of(trainer) if isinstance(c, ReleasesSplits) and c.release == "noisy"]
         return bool(monitors) and all(monitor.drop_exact for monitor in monitors)
 
-    def _say_dropped(self, names: Sequence[str], hook: str) -> None:
-        if names and not self._has_dropped:
+    def _say_dropped(self, trainer: Trainer, names: Sequence[str], hook: str) -> None:
+        if names and not self._has_dropped and trainer.is_global_zero:
             self._has_dropped = True
-            rank_zero_info(
-                f"dropped {', '.join(names)} and whatever else {hook} logs: exact figures of the records whose noisy counts "
-                "are charged; FairnessMonitor(release='noisy', drop_exact=False) keeps them, and no ε is stated for the split"
+            print(
+                f"dplit: dropped {', '.join(names)} and whatever else {hook} logs: exact figures of the records whose noisy "
+                "counts are charged; FairnessMonitor(release='noisy', drop_exact=False) keeps them, and no ε is stated for "
+                "the split",
+                file=sys.stderr,
             )
 
     @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from operator import setitem
 from typing import Any
@@ -36,13 +36,11 @@ def watched_loggers(loggers: Iterable[Logger], tells: Tells) -> Iterator[None]:
         PrivacyError: a logger that cannot be watched.
     """
     kinds = {id(logger): (logger, type(logger)) for logger in loggers}.values()
-    try:
+    with ExitStack() as stack:
         for logger, kind in kinds:
             _watch(logger, kind, tells)
+            stack.callback(_unwatch, logger, kind)
         yield
-    finally:
-        for logger, kind in kinds:
-            _unwatch(logger, kind)
 
 
 def _watch(logger: Logger, kind: type[Logger], tells: Tells) -> None:
