@@ -33,7 +33,7 @@ ASSUMED = (
     "the machine is not attacked while it trains: time, memory and exact gradients stay on it",
     "the noise is as random as its generator, and floating point numbers are close enough to real ones",
 )
-ONE_PERSON_ONE_RECORD = "one person has one record: the ε of a person with k records is larger, up to about k times"
+ONE_PERSON_ONE_RECORD = "a person has one record: nothing is said of all records of one person together"
 ONE_KEY_ONE_PERSON = "{key} tells all records of a person, and of nobody else"
 ALWAYS_VOIDS = (
     "settings chosen by trying several on the private records, unless those runs are charged too",
@@ -68,7 +68,7 @@ class Facts:
         exact_figures: by split, such as "validation", names of the exact figures of its records that left uncharged; no ε
             is stated for such a split.
         assumptions: what was taken for granted in this run, beside what every statement assumes.
-        python_reads: where Python decided by values of examples; a line each.
+        python_reads: where Python decided by values of examples; a line each. None where nobody looked.
         steered_by: figures that decided on the weights beside the noisy gradients; a line each.
         journal: where the ledger is written.
         target: what was to be kept, if a target was set.
@@ -94,7 +94,7 @@ class Facts:
     person: str | None = None
     exact_figures: Mapping[str, Sequence[str]] = field(default_factory=dict)
     assumptions: Sequence[str] = ()
-    python_reads: Sequence[str] = ()
+    python_reads: Sequence[str] | None = None
     steered_by: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -163,7 +163,7 @@ class Statement(TypedDict):
     events: list[StatedEvent]
     accountant: str
     assumptions: list[str]
-    python_reads: list[str]
+    python_reads: list[str] | None
     released_without_charge: list[str]
     steered_by: list[str]
     voided_by: list[str]
@@ -213,7 +213,7 @@ def statement(ledger: Ledger, facts: Facts) -> Statement:
         ],
         "accountant": ledger.accountant.description,
         "assumptions": _assumptions(facts),
-        "python_reads": list(facts.python_reads),
+        "python_reads": None if facts.python_reads is None else list(facts.python_reads),
         "released_without_charge": list(facts.released_without_charge),
         "steered_by": list(facts.steered_by),
         "voided_by": [*ledger.notes, *ALWAYS_VOIDS, *_voided_by_persons(ledger, facts)],
@@ -302,7 +302,7 @@ def markdown(stated: Statement) -> str:
         _guarantee(stated),
         f"## How\n\n{_mechanism(stated)}",
         f"## Assumed, and not checked\n\n{_bullets(stated['assumptions'])}",
-        f"## Where Python decides by values of examples\n\n{_bullets(stated['python_reads'] or ['nowhere'])}",
+        f"## Where Python decides by values of examples\n\n{_python_reads(stated['python_reads'])}",
         f"## Released without charge\n\n{_bullets(stated['released_without_charge'] or ['nothing'])}",
         f"## What steers training beside the noisy gradients\n\n{_bullets(stated['steered_by'] or ['nothing'])}",
         f"## What would void this\n\n{_bullets([*noted, *stated['voided_by'][len(noted) :]])}",
@@ -342,6 +342,10 @@ def _mechanism(stated: Statement) -> str:
         "Ledger": stated["journal"],
     }
     return _bullets([f"{name}: {fact}" for name, fact in lines.items() if fact not in (None, "")])
+
+
+def _python_reads(places: Sequence[str] | None) -> str:
+    return "Not looked for in this run." if places is None else _bullets(places or ["nowhere"])
 
 
 def _bullets(lines: Sequence[str]) -> str:

@@ -53,7 +53,7 @@ class RunRecord:
         self.figures = figures or Figures()
         self.other_releases: set[str] = set()
         self.assumptions: set[str] = set()
-        self._python_reads: dict[str, None] = {}
+        self._python_reads: dict[str, None] | None = None
         self._facts: Facts | None = None
 
     def open(self, folder: Path) -> None:
@@ -101,8 +101,11 @@ class RunRecord:
         self._facts = plan.facts(None if self.ledger.journal is None else self.ledger.journal.path)
 
     def note_python_reads(self, lines: Iterable[str]) -> None:
-        """Note where Python decides by values of examples: lines like "model.py:31: `if loss.max() > 20`: declared harmless"."""
-        self._python_reads |= dict.fromkeys(lines)
+        """Note where Python decides by values of examples: lines like "model.py:31: `if loss.max() > 20`: declared harmless".
+
+        No lines say that somebody looked and found nothing.
+        """
+        self._python_reads = (self._python_reads or {}) | dict.fromkeys(lines)
 
     def write_statement(self, folder: Path, trainer: Trainer) -> None:
         """Write `privacy.json` and `privacy.md`: the fit, the ledger, and what every callback released uncharged.
@@ -126,6 +129,6 @@ class RunRecord:
             facts.releasing(sorted(released)),
             exact_figures=figures.exact_by_split(trainer),
             assumptions=(*sorted(self.assumptions), *figures.public(trainer)),
-            python_reads=tuple(self._python_reads),
+            python_reads=None if self._python_reads is None else tuple(self._python_reads),
             steered_by=tuple(figures.steering(trainer)),
         )

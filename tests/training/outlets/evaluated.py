@@ -51,9 +51,9 @@ class Evaluated(Linear):
 
 
 def fit_evaluated(strategy: Any, module: LightningModule | None = None, **options: Any) -> Trainer:
-    """Fit with validation, two epochs."""
+    """Fit with validation, for an epoch."""
     if any(type(callback).__name__ == "ModelCheckpoint" for callback in options.get("callbacks", [])):
         options["enable_checkpointing"] = True
-    run = trainer(strategy, **{"max_epochs": 2, "num_sanity_val_steps": 0, **options})
+    run = trainer(strategy, **{"num_sanity_val_steps": 0, **options})
     run.fit(module or Evaluated(), datamodule=Split())
     return run
