@@ -41,7 +41,8 @@ ALWAYS_VOIDS = (
     "releasing exact figures computed from the private records, other than those listed here",
     "a module or callback that decides by exact figures which it reads itself, as from trainer.callback_metrics: only a "
     "`monitor`, a scheduler and an optimizer's closure are seen",
-    "what training_step prints, writes to a file, or sends by an object that is no logger of the trainer",
+    "what training_step prints, writes to a file, or sends by an object that is no logger of the trainer, and what other "
+    "hooks hand to a logger past self.log",
 )
 SEVERAL_RECORDS = "one person with several records: the statement protects single records"
 SEVERAL_SPLITS = "a person with records in more than one split: the overall ε assumes that no two splits share a person"
