@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -104,6 +104,48 @@ class ReleasesFigures(Protocol):
 
     def released_without_charge(self) -> Iterable[str]:
         """Return one line for each exact figure or file that left the private records so far."""
+
+
+@runtime_checkable
+class ReleasesSplits(Protocol):
+    """A callback that says how the figures of validation and test records leave, and under which names."""
+
+    release: str
+    """"public": the records are free to publish; "flagged": exact and listed; "noisy": with noise, charged."""
+    drop_exact: bool
+    """Whether, with "noisy", exact figures of the same records are to be dropped."""
+
+    def speaks_for(self, name: str) -> bool:
+        """Whether a figure of this name is one of the callback's own."""
+
+
+class Watcher(NamedTuple):
+    """Who decides by a logged figure, and by which."""
+
+    who: str
+    """Class of a callback or of a learning rate scheduler."""
+    name: str
+    """The figure, as `trainer.callback_metrics` has it."""
+
+    def __str__(self) -> str:
+        return f"{self.who} watches {self.name}"
+
+
+def watchers_of(trainer: Trainer) -> list[Watcher]:
+    """Return the callbacks that have a `monitor`, and the schedulers that Lightning steps by a figure."""
+    callbacks = [
+        Watcher(type(callback).__name__, name) for callback in callbacks_of(trainer) for name in _watched(callback)
+    ]
+    plateaus = [config for config in trainer.lr_scheduler_configs if config.reduce_on_plateau and config.monitor]
+    return [*callbacks, *(Watcher(type(config.scheduler).__name__, str(config.monitor)) for config in plateaus)]
+
+
+def _watched(callback: Callback) -> list[str]:
+    if any(cls.__name__ == "SpikeDetection" for cls in type(callback).__mro__):
+        return ["loss"]
+    monitor = getattr(callback, "monitor", None)
+    names = monitor if isinstance(monitor, list | tuple | set) else [monitor]
+    return [name for name in names if isinstance(name, str)]
 
 
 @runtime_checkable

@@ -17,7 +17,9 @@ from dplit.protocols import (
     LogsFigures,
     PrivateStrategy,
     ReleasesFigures,
+    ReleasesSplits,
     UnitSamples,
+    Watcher,
     WrappedDataset,
     callbacks_of,
     datamodule_of,
@@ -25,6 +27,7 @@ from dplit.protocols import (
     per_example_losses,
     private_strategy,
     single_samples,
+    watchers_of,
 )
 
 
@@ -55,6 +58,18 @@ def test_callbacks_speak_for_their_own_figures() -> None:
     assert isinstance(monitor, ReleasesFigures)
     assert isinstance(monitor, LogsFigures)
     assert isinstance(diagnostics, ReleasesFigures)
+    assert isinstance(monitor, ReleasesSplits)
+    assert not isinstance(diagnostics, ReleasesSplits)
+
+
+def test_who_watches_which_figure() -> None:
+    """A `monitor` that is no name of a figure, and a scheduler that no figure steps, watch nothing."""
+    callbacks = [SimpleNamespace(monitor=monitor) for monitor in (None, "a", ["b", "c"], object(), [1])]
+    schedulers = [SimpleNamespace(scheduler=1.5, monitor="d", reduce_on_plateau=plateau) for plateau in (True, False)]
+    trainer: Any = SimpleNamespace(callbacks=[*callbacks, object()], lr_scheduler_configs=schedulers)
+    found = watchers_of(trainer)
+    assert found == [*(Watcher("SimpleNamespace", name) for name in "abc"), Watcher("float", "d")]
+    assert str(found[-1]) == "float watches d"
 
 
 def test_data_modules_declare_groups() -> None:

@@ -55,6 +55,7 @@ INNER: dict[str, dict[str, set[str]]] = {
         "checks": set(),
         "step": {"charge", "memory", "reduce", "sensitivity"},
         "physical_batches": {"step"},
+        "outlets": set(),
         "private_fit": {"checks", "physical_batches", "probing", "run_record", "setup", "step"},
     },
     "compare": {

@@ -22,8 +22,8 @@ from dplit.grads import Tape
 from dplit.grads.factors.base import DenseGrad
 from dplit.grads.per_example import PerExample
 from dplit.noise.gaussian import GaussianReleaseNoise
+from dplit.training.outlets.figures import Figures
 from dplit.training.reduce import OneDevice
-from dplit.training.run_record import RunRecord
 from dplit.training.step import PrivateStep
 from tests.clipping.laws import (
     GROUPS,
@@ -328,16 +328,7 @@ def test_everything_logged_is_listed() -> None:
 
 
 def test_mutant_unlisted_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RunRecord, "logged_by_training", lambda *a, **k: None)
-    honest = RunRecord.write_statement
-
-    def forgetful(self: RunRecord, folder: Path, trainer: Any) -> None:
-        self._logged = set()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(trainer), "callback_metrics", property(lambda t: {}))
-            honest(self, folder, trainer)
-
-    monkeypatch.setattr(RunRecord, "write_statement", forgetful)
+    monkeypatch.setattr(Figures, "released", lambda self, trainer: set())
     with pytest.raises(AssertionError):
         law_everything_logged_is_listed()
 

@@ -111,8 +111,11 @@ class RecipeCLI(LightningCLI):
         folder = Path(self.trainer.log_dir or ".")
         metrics = self.trainer.callback_metrics
         for name in ("accuracy", "perplexity"):
-            if f"test/{name}" in metrics:
-                print(f"test {name} {float(metrics[f'test/{name}']):.4f}")
+            exact, noisy = f"test/{name}", f"test_{Path(self.config.fairness.filename).stem}/overall_{name}"
+            if exact in metrics:
+                print(f"test {name} {float(metrics[exact]):.4f}")
+            elif noisy in metrics:
+                print(f"test {name} {float(metrics[noisy]):.4f} (by noisy counts)")
         strategy = private_strategy(self.trainer)
         spent = None if strategy is None else strategy.spent()
         if spent is not None:

@@ -24,10 +24,25 @@ from dplit.privacy.ledger import Ledger
 UNIT = "one record (x, y, group)"
 ADJACENCY = "add or remove one record"
 NOT_STATED = "not stated separately: the mechanism says nothing of this group alone, so the overall ε holds"
+ASSUMED = (
+    "model, features, limits, groups, classes, batch size, number of steps and learning rate come from public knowledge, "
+    "or their choice was charged",
+    "the number of {unit}s is public",
+    "a row of the data set is made of one record: what the data set or its collate function mixes is not all seen",
+    "the code that runs is trusted: model, data set, callbacks, dplit, and what they depend on",
+    "the machine is not attacked while it trains: time, memory and exact gradients stay on it",
+    "the noise is as random as its generator, and floating point numbers are close enough to real ones",
+)
+ONE_PERSON_ONE_RECORD = "a person has one record: nothing is said of all records of one person together"
+ONE_KEY_ONE_PERSON = "{key} tells all records of a person, and of nobody else"
 ALWAYS_VOIDS = (
     "settings chosen by trying several on the private records, unless those runs are charged too",
     "publishing the seed of the noise or of the sampling, or the state of a generator",
     "releasing exact figures computed from the private records, other than those listed here",
+    "a module or callback that decides by exact figures which it reads itself, as from trainer.callback_metrics: only a "
+    "`monitor`, a scheduler and an optimizer's closure are seen",
+    "what training_step prints, writes to a file, or sends by an object that is no logger of the trainer, and what other "
+    "hooks hand to a logger past self.log",
 )
 SEVERAL_RECORDS = "one person with several records: the statement protects single records"
 SEVERAL_SPLITS = "a person with records in more than one split: the overall ε assumes that no two splits share a person"
@@ -51,6 +66,11 @@ class Facts:
         expected_batch_size: the constant that sums are divided by.
         dataset_size: declared number of records, or of persons.
         released_without_charge: exact figures that left the private data uncharged.
+        exact_figures: by split, such as "validation", names of the exact figures of its records that left uncharged; no ε
+            is stated for such a split.
+        assumptions: what was taken for granted in this run, beside what every statement assumes.
+        python_reads: where Python decided by values of examples; a line each. None where nobody looked.
+        steered_by: figures that decided on the weights beside the noisy gradients; a line each.
         journal: where the ledger is written.
         target: what was to be kept, if a target was set.
         person: the key that says whose a record is, where persons and not records are drawn and clipped.
@@ -73,6 +93,10 @@ class Facts:
     journal: str | os.PathLike[str] | None = None
     target: Target | None = None
     person: str | None = None
+    exact_figures: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    assumptions: Sequence[str] = ()
+    python_reads: Sequence[str] | None = None
+    steered_by: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "delta", validation.delta(self.delta))
@@ -127,7 +151,7 @@ class Statement(TypedDict):
     epsilon: float
     delta: float
     bracket: Bracket
-    splits: dict[str, float]
+    splits: dict[str, float | str]
     groups: dict[str, float | str]
     target: StatedTarget | None
     steps: int
@@ -139,7 +163,10 @@ class Statement(TypedDict):
     dataset_size: int | None
     events: list[StatedEvent]
     accountant: str
+    assumptions: list[str]
+    python_reads: list[str] | None
     released_without_charge: list[str]
+    steered_by: list[str]
     voided_by: list[str]
     notes: list[str]
     warnings: list[str]
@@ -162,7 +189,10 @@ def statement(ledger: Ledger, facts: Facts) -> Statement:
         "epsilon": overall.upper,
         "delta": facts.delta,
         "bracket": {"lower": overall.lower, "estimate": overall.estimate},
-        "splits": {split: ledger.epsilon(facts.delta, split=split).upper for split in ledger.entries},
+        "splits": {
+            split: _not_stated(split, facts) or ledger.epsilon(facts.delta, split=split).upper
+            for split in ledger.entries
+        },
         "groups": {
             group: NOT_STATED if bound is None else bound.upper
             for group, bound in ledger.by_group(facts.delta, facts.groups).items()
@@ -183,7 +213,10 @@ def statement(ledger: Ledger, facts: Facts) -> Statement:
             for event, times in events.items()
         ],
         "accountant": ledger.accountant.description,
+        "assumptions": _assumptions(facts),
+        "python_reads": None if facts.python_reads is None else list(facts.python_reads),
         "released_without_charge": list(facts.released_without_charge),
+        "steered_by": list(facts.steered_by),
         "voided_by": [*ledger.notes, *ALWAYS_VOIDS, *_voided_by_persons(ledger, facts)],
         "notes": list(ledger.notes),
         "warnings": _warnings(ledger, facts, overall),
@@ -227,6 +260,18 @@ def _sampling_scheme(facts: Facts) -> str:
     return persons + PUBLIC_CONSTANTS.format("persons")
 
 
+def _not_stated(split: str, facts: Facts) -> str:
+    """Return why no ε is stated for a split, one of several loaders' included; "" where it is."""
+    exact = facts.exact_figures.get(split.partition("/")[0], ())
+    return f"not stated: exact figures of these records left uncharged, {', '.join(exact)}" if exact else ""
+
+
+def _assumptions(facts: Facts) -> list[str]:
+    unit = "record" if facts.person is None else "person"
+    whose = ONE_PERSON_ONE_RECORD if facts.person is None else ONE_KEY_ONE_PERSON.format(key=repr(facts.person))
+    return [whose, *(line.format(unit=unit) for line in ASSUMED), *facts.assumptions]
+
+
 def _voided_by_persons(ledger: Ledger, facts: Facts) -> list[str]:
     if facts.person is None:
         return [SEVERAL_RECORDS]
@@ -257,7 +302,10 @@ def markdown(stated: Statement) -> str:
         "# Privacy statement",
         _guarantee(stated),
         f"## How\n\n{_mechanism(stated)}",
+        f"## Assumed, and not checked\n\n{_bullets(stated['assumptions'])}",
+        f"## Where Python decides by values of examples\n\n{_python_reads(stated['python_reads'])}",
         f"## Released without charge\n\n{_bullets(stated['released_without_charge'] or ['nothing'])}",
+        f"## What steers training beside the noisy gradients\n\n{_bullets(stated['steered_by'] or ['nothing'])}",
         f"## What would void this\n\n{_bullets([*noted, *stated['voided_by'][len(noted) :]])}",
         f"## Made with\n\nRun {stated['run_id']}; {made_with}.",
     ]
@@ -295,6 +343,10 @@ def _mechanism(stated: Statement) -> str:
         "Ledger": stated["journal"],
     }
     return _bullets([f"{name}: {fact}" for name, fact in lines.items() if fact not in (None, "")])
+
+
+def _python_reads(places: Sequence[str] | None) -> str:
+    return "Not looked for in this run." if places is None else _bullets(places or ["nowhere"])
 
 
 def _bullets(lines: Sequence[str]) -> str:

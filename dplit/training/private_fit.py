@@ -26,7 +26,7 @@ class PrivateFit:
         batches: takes physical batches through the model.
         train: the loader that draws as the plan says.
         record: notes what leaves.
-        training_logs: whether what `training_step` logs is kept; its mean loss, too.
+        training_logs: whether the mean loss of a draw is told; what `training_step` logs is the record's to let out.
         find_size: whether the physical batch size is to be found by trial before the first release.
         memory_limit: GiB that the trial may take; None for what is free.
     """
@@ -74,8 +74,7 @@ class PrivateFit:
             given: what the trainer passes to `training_step` beside it.
 
         Returns:
-            The mean loss of the draw, detached: what callbacks see, un-noised; 0 for an empty draw or without
-            `training_logs`.
+            The mean loss of the draw, detached, un-noised; 0 for an empty draw or without `training_logs`.
 
         Raises:
             PrivacyError: something that is no draw, a draw made otherwise than it is charged, or one taken twice.
@@ -90,9 +89,10 @@ class PrivateFit:
         self._last_draw = draw
         self.step.begin()
         if not self._probed:
-            self._probe(given)
-        loss = self.batches.add(draw, self.step, given)
-        self.record.logged_by_training(self.trainer._results, keep=self.training_logs)
+            with self.record.figures.silence():
+                self._probe(given)
+        with self.record.figures.step("training_step"):
+            loss = self.batches.add(draw, self.step, given)
         return loss if self.training_logs else loss.new_zeros(())
 
     def release(self) -> None:
@@ -115,7 +115,6 @@ class PrivateFit:
             )
             self.record.other_releases.add("physical batch size: chosen by the memory that long records take, printed")
         self._probed = True
-        self.record.logged_by_training(self.trainer._results, keep=False)
 
 
 def check_draw(draw: Draw, sampler: PoissonBatches, trainer: Trainer) -> None:

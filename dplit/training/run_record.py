@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
 
 from dplit.files import next_free_path
 from dplit.privacy import Journal, Ledger
 from dplit.privacy.statement import Facts, write_statement
-from dplit.protocols import LogsFigures, ReleasesFigures, callbacks_of
+from dplit.protocols import ReleasesFigures, callbacks_of
+from dplit.training.outlets.figures import Figures
 from dplit.training.saved_fit import SavedFit
 from dplit.training.setup import FitPlan
 
@@ -42,15 +43,18 @@ class RunRecord:
 
     Attributes:
         ledger: everything charged so far.
+        figures: what the run's hooks may log, and what they did.
         other_releases: what was shown that depends on the training records, but is no figure; a line each.
+        assumptions: what was taken for granted in this run, beside what every statement assumes; a line each.
     """
 
-    def __init__(self, ledger: Ledger | None = None) -> None:
+    def __init__(self, ledger: Ledger | None = None, figures: Figures | None = None) -> None:
         self.ledger = ledger or Ledger()
+        self.figures = figures or Figures()
         self.other_releases: set[str] = set()
+        self.assumptions: set[str] = set()
+        self._python_reads: dict[str, None] | None = None
         self._facts: Facts | None = None
-        self._logged_by_training: set[str] = set()
-        self._logged: set[str] = set()
 
     def open(self, folder: Path) -> None:
         """Open the journal: a new one in `folder` if the ledger has none yet, never another run's.
@@ -96,14 +100,12 @@ class RunRecord:
             self.ledger.note(f"the noise seed was fixed ({seed}): whoever knows it can subtract the noise")
         self._facts = plan.facts(None if self.ledger.journal is None else self.ledger.journal.path)
 
-    def logged_by_training(self, results: _ResultCollection | None, keep: bool) -> None:
-        """Note the names `training_step` logged to Lightning's results, or drop the figures themselves."""
-        logged = {} if results is None else {k: m for k, m in results.items() if m.meta.fx == "training_step"}
-        if keep:
-            self._logged_by_training.update(metric.meta.name for metric in logged.values())
-        elif results is not None:
-            for key in logged:
-                del results[key]
+    def note_python_reads(self, lines: Iterable[str]) -> None:
+        """Note where Python decides by values of examples: lines like "model.py:31: `if loss.max() > 20`: declared harmless".
+
+        No lines say that somebody looked and found nothing.
+        """
+        self._python_reads = (self._python_reads or {}) | dict.fromkeys(lines)
 
     def write_statement(self, folder: Path, trainer: Trainer) -> None:
         """Write `privacy.json` and `privacy.md`: the fit, the ledger, and what every callback released uncharged.
@@ -113,18 +115,20 @@ class RunRecord:
         Raises:
             PrivacyError: what was released has no finite ε, or the files cannot be written.
         """
-        if self._facts is None:
-            return
-        self._logged |= set(trainer.callback_metrics)
-        exact = self.other_releases | {f"{name}: exact, logged by training_step" for name in self._logged_by_training}
-        others = {name for name in self._logged if not self._is_training(name)}
-        for callback in callbacks_of(trainer):
-            if isinstance(callback, LogsFigures):
-                others -= set(callback.logged_keys)
-            if isinstance(callback, ReleasesFigures):
-                exact.update(callback.released_without_charge())
-        exact.update(f"{name}: exact, logged outside training_step" for name in others)
-        write_statement(folder, self.ledger, self._facts.releasing(sorted(exact)))
+        if self._facts is not None:
+            write_statement(folder, self.ledger, self._told(self._facts, trainer))
 
-    def _is_training(self, name: str) -> bool:
-        return name.removesuffix("_step").removesuffix("_epoch") in self._logged_by_training
+    def _told(self, facts: Facts, trainer: Trainer) -> Facts:
+        """Return the facts of the fit with what was released, assumed and decided so far."""
+        figures = self.figures
+        released = self.other_releases | figures.released(trainer)
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, ReleasesFigures):
+                released.update(callback.released_without_charge())
+        return replace(
+            facts.releasing(sorted(released)),
+            exact_figures=figures.exact_by_split(trainer),
+            assumptions=(*sorted(self.assumptions), *figures.public(trainer)),
+            python_reads=None if self._python_reads is None else tuple(self._python_reads),
+            steered_by=tuple(figures.steering(trainer)),
+        )

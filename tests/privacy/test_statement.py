@@ -60,6 +60,61 @@ def test_what_voids_it_is_said(ledger):
     assert "**the noise seed was fixed (7)** (this run)" in report.markdown(found)
 
 
+def law_every_section_is_said(stated):
+    """What is assumed, read, released, and decides: each under a heading of its own, and "nothing" where there is none."""
+    text = report.markdown(stated)
+    sections = dict(part.split("\n", 1) for part in text.split("\n## ")[1:])
+    headings = {
+        "Assumed, and not checked": "assumptions",
+        "Where Python decides by values of examples": "python_reads",
+        "Released without charge": "released_without_charge",
+        "What steers training beside the noisy gradients": "steered_by",
+    }
+    for heading, key in headings.items():
+        bullets = [line.removeprefix("- ") for line in sections[heading].strip().splitlines()]
+        assert bullets == (stated[key] or [bullets[0]])
+        assert bullets[0] in ("nothing", "nowhere", "Not looked for in this run.") or stated[key]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_every_section_is_said(ledger, told):
+    lines = {"assumptions": ["public"], "python_reads": ["m.py:3: `if x`"], "steered_by": ["val_loss"]} if told else {}
+    found = statement(ledger, facts(**lines))
+    assert found["assumptions"][-1] == "public" or not told
+    law_every_section_is_said(found)
+
+
+@pytest.mark.parametrize(("reads", "said"), [(None, "Not looked for in this run."), ([], "- nowhere"), (["a"], "- a")])
+def test_nobody_looked_is_not_nothing_found(ledger, reads, said):
+    found = statement(ledger, facts(python_reads=reads))
+    assert found["python_reads"] == reads
+    assert f"values of examples\n\n{said}\n" in report.markdown(found)
+
+
+def test_mutant_section_left_out_is_caught(ledger, monkeypatch):
+    monkeypatch.setattr(report, "_assumptions", lambda facts: [])
+    with pytest.raises((AssertionError, IndexError)):
+        law_every_section_is_said(statement(ledger, facts()))
+
+
+@pytest.mark.parametrize(("person", "said"), [(None, "a person has one record"), ("user", "'user' tells all records")])
+def test_the_unit_is_the_first_assumption(ledger, person, said):
+    assert statement(ledger, facts(person=person))["assumptions"][0].startswith(said)
+    assert any("number of persons" in line for line in statement(ledger, facts(person="user"))["assumptions"])
+
+
+def test_no_epsilon_is_stated_for_a_split_whose_exact_figures_left(ledger):
+    ledger.record(Gaussian(50.0), split="validation/1")
+    ledger.record(Gaussian(50.0), split="test")
+    found = statement(ledger, facts(exact_figures={"validation": ["val/loss", "val/accuracy"], "test": []}))
+    for split in ("validation", "validation/1"):
+        assert found["splits"][split].startswith("not stated")
+        assert found["splits"][split].endswith("val/loss, val/accuracy")
+    assert found["splits"]["test"] == ledger.epsilon(1e-5, split="test").upper
+    assert found["splits"]["train"] == ledger.epsilon(1e-5, split="train").upper
+    assert "validation ε = not stated" in report.markdown(found)
+
+
 def test_warnings(ledger):
     (weak,) = statement(ledger, facts(dataset_size=100000))["warnings"]
     assert "1/100000" in weak

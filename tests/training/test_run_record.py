@@ -129,3 +129,21 @@ def test_spent_is_the_upper_bound_and_by_group_only_where_all_groups_have_one() 
     spent = Spent.of(ledger, 1e-5, ["a", "b"])
     assert spent.epsilon == ledger.epsilon(1e-5).upper
     assert spent.by_group == {"a": spent.epsilon, "b": spent.epsilon}
+
+
+class Reads(Linear):
+    """What certifies a step would note: places in its code, and what it took for granted."""
+
+    def on_train_batch_end(self, *given: Any) -> None:
+        record = self.trainer.strategy._record
+        record.note_python_reads(["model.py:31: `if loss.max() > 20`: declared harmless"])
+        record.assumptions.add("the labels are public")
+
+
+def test_python_reads_and_assumptions_are_noted_once_in_the_statement() -> None:
+    fit(Reads())
+    stated = json.loads(Path("privacy.json").read_text())
+    assert stated["python_reads"] == ["model.py:31: `if loss.max() > 20`: declared harmless"]
+    assert "the labels are public" in stated["assumptions"]
+    text = Path("privacy.md").read_text()
+    assert text.count("model.py:31") == text.count("the labels are public") == 1

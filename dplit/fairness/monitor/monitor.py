@@ -75,7 +75,8 @@ class FairnessMonitor(DrawsAtEnd):
       figures follow by post-processing; a rate whose denominator, a sum of m noisy cells, is under three of its
       standard deviations, 3·noise_multiplier·√m, is NaN, and so is every loss. Perplexities are left out, because a
       loss has no bound. A step that returns a loss alone is refused, and so are identity terms, of which a text may
-      mention many.
+      mention many. Exact figures of the same records, such as a `val/loss` that `validation_step` logs, are dropped by
+      the strategy; with `drop_exact=False` they leave, and the statement gives no ε for the split.
 
     Args:
         group: where a batch keeps its group ids; None: the strategy's `group`, else the key "group".
@@ -87,14 +88,16 @@ class FairnessMonitor(DrawsAtEnd):
         picture: draw the curves when fit ends.
         classes: number of classes; None: the width of the logits. With "preds", the largest id seen, plus one,
             which "noisy" refuses, as it is read from private records.
-        allow_monitoring: let callbacks and schedulers watch "flagged" figures.
+        allow_monitoring: let callbacks and schedulers watch "flagged" figures; the privacy statement names them.
+        drop_exact: see "noisy".
         terms: the identity terms, as the columns of "mentions"; None: the data module's `identity_terms`, if any; an
             empty list: none.
 
     Raises:
         ConfigurationError: no groups are declared anywhere, a step returned something else, or not the same for every
             batch, a batch lacks "mentions", the strategy cannot release noisy counts, or an argument is out of range.
-        PrivacyError: flagged figures are watched, or noisy counts might have a sensitivity over 1.
+        PrivacyError: flagged figures are watched, noisy counts might have a sensitivity over 1, or another monitor lets
+            out exact figures of the same records.
 
     """
 
@@ -110,6 +113,7 @@ class FairnessMonitor(DrawsAtEnd):
         allow_monitoring: bool = False,
         picture: bool = True,
         terms: Sequence[str] | None = None,
+        drop_exact: bool = True,
     ) -> None:
         super().__init__()
         if release not in RELEASES:
@@ -122,7 +126,7 @@ class FairnessMonitor(DrawsAtEnd):
         self.terms = None if terms is None else declared(terms, "terms")
         self.release, self.noise_multiplier = release, noise_multiplier
         self.filename, self.table, self.classes = filename, table, classes
-        self.allow_monitoring, self.picture = allow_monitoring, picture
+        self.allow_monitoring, self.picture, self.drop_exact = allow_monitoring, picture, drop_exact
         self._key: GroupKey = "group"
         self._names: tuple[str, ...] = ()
         self._terms: tuple[str, ...] = ()
@@ -139,6 +143,10 @@ class FairnessMonitor(DrawsAtEnd):
     def logged_keys(self) -> frozenset[str]:
         """The names this monitor has logged under so far; `release` says whether they were charged."""
         return frozenset(self._logged)
+
+    def speaks_for(self, name: str) -> bool:
+        """Whether a figure of this name is one of the monitor's own."""
+        return name.startswith((f"{self._prefix}/", f"test_{self._prefix}/"))
 
     def released_without_charge(self) -> list[str]:
         """Name everything that left the run so far, exact and uncharged, and who watched it.
@@ -197,6 +205,7 @@ class FairnessMonitor(DrawsAtEnd):
         if self.release == "noisy":
             check_noisy(trainer, self.noise_multiplier)
             self._check_no_terms()
+            self._check_no_exact_monitor(trainer)
 
     @property
     def _prefix(self) -> str:
@@ -208,6 +217,16 @@ class FairnessMonitor(DrawsAtEnd):
             raise ConfigurationError(
                 f"two monitors with filename={self.filename!r} would log under the same names, and be averaged; "
                 'give one a name of its own, as filename="fairness_race.csv"'
+            )
+
+    def _check_no_exact_monitor(self, trainer: Trainer) -> None:
+        exact = [
+            other for other in callbacks(trainer) if isinstance(other, FairnessMonitor) and other.release == "flagged"
+        ]
+        if exact and self.drop_exact:
+            raise PrivacyError(
+                f"{exact[0].filename} would hold exact figures of the records whose noisy counts are charged for "
+                f'{self.filename}; set release="noisy" for both, or drop_exact=False, and no ε is stated for the split'
             )
 
     def _check_no_terms(self) -> None:

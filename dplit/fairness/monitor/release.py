@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 
 from dplit.errors import ConfigurationError, PrivacyError
 from dplit.fairness.metrics.counts import Counts
-from dplit.protocols import Spent, private_strategy
+from dplit.protocols import Spent, private_strategy, watchers_of
 
 
 def spent(trainer: Trainer) -> Spent | None:
@@ -30,9 +30,7 @@ def callbacks(trainer: Trainer) -> list[Callback]:
 
 def watchers(trainer: Trainer, prefix: str) -> list[str]:
     """Name the callbacks and learning rate schedulers that watch a logged figure whose name starts with `prefix`."""
-    watching = [(type(callback).__name__, getattr(callback, "monitor", None)) for callback in callbacks(trainer)]
-    watching += [(type(config.scheduler).__name__, config.monitor) for config in trainer.lr_scheduler_configs]
-    return [f"{who} watches {key}" for who, key in watching if str(key).startswith(prefix)]
+    return [str(watcher) for watcher in watchers_of(trainer) if watcher.name.startswith(prefix)]
 
 
 def across_ranks(trainer: Trainer, counts: Counts) -> Counts:

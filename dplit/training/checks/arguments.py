@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
@@ -48,6 +50,22 @@ def check_memory(physical_batch_size: object, memory_limit: object) -> None:
         )
     if isinstance(memory_limit, bool) or not isinstance(memory_limit, int | float) or not 0 < memory_limit < math.inf:
         raise ConfigurationError(f"memory_limit={memory_limit!r} must be a number of GiB above 0")
+
+
+def check_figures(steered_by: object, public_splits: object) -> None:
+    """Refuse names of figures that are no list, and splits that cannot be public.
+
+    Raises:
+        ConfigurationError: naming the argument and what it takes.
+    """
+    for name, given in (("steered_by", steered_by), ("public_splits", public_splits)):
+        if not isinstance(given, list | tuple) or not all(isinstance(item, str) for item in given):
+            raise ConfigurationError(f"{name}={given!r} must be a list of names, such as ['validation']")
+    unknown = [split for split in cast(Sequence[str], public_splits) if split not in ("validation", "test")]
+    if unknown:
+        raise ConfigurationError(
+            f"public_splits={public_splits!r} may hold 'validation' and 'test'; records to train on are never public here"
+        )
 
 
 def warn_of_delta(delta: float, records: int) -> None:

@@ -26,11 +26,13 @@ from dplit.sampling.draws import Draw
 from dplit.sampling.loader import poisson_loader
 from dplit.sampling.poisson import Strata
 from dplit.sampling.units import unit_ids, unit_name
-from dplit.training.checks.arguments import check_arguments, check_memory, warn_of_delta
+from dplit.training.checks.arguments import check_arguments, check_figures, check_memory, warn_of_delta
 from dplit.training.checks.ledger import check_ledger
 from dplit.training.checks.loader import poisson_train_loader
 from dplit.training.checks.model import check_optimizers
 from dplit.training.checks.trainer import check_counts, check_trainer
+from dplit.training.outlets.closure import return_no_loss, step_output
+from dplit.training.outlets.figures import Figures
 from dplit.training.physical_batches import LossReduction, PhysicalBatches, StepArguments
 from dplit.training.private_fit import PrivateFit
 from dplit.training.run_record import RunRecord, Spent
@@ -62,7 +64,8 @@ class PrivateHooks(Strategy):
         loss_reduction: "mean" or "sum" for modules whose `training_step` returns a scalar.
         noise_seed: None: from the operating system. A number is for tests, and the privacy statement says so.
         delta: δ at which ε is shown where `noise` is a number; None takes the smaller of 1e-5 and 1/(10 N).
-        training_logs: False drops what `training_step` logs, which is un-noised and released without charge.
+        training_logs: False drops what `training_step` logs or hands to a logger, which is un-noised and released without
+            charge.
         grads: "tape"; "vmap" (torch.func) for models with operations the tape refuses; or "loop", one example at a time,
             whatever `physical_batch_size` is, for every other. All are exact; the last two build every gradient.
         memory_limit: GiB that training may take, for "auto"; None for what is free, or half of it on the CPU.
@@ -70,6 +73,10 @@ class PrivateHooks(Strategy):
         accountant: name of what turns the ledger into an ε (`dplit.privacy.accountants`); None for the given ledger's own,
             or "prv".
         noise_source: name of where the noise comes from (`dplit.noise`).
+        steered_by: names of exact figures of private records, such as "val_loss", that may decide on learning rates, on
+            stopping or on the checkpoint to keep. The privacy statement says which do. Any other is refused.
+        public_splits: "validation", "test", or both, where their records are free to publish: figures of them may
+            steer training, and need no line in the statement.
         engine: what Lightning passes to its own strategy.
 
     Raises:
@@ -96,11 +103,14 @@ class PrivateHooks(Strategy):
         ledger: Ledger | None = None,
         accountant: str | None = None,
         noise_source: str = "gaussian",
+        steered_by: Sequence[str] = (),
+        public_splits: Sequence[str] = (),
         **engine: Any,
     ) -> None:
         super().__init__(**engine)
         check_arguments(noise, loss_reduction, delta, grads)
         check_memory(physical_batch_size, memory_limit)
+        check_figures(steered_by, public_splits)
         if ledger is not None and accountant is not None:
             raise ConfigurationError(
                 f"accountant={accountant!r} has no meaning beside a ledger, which has its own; give it to the ledger"
@@ -119,7 +129,10 @@ class PrivateHooks(Strategy):
         self._asked_size = physical_batch_size
         self._asked_delta = delta
         self.noise_source = noise_sources.find(noise_source)
-        self._record = RunRecord(Ledger(accountant=accountant) if ledger is None else ledger)
+        self._record = RunRecord(
+            Ledger(accountant=accountant) if ledger is None else ledger,
+            Figures(training_logs, steered_by, public_splits),
+        )
         self._run_dir = Path()
         self._phase: SavedFit | PrivateFit | None = None
         """Nothing yet; a checkpoint that was read and is to be gone on from; or the fit that runs, or ran last."""
@@ -199,6 +212,7 @@ class PrivateHooks(Strategy):
         """Refuse what would void the guarantee, then set up as usual."""
         check_counts(callbacks_of(trainer), self.unit)
         self._run_dir = Path(trainer.log_dir or trainer.default_root_dir)
+        self._record.figures.attach(trainer)
         fitting = trainer.state.fn == "fit"
         if fitting:
             self._learn_groups(trainer)
@@ -206,6 +220,8 @@ class PrivateHooks(Strategy):
         super().setup(trainer)
         if fitting:
             check_optimizers(self.optimizers, self._module)
+            self._record.figures.check_steering(trainer)
+            return_no_loss(trainer)
             if isinstance(self._phase, SavedFit):
                 saved, self._phase = self._phase, None
                 self._resume(saved)
@@ -307,15 +323,28 @@ class PrivateHooks(Strategy):
         return batch if isinstance(batch, Draw) else super().batch_to_device(batch, device, dataloader_idx)
 
     @override
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Run the module's training step on each physical batch of the draw and add up the clipped gradients.
 
         Returns:
-            The mean loss of the draw, detached: what callbacks see, un-noised; 0 for an empty draw or without
+            The loss 0, which is all that the optimizer, its closure and `on_before_backward` get; and beside it the mean
+            loss of the draw, detached and un-noised, for `on_train_batch_end`: 0 for an empty draw or without
             `training_logs`.
         """
         draw, *rest = args
-        return self._running_fit.take(draw, StepArguments(rest, kwargs))
+        return step_output(self._running_fit.take(draw, StepArguments(rest, kwargs)))
+
+    @override
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module's validation step; what it hands to a logger is listed, or dropped where the split is charged."""
+        with self._record.figures.step("validation_step"):
+            return super().validation_step(*args, **kwargs)
+
+    @override
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As for validation."""
+        with self._record.figures.step("test_step"):
+            return super().test_step(*args, **kwargs)
 
     @override
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:

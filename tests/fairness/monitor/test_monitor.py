@@ -274,6 +274,15 @@ def test_free_or_allowed_figures_may_steer(trainer, options):
     assert said == (monitor.release == "flagged")
 
 
+def test_a_monitor_speaks_for_what_it_logs(trainer):
+    run, monitor = fitted(trainer)
+    run.test(run.model, datamodule=Project(), verbose=False)
+    assert all(monitor.speaks_for(key) for key in monitor.logged_keys)
+    assert not any(
+        monitor.speaks_for(name) for name in ("val/loss", "fairness", "side/accuracy_gap", "train_fairness/x")
+    )
+
+
 def test_public_figures_are_not_listed(trainer):
     _, monitor = fitted(trainer, release="public")
     assert monitor.released_without_charge() == []

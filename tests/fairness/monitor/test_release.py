@@ -131,6 +131,19 @@ def test_strategy_must_be_able_to_charge(trainer):
         trainer(FairnessMonitor(release="noisy")).fit(Model(), datamodule=Project())
 
 
+def test_an_exact_monitor_beside_a_noisy_one_is_refused_unless_it_is_said_so(trainer):
+    exact = FairnessMonitor(filename="side.csv", table=False)
+
+    def run(**options):
+        monitor = FairnessMonitor(release="noisy", noise_multiplier=SIGMA, table=False, **options)
+        made = trainer(monitor, exact)
+        make_private(made.strategy, Desk().spent, Desk().release_statistic)
+        made.fit(Model(), datamodule=Project(n=4000, batch_size=512))
+
+    assert "side.csv would hold exact figures" in refusal(run)
+    run(drop_exact=False)
+
+
 @pytest.mark.parametrize("noise_multiplier", [0.0, -1.0, math.nan, math.inf])
 def test_noise_must_be_noise(trainer, noise_multiplier):
     with pytest.raises(ConfigurationError, match="positive and finite"):

@@ -9,7 +9,7 @@ import pytest
 
 from dplit.errors import ConfigurationError
 from dplit.privacy import Target
-from dplit.training.checks.arguments import check_arguments, check_memory, warn_of_delta
+from dplit.training.checks.arguments import check_arguments, check_figures, check_memory, warn_of_delta
 
 GOOD: dict[str, Any] = {"noise": 1.0, "loss_reduction": None, "delta": None, "grads": "tape"}
 
@@ -54,6 +54,25 @@ def test_sizes_that_can_be_meant(size: Any, limit: Any) -> None:
 def test_sizes_that_cannot_be_meant(size: Any, limit: Any, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         check_memory(size, limit)
+
+
+def test_names_and_splits_that_can_be_meant() -> None:
+    check_figures([], ())
+    check_figures(["val_loss", "train_loss"], ["validation", "test"])
+
+
+@pytest.mark.parametrize(
+    ("steered_by", "public", "says"),
+    [
+        *((bad, (), "steered_by=.* must be a list of names") for bad in ("val_loss", None, [1], {"val_loss": 1})),
+        *(((), bad, "public_splits=.* must be a list of names") for bad in ("validation", True, [None])),
+        ((), ["train"], "records to train on are never public"),
+        ((), ["validation", "val"], "may hold 'validation' and 'test'"),
+    ],
+)
+def test_names_and_splits_that_cannot_be_meant(steered_by: Any, public: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        check_figures(steered_by, public)
 
 
 def test_a_delta_that_promises_nothing_is_warned_of(recwarn: pytest.WarningsRecorder) -> None:

@@ -1,0 +1,1 @@
+"""Where figures of private records leave a run, and what decides by them."""
