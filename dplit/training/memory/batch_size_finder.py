@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from dplit.clipping import ClippingPolicy
 from dplit.errors import ConfigurationError
-from dplit.grads.coupling.probe import undisturbed
+from dplit.grads.coupling.trial import undisturbed
 from dplit.grads.per_example import PerExample
 from dplit.protocols import fetch_samples, single_samples
 from dplit.sampling.draws import PhysicalCollate

@@ -26,7 +26,7 @@ from dplit.sampling.draws import Draw
 from dplit.sampling.loader import poisson_loader
 from dplit.sampling.poisson import Strata
 from dplit.sampling.units import unit_ids, unit_name
-from dplit.training.checks.arguments import check_arguments, check_memory, warn_of_delta
+from dplit.training.checks.arguments import check_arguments, check_memory, checked_names, warn_of_delta
 from dplit.training.checks.ledger import check_ledger
 from dplit.training.checks.loader import poisson_train_loader
 from dplit.training.checks.model import check_optimizers
@@ -70,6 +70,8 @@ class PrivateHooks(Strategy):
         accountant: name of what turns the ledger into an ε (`dplit.privacy.accountants`); None for the given ledger's own,
             or "prv".
         noise_source: name of where the noise comes from (`dplit.noise`).
+        scratch: names, or patterns such as "*.attention_map", of attributes and buffers of the module that `training_step` may
+            set to anything; they are put back after every physical batch. Others that take values of the records are refused.
         engine: what Lightning passes to its own strategy.
 
     Raises:
@@ -96,6 +98,7 @@ class PrivateHooks(Strategy):
         ledger: Ledger | None = None,
         accountant: str | None = None,
         noise_source: str = "gaussian",
+        scratch: Sequence[str] = (),
         **engine: Any,
     ) -> None:
         super().__init__(**engine)
@@ -116,6 +119,7 @@ class PrivateHooks(Strategy):
         self.training_logs = training_logs
         self.grads: Literal["tape", "vmap", "loop"] = grads
         self.memory_limit = memory_limit
+        self.scratch = checked_names("scratch", scratch)
         self._asked_size = physical_batch_size
         self._asked_delta = delta
         self.noise_source = noise_sources.find(noise_source)
@@ -256,6 +260,7 @@ class PrivateHooks(Strategy):
             training_logs=self.training_logs,
             find_size=self._asked_size == "auto",
             memory_limit=self.memory_limit,
+            scratch=self.scratch,
         )
         self._phase = fit
         self._record.describe(plan)
