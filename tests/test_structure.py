@@ -54,7 +54,7 @@ INNER: dict[str, dict[str, set[str]]] = {
         "checks": set(),
         "step": {"charge", "memory", "reduce", "sensitivity"},
         "physical_batches": {"step"},
-        "private_fit": {"checks", "physical_batches", "probing", "run_record", "setup", "step"},
+        "private_fit": {"checks", "physical_batches", "probing", "run_record", "setup", "state_guard", "step"},
     },
     "compare": {
         "config": set(),

@@ -119,7 +119,7 @@ class PrivateFit:
         if first and self.find_size:
             policy = self.plan.policy
             self.train.collate.max_rows = find_physical_batch_size(
-                self.batches, self.train, policy, given, self.memory_limit
+                self.batches, self.train, policy, given, self.memory_limit, self.guard.trials
             )
             self.record.other_releases.add("physical batch size: chosen by the memory that long records take, printed")
 

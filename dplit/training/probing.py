@@ -67,7 +67,8 @@ class Probes:
             CoupledExamples: one example's gradient depends on another's.
             PrivacyError: a tensor that stays takes values from the records, or nothing could be compared.
         """
-        changed, due = self._changed(), _is_power_of_two(self._draws) or self._is_new_epoch(epoch)
+        changed = self._changed()
+        due = self._is_new_epoch(epoch) | _is_power_of_two(self._draws)
         self._draws += 1
         if not self.done:
             check_coupling(self.batches, self.train, given, self.trials)
@@ -160,6 +161,7 @@ def find_physical_batch_size(
     policy: ClippingPolicy,
     given: StepArguments,
     memory_limit: float | None,
+    trials: Trials | None = None,
 ) -> int:
     """Return the physical batch size that fits in memory, found by trial; `memory_limit` is in GiB.
 
@@ -174,6 +176,7 @@ def find_physical_batch_size(
         batches.device,
         MAX_EXAMPLES.get(batches.grads),
         memory_limit,
+        trials,
     )
 
 

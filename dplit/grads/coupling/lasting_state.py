@@ -273,6 +273,7 @@ class LastingState:
         tensors: parameters, buffers, and tensors that attributes or containers hold, by name.
         metrics: torchmetrics metrics by name; what they hold is not looked into.
         generators: random generators by name.
+        modules: the model's layers, and other modules that are kept somewhere, by name.
     """
 
     def __init__(self, module: nn.Module, **others: object) -> None:
@@ -322,6 +323,7 @@ class LastingState:
         self.tensors: dict[str, Tensor] = {}
         self.metrics: dict[str, nn.Module] = {}
         self.generators: dict[str, Generator] = {}
+        self.modules: dict[str, nn.Module] = {}
         self._seen: dict[int, object] = {}
         waiting = list(self.roots.items())
         while waiting:
@@ -345,6 +347,7 @@ class LastingState:
             self.generators[name] = value
             return []
         if isinstance(value, nn.Module):
+            self.modules[name] = value
             return [*self._keep(KeptDict(name, vars(value), attributes=True)), *self._classes(value)]
         if isinstance(value, KeptClass):
             return self._keep(value)

@@ -251,6 +251,8 @@ class _Look:
         All are compared at once, by their norms and one weighted sum; only if these differ one by one, so that no two batches
         are held. Returns whether both could be computed.
         """
+        if not staying:
+            return True
         weights, summary, allowed = self._first(samples, staying, level, seed)
         try:
             other = _summary(self._run(others, level, seed).gradients, staying, weights)

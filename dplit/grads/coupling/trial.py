@@ -66,13 +66,17 @@ class Trials:
 
 
 @contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
+def undisturbed(module: nn.Module, trials: Trials | None = None) -> Iterator[None]:
     """Put back, afterwards, what trial computations change: attributes, containers, metrics, random generators, figures.
+
+    Args:
+        module: the model.
+        trials: of the model, where they know what may be written; new ones if None.
 
     Raises:
         PrivacyError: a tensor that stays when a step is over was written.
     """
-    with Trials(module).run():
+    with (trials or Trials(module)).run():
         yield
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from dplit.errors import PrivacyError
+from dplit.errors import CoupledExamples, PrivacyError
 from dplit.grads.coupling.lasting_state import LastingState
 from dplit.grads.messages import operation_name
 from dplit.grads.torch_calls import tensors
@@ -80,7 +81,17 @@ class WriteWatch(TorchFunctionMode):
         for t in _targets(args, kwargs):
             name = self._name(t)
             if name is not None and name not in self.allowed:
+                self._check_batch_norm(name)
                 raise written_error(name, f"by {operation_name(func)} at {place()}")
+
+    def _check_batch_norm(self, name: str) -> None:
+        layer, _, buffer = name.rpartition(".")
+        norm = self.state.modules.get(layer)
+        if buffer == "num_batches_tracked" and isinstance(norm, _BatchNorm):
+            raise CoupledExamples(
+                f"{layer} is a {type(norm).__name__} in training mode, which mixes the examples of a batch and keeps their "
+                "statistics; use GroupNorm or LayerNorm, or hold it in eval mode"
+            )
 
     def _export(self, func: TorchFunction, args: Args, kwargs: Kwargs) -> Result:
         if func == torch.Tensor.data.__get__:
@@ -133,7 +144,9 @@ def _frames() -> Iterator[tuple[str, int]]:
 
 def _targets(args: Args, kwargs: Kwargs) -> list[Tensor]:
     """Return the tensors that a function which writes may write to."""
-    named = [kwargs[key] for key in ("out", "input", "self", "tensor") if key in kwargs]
+    if kwargs.get("out") is not None:
+        return tensors([kwargs["out"]], {})
+    named = [kwargs[key] for key in ("input", "self", "tensor") if key in kwargs]
     return tensors([*args[:1], *named], {})
 
 

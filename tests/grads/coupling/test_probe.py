@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dplit.errors import CoupledExamples, UnsupportedOperation
 from dplit.grads.coupling import probe as probe_module
 from dplit.grads.coupling.fixed_randomness import FixedRandomness
+from dplit.grads.coupling.lasting_state import LastingState
 from dplit.grads.coupling.probe import probe
 from dplit.training.memory.device_memory import Allocations
 
@@ -97,7 +98,7 @@ def test_mixing_that_shapes_do_not_show_is_refused_all_the_same(name: str) -> No
 def test_coupling_is_found(name: str) -> None:
     with pytest.raises(CoupledExamples) as caught:
         run(*COUPLED[name])
-    assert re.search(r"example [0-4]\b", str(caught.value))
+    assert re.search(r"example [0-4]\b|batch is a BatchNorm1d", str(caught.value))
 
 
 def test_coupling_names_the_parameter() -> None:
@@ -130,7 +131,7 @@ def test_independence_is_no_false_alarm(name: str) -> None:
 
 def test_a_trainable_batch_norm_is_refused_by_the_tape() -> None:
     norm = nn.BatchNorm1d(8)
-    with pytest.raises(UnsupportedOperation, match="GroupNorm"):
+    with pytest.raises((UnsupportedOperation, CoupledExamples), match="GroupNorm"):
         run(lambda m, x: norm_in(m, norm)(m.first(x)))
 
 
@@ -141,43 +142,32 @@ def norm_in(module: nn.Module, norm: nn.Module) -> nn.Module:
     return norm
 
 
-def law_the_frozen_part_is_copied_once() -> None:
-    """Under LoRA the frozen part is the model; two copies of it may be more than there is room for."""
+def law_the_frozen_part_is_not_copied() -> None:
+    """Under LoRA the frozen part is the model; there may be no room for a second one."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 50_000), nn.Linear(50_000, 6), nn.Linear(6, 3)).requires_grad_(False)
     net[2].requires_grad_(True)
     allocations = Allocations()
     with allocations:
         probe(net, torch.stack, lambda x, n: cross_entropy(net(x), x), list(torch.randn(6, 6)))
-    assert allocations.most < 2 * sum(4 * p.numel() for p in net.parameters())
+    assert allocations.most < 4 * sum(p.numel() for p in net.parameters())
 
 
-def test_the_frozen_part_is_copied_once() -> None:
-    law_the_frozen_part_is_copied_once()
+def test_the_frozen_part_is_not_copied() -> None:
+    law_the_frozen_part_is_not_copied()
 
 
-def test_mutant_that_keeps_a_copy_for_each_example_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutant_that_copies_the_model_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Tensor] = []
-    put_back = probe_module._SavedState.put_back
+    note = LastingState.note
 
-    def hoarding(self: Any) -> Any:
-        kept.extend(copy.clone() for _, copy in self._copies.values())
-        return put_back(self)
+    def hoarding(self: LastingState) -> None:
+        note(self)
+        kept[:] = [t.detach().clone() for t in self.tensors.values()]
 
-    monkeypatch.setattr(probe_module._SavedState, "put_back", hoarding)
+    monkeypatch.setattr(LastingState, "note", hoarding)
     with pytest.raises(AssertionError):
-        law_the_frozen_part_is_copied_once()
-
-
-def test_a_frozen_part_that_was_replaced_is_put_back_as_it_came() -> None:
-    module = nn.Module()
-    module.register_buffer("held", torch.zeros(2))
-    kept = probe_module._SavedState(module)
-    module.held = torch.ones(2)
-    with probe_module._trial(kept) as written:
-        module.held += 1
-    assert module.held.tolist() == [1, 1]
-    assert written["held"].tolist() == [2, 2]
+        law_the_frozen_part_is_not_copied()
 
 
 def test_not_a_number_raises_nothing() -> None:
