@@ -99,7 +99,9 @@ class PrivateFit:
         with self.guard.draw():
             loss = self.batches.add(draw, self.step, given, self.guard.physical_batch)
         self.record.logged_by_training(self.trainer._results, keep=self.training_logs)
-        self.record.other_releases.update(f"{name}: metric, exact, kept by training_step" for name in self.guard.metrics)
+        self.record.other_releases.update(
+            f"{name}: metric, exact, kept by training_step" for name in self.guard.metrics
+        )
         return loss if self.training_logs else loss.new_zeros(())
 
     def release(self) -> None:

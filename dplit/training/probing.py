@@ -11,7 +11,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 
 from dplit.clipping import ClippingPolicy
 from dplit.grads.backends import MAX_EXAMPLES, PROBE_EXAMPLES, joined
-from dplit.grads.coupling.probe import ROUGH, examine, examine_in_company
+from dplit.grads.coupling.probe import LEVELS, ROUGH, examine, examine_in_company
 from dplit.grads.coupling.trial import Trials
 from dplit.grads.per_example import PerExample
 from dplit.protocols import DeclaresClasses, datamodule_of, fetch_samples
@@ -124,8 +124,10 @@ def check_coupling(
     trials = trials or Trials(batches.module)
     records, few = single_records(train.loader.dataset), PROBE_EXAMPLES[batches.grads]
     pool, start = _pool(records), time.perf_counter()
-    for _ in range(PROBES):
-        examine(trials, _gradients(batches, train, given), _random(records, few), _rough(batches), pool, _classes(batches))
+    for turn in range(PROBES):
+        gradients, rough, classes = _gradients(batches, train, given), _rough(batches), _classes(batches)
+        chosen, company = _random(records, few), pool if turn == PROBES - 1 else None
+        examine(trials, gradients, chosen, rough, company, classes, LEVELS[turn % 2 :])
     seconds, size = time.perf_counter() - start, min(train.collate.max_rows, len(records))
     if size > few and batches.grads not in MAX_EXAMPLES and seconds * size / few / 10 < FREE_SECONDS:
         check_company(batches, train, given, trials, size, pool)

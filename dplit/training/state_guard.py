@@ -104,7 +104,12 @@ class StateGuard:
             PrivacyError: checkpoints would keep one.
         """
         for name, metric in self.state.updated_metrics().items():
-            if any(persistent for part in metric.modules() if isinstance(part, Metric) for persistent in part._persistent.values()):
+            if any(
+                persistent
+                for part in metric.modules()
+                if isinstance(part, Metric)
+                for persistent in part._persistent.values()
+            ):
                 raise PrivacyError(
                     f"{name} is a metric that training_step updates and that checkpoints keep, exact and without noise; call "
                     f"{name}.persistent(False)"
@@ -128,10 +133,14 @@ class StateGuard:
             second = _pictures(changes)
             trained = [change.name for change in changes if _is_trained(change.value())]
         if trained:
-            raise PrivacyError(f"training_step makes the parameter {trained[0]}, which no optimizer would step on; make it in __init__")
+            raise PrivacyError(
+                f"training_step makes the parameter {trained[0]}, which no optimizer would step on; make it in __init__"
+            )
         for name in first:
             if not same_picture(first[name], second[name]):
-                raise _refused(name, "changes with every physical batch, so that it tells how many there were (a counter, perhaps)")
+                raise _refused(
+                    name, "changes with every physical batch, so that it tells how many there were (a counter, perhaps)"
+                )
         for alter in ALTERATIONS:
             self._compare(first, changes, trials, lambda alter=alter: again(alter))  # type: ignore[misc]
         self._caches.update(first)

@@ -44,7 +44,11 @@ def companies(samples: Sequence[Sample], pool: Sequence[Sample], classes: int | 
         >>> [company.name for company in companies([(1.5, 0)], [(1.5, 0), (2.5, 3)])]
         ['with values times 1000', 'with values times 1e+06', 'with label 0', 'with label 3']
     """
-    kinds = [Company(f"with values times {scale:g}", [scaled(s, scale) for s in samples]) for scale in SCALES if _has_floats(samples)]
+    kinds = [
+        Company(f"with values times {scale:g}", [scaled(s, scale) for s in samples])
+        for scale in SCALES
+        if _has_floats(samples)
+    ]
     kinds += _labelled(samples, pool, classes)
     lengths = [length(sample) for sample in pool]
     if lengths and min(lengths) < max(lengths):
@@ -79,7 +83,9 @@ def mapped(value: Any, change: Callable[[Any, Path], Any], path: Path = ()) -> A
         parts = [mapped(entry, change, (*path, i)) for i, entry in enumerate(value)]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: mapped(getattr(value, f.name), change, (*path, f.name)) for f in dataclasses.fields(value) if f.init}
+        fields = {
+            f.name: mapped(getattr(value, f.name), change, (*path, f.name)) for f in dataclasses.fields(value) if f.init
+        }
         return dataclasses.replace(value, **fields)
     if isinstance(value, list) and value and isinstance(value[0], float):
         return [change(entry, path) for entry in value]
@@ -146,7 +152,12 @@ def _shown(labels: Mapping[Path, int]) -> str:
 
 def _is_label(value: object) -> bool:
     if isinstance(value, Tensor):
-        return value.numel() == 1 and not value.is_floating_point() and not value.is_complex() and value.dtype != torch.bool
+        return (
+            value.numel() == 1
+            and not value.is_floating_point()
+            and not value.is_complex()
+            and value.dtype != torch.bool
+        )
     if isinstance(value, np.generic | np.ndarray):
         return value.size == 1 and np.issubdtype(value.dtype, np.integer)
     return isinstance(value, int) and not isinstance(value, bool)

@@ -78,7 +78,13 @@ def seed_all(seed: int, others: Iterable[Generator] = ()) -> None:
 def numbers_drawn(others: Iterable[Generator] = ()) -> list[Any]:
     """Return what is equal as long as neither numpy, nor python, nor a generator that the model keeps gave a number."""
     _, numbers, position, *gauss = np.random.get_state()  # noqa: NPY002
-    return [numbers.tobytes(), position, gauss, random.getstate(), *(str(_state(g)) for g in others if not isinstance(g, torch.Generator))]
+    return [
+        numbers.tobytes(),
+        position,
+        gauss,
+        random.getstate(),
+        *(str(_state(g)) for g in others if not isinstance(g, torch.Generator)),
+    ]
 
 
 def _draw(generator: Generator) -> int:

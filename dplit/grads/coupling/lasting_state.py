@@ -277,7 +277,10 @@ class LastingState:
     """
 
     def __init__(self, module: nn.Module, **others: object) -> None:
-        self.roots: dict[str, object] = {"": module, **{name: value for name, value in others.items() if value is not None}}
+        self.roots: dict[str, object] = {
+            "": module,
+            **{name: value for name, value in others.items() if value is not None},
+        }
         self.note()
 
     def note(self) -> None:
@@ -339,7 +342,7 @@ class LastingState:
             if _has_version(value):
                 self.tensors[name] = value
             attributes = getattr(value, "__dict__", None)
-            return self._keep(KeptDict(name, attributes, attributes=True)) if attributes else []
+            return [] if attributes is None else self._keep(KeptDict(name, attributes, attributes=True))
         if isinstance(value, nn.Module) and (isinstance(value, Metric) or _package(type(value)) == "torchmetrics"):
             self.metrics[name] = value
             return []
@@ -387,7 +390,11 @@ class LastingState:
 
     def _classes(self, module: nn.Module) -> list[tuple[str, object]]:
         """Return the classes of a module that were written by whoever wrote the model, once each."""
-        classes = [cls for cls in type(module).__mro__ if _package(cls) not in PACKAGES_OF_CLASSES and id(cls) not in self._seen]
+        classes = [
+            cls
+            for cls in type(module).__mro__
+            if _package(cls) not in PACKAGES_OF_CLASSES and id(cls) not in self._seen
+        ]
         self._seen.update((id(cls), cls) for cls in classes)
         return [(cls.__name__, KeptClass(cls)) for cls in classes]
 
@@ -418,7 +425,13 @@ def picture(value: object, depth: int = 8) -> object:
 def same_picture(a: object, b: object) -> bool:
     """Whether two pictures are equal, NaN to NaN."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and (torch.equal(a, b) or torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num()))
+        return (
+            a.shape == b.shape
+            and a.dtype == b.dtype
+            and (
+                torch.equal(a, b) or (torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num()))
+            )
+        )
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, dict) and isinstance(b, dict):
@@ -447,7 +460,9 @@ def _is_opaque(value: object) -> bool:
 
 
 def _is_bookkeeping(key: object) -> bool:
-    return isinstance(key, str) and (key.endswith(("_hooks", "_hooks_with_kwargs", "_always_called")) or key == "_non_persistent_buffers_set")
+    return isinstance(key, str) and (
+        key.endswith(("_hooks", "_hooks_with_kwargs", "_always_called")) or key == "_non_persistent_buffers_set"
+    )
 
 
 def _short(name: str) -> str:

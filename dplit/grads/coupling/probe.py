@@ -65,8 +65,9 @@ def examine(
     gradients: Gradients,
     samples: Sequence[Sample],
     tolerance: float = 0.0,
-    pool: Sequence[Sample] = (),
+    pool: Sequence[Sample] | None = (),
     classes: int | None = None,
+    levels: Sequence[float] = LEVELS,
 ) -> None:
     """Refuse a model in which one example reaches another's gradient.
 
@@ -87,15 +88,17 @@ def examine(
         gradients: computes the gradients of any number of samples.
         samples: at least two real ones; four or more for the second question.
         tolerance: relative difference allowed, for gradients that do not show the narrow types they were computed in.
-        pool: more records, of which labels and the longest and shortest are taken; the samples themselves if empty.
+        pool: more records, of which labels and the longest and shortest are taken; the samples themselves if empty. None
+            leaves the third question out.
         classes: a declared number of classes.
+        levels: quantiles at which randomness is fixed for the first question.
 
     Raises:
         CoupledExamples: an example's gradient depends on another; the message names it and the parameter that differs most.
         PrivacyError: no gradient could be compared, or a tensor that stays was written.
     """
     look = _Look(trials, gradients, tolerance)
-    compared = sum(look.alone_as_together(samples, level) for level in LEVELS)
+    compared = sum(look.alone_as_together(samples, level) for level in levels)
     for parity in (0, 1):
         look.trading_places(samples, parity)
     if not compared:
@@ -103,7 +106,7 @@ def examine(
             f"the gradients of {len(samples)} records are all zero, or not finite, so that nothing shows whether they depend on one "
             "another; start from parameters and records with finite losses that depend on them"
         )
-    kinds = look.companies(samples, pool or samples, classes)
+    kinds = [] if pool is None else look.companies(samples, pool or samples, classes)
     for turn, company in enumerate(kinds):
         look.in_company(samples, company, turn)
     look.after_others(samples, kinds)
@@ -162,9 +165,13 @@ class _Look:
             except DplitError:
                 raise
             except Exception as error:
-                raise CoupledExamples(f"example {i} cannot be computed without the others: {first_line(error)}") from error
+                raise CoupledExamples(
+                    f"example {i} cannot be computed without the others: {first_line(error)}"
+                ) from error
             before, after = gradient_of(together, i), gradient_of(alone, 0)
-            compared += compare(i, before, after, allowed if repeatable else math.inf, "with the other examples of its batch")
+            compared += compare(
+                i, before, after, allowed if repeatable else math.inf, "with the other examples of its batch"
+            )
         return compared
 
     def trading_places(self, samples: Sequence[Sample], parity: int) -> None:
@@ -223,7 +230,13 @@ class _Look:
             seed_all(0, self.trials.state.generators.values())
             after = self.gradients(samples)
         for i in range(len(samples)):
-            compare(i, gradient_of(before, i), gradient_of(after, i), self._allowed(before), "when other examples went before it")
+            compare(
+                i,
+                gradient_of(before, i),
+                gradient_of(after, i),
+                self._allowed(before),
+                "when other examples went before it",
+            )
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -270,7 +283,13 @@ class _Look:
         return True
 
     def _check_repeatable(
-        self, samples: Sequence[Sample], level: float | None, seed: int, i: int, before: dict[str, Tensor], allowed: float
+        self,
+        samples: Sequence[Sample],
+        level: float | None,
+        seed: int,
+        i: int,
+        before: dict[str, Tensor],
+        allowed: float,
     ) -> None:
         again = gradient_of(self._run(samples, level, seed).gradients, i)
         try:
@@ -355,7 +374,9 @@ def compare(i: int, before: dict[str, Tensor], after: dict[str, Tensor], toleran
         raise CoupledExamples(
             f"the gradient of example {i} changes {when}: in {name} it is finite in one case and not in the other; {REMEDY}"
         )
-    difference = {name: float((before[name].double() - after[name].double()).norm()) for name in after if name in finite[0]}
+    difference = {
+        name: float((before[name].double() - after[name].double()).norm()) for name in after if name in finite[0]
+    }
     size = max(_norm(before[name] for name in difference), _norm(after[name] for name in difference))
     if size == 0:
         return False

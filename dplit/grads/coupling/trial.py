@@ -26,7 +26,9 @@ class Trials:
         state: what outlives its steps, if that was looked for already.
     """
 
-    def __init__(self, module: nn.Module, state: LastingState | None = None, allowed: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, module: nn.Module, state: LastingState | None = None, allowed: frozenset[str] = frozenset()
+    ) -> None:
         self.module = module
         self.state = state or LastingState(module)
         self.allowed = allowed
@@ -54,9 +56,7 @@ class Trials:
             if name not in self.allowed:
                 raise written_error(name, "by code that torch functions do not show")
 
-    def _put_back(
-        self, metrics: list[tuple[nn.Module, dict[str, object]]], scratch: dict[str, Tensor]
-    ) -> None:
+    def _put_back(self, metrics: list[tuple[nn.Module, dict[str, object]]], scratch: dict[str, Tensor]) -> None:
         for part, before in metrics:
             vars(part).clear()
             vars(part).update(before)
