@@ -1,4 +1,4 @@
-"""Real records show, before the first release and again and again, whether examples depend on one another; and how much memory they take."""
+"""Real records show, at first and again and again, whether examples depend on one another, and how much memory they take."""
 
 from __future__ import annotations
 
@@ -144,7 +144,10 @@ def check_company(
     """Compare the gradients of random records in ordinary company and in extreme company.
 
     Args:
-        batches, train, given, trials: as for `Probes`.
+        batches: as for `Probes`.
+        train: as for `Probes`.
+        given: what the trainer passes to `training_step` beside the batch.
+        trials: as for `Probes`.
         size: of the batches that are compared.
         pool: records to take the extreme ones from; others are fetched if None.
 

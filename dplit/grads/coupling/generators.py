@@ -32,11 +32,11 @@ def seeded(seed: int = 0, others: Iterable[Generator] = ()) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         seed_all(seed, (generator for generator, _ in kept))
         fresh = np.random.default_rng
-        np.random.default_rng = lambda seed=None: fresh(0 if seed is None else seed)  # type: ignore[misc]
+        np.random.default_rng = lambda seed=None: fresh(0 if seed is None else seed)
         try:
             yield
         finally:
-            np.random.default_rng = fresh  # type: ignore[misc]
+            np.random.default_rng = fresh
             random.setstate(python)
             np.random.set_state(numbers)  # noqa: NPY002
             for generator, state in kept:
@@ -77,11 +77,10 @@ def seed_all(seed: int, others: Iterable[Generator] = ()) -> None:
 
 def numbers_drawn(others: Iterable[Generator] = ()) -> list[Any]:
     """Return what is equal as long as neither numpy, nor python, nor a generator that the model keeps gave a number."""
-    _, numbers, position, *gauss = np.random.get_state()  # noqa: NPY002
+    _, numbers, *rest = np.random.get_state()  # noqa: NPY002
     return [
-        numbers.tobytes(),
-        position,
-        gauss,
+        np.asarray(numbers).tobytes(),
+        rest,
         random.getstate(),
         *(str(_state(g)) for g in others if not isinstance(g, torch.Generator)),
     ]

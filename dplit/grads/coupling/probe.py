@@ -80,8 +80,8 @@ def examine(
     * Where metrics keep a state: does it stay the same when other records went before?
 
     A gradient that is finite in one of the two and not in the other has changed. Dropout, padding and normalisation within
-    an example pass. State is put back after each run. Products are computed in full float32 meanwhile, because rounded products differ from
-    batch to batch.
+    an example pass. State is put back after each run. Products are computed in full float32 meanwhile, because rounded
+    products differ from batch to batch.
 
     Args:
         trials: of the model, in the mode it trains in.
@@ -103,8 +103,8 @@ def examine(
         look.trading_places(samples, parity)
     if not compared:
         raise PrivacyError(
-            f"the gradients of {len(samples)} records are all zero, or not finite, so that nothing shows whether they depend on one "
-            "another; start from parameters and records with finite losses that depend on them"
+            f"the gradients of {len(samples)} records are all zero, or not finite, so that nothing shows whether they depend "
+            "on one another; start from parameters and records with finite losses that depend on them"
         )
     kinds = [] if pool is None else look.companies(samples, pool or samples, classes)
     for turn, company in enumerate(kinds):
@@ -124,7 +124,12 @@ def examine_in_company(
     """Ask the third question in four runs: first one half of the samples, then the other has companions of all kinds.
 
     Args:
-        trials, gradients, samples, tolerance, pool, classes: as for `examine`.
+        trials: as for `examine`.
+        gradients: as for `examine`.
+        samples: as for `examine`.
+        tolerance: as for `examine`.
+        pool: as for `examine`.
+        classes: as for `examine`.
 
     Raises:
         CoupledExamples: an example's gradient depends on another.
@@ -133,7 +138,7 @@ def examine_in_company(
     look = _Look(trials, gradients, tolerance)
     kinds = look.companies(samples, pool or samples, classes)
     for turn in (0, 1):
-        look.in_company_of_all(samples, kinds or [Company("with others", samples[1:] + samples[:1])], turn)
+        look.in_company_of_all(samples, kinds or [Company("with others", [*samples[1:], *samples[:1]])], turn)
     look.after_others(samples, kinds)
 
 
@@ -296,8 +301,9 @@ class _Look:
             compare(i, before, again, allowed, "")
         except CoupledExamples:
             raise PrivacyError(
-                "the same records give other gradients with the same seeds, so that it cannot be seen whether examples depend on one "
-                "another; draw random numbers from the generators of torch, numpy or python, or from one that the module keeps"
+                "the same records give other gradients with the same seeds, so that it cannot be seen whether examples depend "
+                "on one another; draw random numbers from the generators of torch, numpy or python, or from one that the module "
+                "keeps"
             ) from None
 
     def _first(
@@ -383,7 +389,8 @@ def compare(i: int, before: dict[str, Tensor], after: dict[str, Tensor], toleran
     worst = max(difference, key=lambda name: difference[name])
     if difference[worst] > tolerance * size:
         raise CoupledExamples(
-            f"the gradient of example {i} changes {when}: by {difference[worst] / size:.2g} of its norm, most in {worst}; {REMEDY}"
+            f"the gradient of example {i} changes {when}: by {difference[worst] / size:.2g} of its norm, most in {worst}; "
+            f"{REMEDY}"
         )
     return True
 

@@ -45,9 +45,13 @@ class Trials:
         scratch = {name: self.state.tensors[name].detach().clone() for name in self.allowed & self.state.tensors.keys()}
         watch = WriteWatch(self.state, self.allowed)
         try:
-            with seeded(seed, self.state.generators.values()), torch.compiler.set_stance("force_eager"):
-                with _nothing_logged(self.module), watch:
-                    yield
+            with (
+                seeded(seed, self.state.generators.values()),
+                torch.compiler.set_stance("force_eager"),
+                _nothing_logged(self.module),
+                watch,
+            ):
+                yield
         finally:
             written = [*watch.exported_and_written(), *self.state.written()]
             self.state.put_back()
@@ -61,8 +65,8 @@ class Trials:
             vars(part).clear()
             vars(part).update(before)
         with torch.no_grad():
-            for name, before in scratch.items():
-                self.state.tensors[name].copy_(before)
+            for name, copy in scratch.items():
+                self.state.tensors[name].copy_(copy)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,8 @@ DUNDER_WRITES |= {"ior", "ixor", "ilshift", "irshift"}
 """Python's operators that write to their left side."""
 EXPORTS = {"numpy", "__array__", "__dlpack__", "untyped_storage", "storage", "_typed_storage", "data_ptr"}
 """Methods that hand out the memory of a tensor; what happens to it then is not seen."""
-SETTERS = {torch.Tensor.data.__set__, torch.Tensor.real.__set__, torch.Tensor.imag.__set__}
+DATA: Any = torch.Tensor.data
+SETTERS = {getattr(torch.Tensor, name).__set__ for name in ("data", "real", "imag")}
 """What a mode receives when values of a tensor are assigned by a property."""
 OUR_CODE = ("torch", "lightning", "dplit", "torchmetrics", "lightning_utilities")
 """Packages that are not the place where a model is written."""
@@ -94,7 +96,7 @@ class WriteWatch(TorchFunctionMode):
             )
 
     def _export(self, func: TorchFunction, args: Args, kwargs: Kwargs) -> Result:
-        if func == torch.Tensor.data.__get__:
+        if func == DATA.__get__:
             return args[0].detach()
         name = self._name(args[0])
         assert name is not None
@@ -155,6 +157,6 @@ def _learn(func: TorchFunction) -> bool:
     name = getattr(func, "__name__", "")
     dunder = name.startswith("__") and name.endswith("__")
     writes = name.strip("_") in DUNDER_WRITES if dunder else name.endswith("_") and name not in HARMLESS
-    _EXPORTS[func] = name in EXPORTS or func == torch.Tensor.data.__get__
+    _EXPORTS[func] = name in EXPORTS or func == DATA.__get__
     _WRITES[func] = writes or func in SETTERS
     return _WRITES[func]

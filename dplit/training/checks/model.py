@@ -29,7 +29,8 @@ def check_norms(module: nn.Module) -> None:
             )
         elif isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None:
             raise PrivacyError(
-                f"{name} rewrites the rows that the records look up, without noise (max_norm={layer.max_norm:g}); leave max_norm out"
+                f"{name} rewrites the rows that the records look up, without noise (max_norm={layer.max_norm:g}); leave "
+                "max_norm out"
             )
 
 

@@ -344,5 +344,5 @@ def test_nothing_compared_is_a_refusal() -> None:
 def test_what_cannot_be_repeated_is_refused() -> None:
     import os
 
-    with pytest.raises(PrivacyError, match="other gradients with the same seeds|changes with the other"):
+    with pytest.raises(PrivacyError, match=r"other gradients with the same seeds|changes with the other"):
         look(lambda m, x, y: each(m, x, y) * (1 + int.from_bytes(os.urandom(2), "big")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -56,9 +57,9 @@ def test_mutant_that_forgets_metrics_is_caught(monkeypatch: pytest.MonkeyPatch) 
 
 def test_no_trace_after_an_error() -> None:
     module = Busy()
-    with pytest.raises(ValueError, match="no"), undisturbed(module):
+    with suppress(ZeroDivisionError), undisturbed(module):
         module.step()
-        raise ValueError("no")
+        _ = 1 / 0
     assert module.kept == []
     assert not hasattr(module, "last")
 
