@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,8 @@ SCALES = (1e3, 1e6)
 """What values are multiplied by."""
 MOST_LABELS = 64
 """A whole number that takes more values than this in the records is no label, but an id."""
+FEW = 4
+"""Samples that are kept of each label."""
 LABELS = 6
 """Values of a label that are tried, the rarest first."""
 
@@ -36,7 +38,7 @@ def companies(samples: Sequence[Sample], pool: Sequence[Sample], classes: int | 
     """Return companies of each kind that the records allow.
 
     Args:
-        samples: those that are examined; scaled and relabelled ones are made of them.
+        samples: those that are examined; scaled ones, and ones with a label that no record has, are made of them.
         pool: more records, of which the labels and the longest and shortest are taken.
         classes: a declared number of classes.
 
@@ -114,25 +116,43 @@ _CASTS = {Tensor.long, Tensor.int, Tensor.short, Tensor.to, Tensor.type, Tensor.
 
 
 def _labelled(samples: Sequence[Sample], pool: Sequence[Sample], classes: int | None) -> list[Company]:
-    """Return companies that have each label in turn, the rarest first; several labels of a sample are set at once."""
-    counts: dict[Path, Counter[int]] = {}
+    """Return companies that have each label in turn, the rarest first; of several labels of a sample each has its turn.
 
-    def count(value: Any, path: Path) -> None:
-        if _is_label(value):
-            counts.setdefault(path, Counter())[int(value)] += 1
-
+    They are records that have the label, so that they are valid; a declared one that no record has is set in a sample.
+    """
+    records: dict[Path, dict[int, list[Sample]]] = {}
     for sample in pool:
-        mapped(sample, count)
-    labels = {path: _rarest(seen, classes) for path, seen in counts.items() if len(seen) <= MOST_LABELS}
-    labels = {path: values for path, values in labels.items() if len(values) > 1}
-    turns = range(max(map(len, labels.values()), default=0))
-    chosen = [{path: values[turn % len(values)] for path, values in labels.items()} for turn in turns]
-    return [Company(f"with label {_shown(values)}", [_with_labels(s, values) for s in samples]) for values in chosen]
+        mapped(sample, partial(_file, sample, records))
+    by_label = {
+        path: _rarest(known, classes, samples, path) for path, known in records.items() if len(known) <= MOST_LABELS
+    }
+    by_label = {path: labels for path, labels in by_label.items() if len(labels) > 1}
+    turns = range(max(map(len, by_label.values()), default=0))
+    chosen = [[labels[turn % len(labels)] for labels in by_label.values()] for turn in turns]
+    return [
+        Company(f"with label {', '.join(str(value) for value, _ in labels)}", [s for _, known in labels for s in known])
+        for labels in chosen
+    ]
 
 
-def _rarest(seen: Counter[int], classes: int | None) -> list[int]:
-    declared = [v for v in range(classes or 0) if v not in seen] if classes and max(seen) < classes else []
-    return [*declared, *(value for value, _ in reversed(seen.most_common()))][:LABELS]
+def _file(sample: Sample, records: dict[Path, dict[int, list[Sample]]], value: Any, path: Path) -> None:
+    """Note that a sample has this label at this place; a few samples are kept of each."""
+    if _is_label(value):
+        known = records.setdefault(path, {})
+        same = known.setdefault(int(value), [])
+        same.append(sample)
+
+
+def _rarest(
+    known: Mapping[int, list[Sample]], classes: int | None, samples: Sequence[Sample], path: Path
+) -> list[tuple[int, Sequence[Sample]]]:
+    """Return labels, the rarest first, each with a few samples that have it; before them declared ones that none has."""
+    unseen = [v for v in range(classes or 0) if v not in known] if classes and max(known) < classes else []
+    made: list[tuple[int, Sequence[Sample]]] = [
+        (v, [_with_labels(s, {path: v}) for s in samples[:FEW]]) for v in unseen
+    ]
+    rarest = sorted(known.items(), key=lambda item: len(item[1]))
+    return [*made, *((v, same[:FEW]) for v, same in rarest)][:LABELS]
 
 
 def _with_labels(sample: Sample, labels: Mapping[Path, int]) -> Sample:
@@ -144,10 +164,6 @@ def _with_labels(sample: Sample, labels: Mapping[Path, int]) -> Sample:
         return np.full_like(value, labels[path]) if isinstance(value, np.generic | np.ndarray) else labels[path]
 
     return mapped(sample, change)
-
-
-def _shown(labels: Mapping[Path, int]) -> str:
-    return ", ".join(str(value) for value in labels.values())
 
 
 def _is_label(value: object) -> bool:
