@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 TorchFunction = Callable[..., Any]
@@ -33,3 +36,6 @@ Sample = Any
 
 Losses = Callable[[Batch, int], Tensor]
 """From a batch of n examples and n to `(n,)` losses, or their sum."""
+
+Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+"""A random generator that a model may keep."""

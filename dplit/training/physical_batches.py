@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,6 +27,9 @@ from dplit.training.step import PrivateStep
 Part = tuple[Tensor, PerExample]
 """Losses of a run of consecutive examples, `(n,)` or their sum, and their gradients."""
 
+
+Guard = Callable[[Callable[[Callable[[Any], Any]], None]], AbstractContextManager[None]]
+"""From what runs a physical batch again, altered by a function, to what is active around it."""
 
 LossReduction = Literal["mean", "sum"]
 """What a scalar loss is of the losses of its examples."""
@@ -66,13 +71,22 @@ class PhysicalBatches:
         """Return the same for another module, such as a copy to measure."""
         return replace(self, module=module)
 
-    def add(self, draw: Draw, step: PrivateStep, given: StepArguments) -> Tensor:
+    def add(self, draw: Draw, step: PrivateStep, given: StepArguments, guard: Guard | None = None) -> Tensor:
         """Add the clipped gradients of a draw to a step that has begun.
+
+        Args:
+            draw: its physical batches are taken one by one.
+            step: adds up.
+            given: what the trainer passes to `training_step` beside the batch.
+            guard: is active around each physical batch, and is given what runs the model on it again, altered.
 
         Returns:
             The mean loss of the draw's examples, or of its units, detached; 0 for an empty draw.
         """
-        losses = [self._add_part(part, step, given) for part in draw.parts]
+        losses = []
+        for part in draw.parts:
+            with nullcontext() if guard is None else guard(partial(self._run_altered, part, given)):
+                losses.append(self._add_part(part, step, given))
         return torch.stack(losses).sum() / draw.size if losses else torch.zeros((), device=self.device)
 
     def gradients(self, batch: Any, size: int, given: StepArguments) -> Iterator[Part]:
@@ -106,6 +120,11 @@ class PhysicalBatches:
     def group_ids(self, batch: Any) -> Tensor:
         """Return the `(n,)` group ids of the rows of a batch."""
         return group_ids(batch, "group" if self.group is None else self.group, self.groups)
+
+    def _run_altered(self, part: PhysicalBatch, given: StepArguments, alter: Callable[[Any], Any]) -> None:
+        """Run the model on one physical batch with other values, and keep nothing."""
+        for _ in self.gradients(alter(self._checked(part)), part.rows, given):
+            pass
 
     # -- one physical batch ------------------------------------------------------------------------------------------
 

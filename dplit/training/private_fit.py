@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lightning.pytorch import Trainer
 from torch import Tensor
 
@@ -10,9 +12,10 @@ from dplit.sampling.draws import Draw
 from dplit.sampling.poisson import PoissonBatches
 from dplit.training.checks.loader import TrainLoader
 from dplit.training.physical_batches import PhysicalBatches, StepArguments
-from dplit.training.probing import check_coupling, find_physical_batch_size
+from dplit.training.probing import Probes, find_physical_batch_size
 from dplit.training.run_record import RunRecord
 from dplit.training.setup import FitPlan
+from dplit.training.state_guard import StateGuard
 from dplit.training.step import PrivateStep
 
 
@@ -29,6 +32,7 @@ class PrivateFit:
         training_logs: whether the mean loss of a draw is told; what `training_step` logs is the record's to let out.
         find_size: whether the physical batch size is to be found by trial before the first release.
         memory_limit: GiB that the trial may take; None for what is free.
+        scratch: names of what may take any value in a step, and is put back after every physical batch.
     """
 
     def __init__(
@@ -43,7 +47,10 @@ class PrivateFit:
         training_logs: bool = True,
         find_size: bool = False,
         memory_limit: float | None = None,
+        scratch: Sequence[str] = (),
     ) -> None:
+        self.guard = StateGuard(batches.module, scratch)
+        self.probes = Probes(batches, train, self.guard.trials)
         self.trainer = trainer
         self.plan = plan
         self.step = step
@@ -53,7 +60,6 @@ class PrivateFit:
         self.training_logs = training_logs
         self.find_size = find_size
         self.memory_limit = memory_limit
-        self._probed = False
         self._last_draw: Draw | None = None
 
     @property
@@ -88,11 +94,13 @@ class PrivateFit:
             raise PrivacyError("the optimizer evaluated its closure twice in one step; use one that does so once")
         self._last_draw = draw
         self.step.begin()
-        if not self._probed:
-            with self.record.figures.silence():
-                self._probe(given)
-        with self.record.figures.step("training_step"):
-            loss = self.batches.add(draw, self.step, given)
+        with self.record.figures.silence():
+            self._probe(given)
+        with self.guard.draw(), self.record.figures.step("training_step"):
+            loss = self.batches.add(draw, self.step, given, self.guard.physical_batch)
+        self.record.other_releases.update(
+            f"{name}: metric, exact, kept by training_step" for name in self.guard.metrics
+        )
         return loss if self.training_logs else loss.new_zeros(())
 
     def release(self) -> None:
@@ -106,15 +114,15 @@ class PrivateFit:
             self.trainer.should_stop = True
 
     def _probe(self, given: StepArguments) -> None:
-        """Look at real records once, before the first release; nothing of it is logged."""
-        check_coupling(self.batches, self.train, given)
-        if self.find_size:
+        """Look at real records before the first release, and again when it is time to; nothing of it is logged."""
+        first = not self.probes.done
+        self.probes.before_draw(given, self.trainer.current_epoch)
+        if first and self.find_size:
             policy = self.plan.policy
             self.train.collate.max_rows = find_physical_batch_size(
-                self.batches, self.train, policy, given, self.memory_limit
+                self.batches, self.train, policy, given, self.memory_limit, self.guard.trials
             )
             self.record.other_releases.add("physical batch size: chosen by the memory that long records take, printed")
-        self._probed = True
 
 
 def check_draw(draw: Draw, sampler: PoissonBatches, trainer: Trainer) -> None:

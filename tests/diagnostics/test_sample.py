@@ -84,7 +84,8 @@ def watched(diagnostics: Callback | None, form: Any) -> tuple[list[Any], dict[st
     np.random.seed(2)
     watch, module = Watch(), form(Busy())
     policy = GroupQuantile(quantile=0.4, start=0.7, noise_multiplier=0.1)
-    run = fit(diagnostics, policy, module, Jittered(SIZE), callbacks=(watch,), batch=SIZE, max_epochs=2)
+    kept = {"scratch": ["kept", "_orig_mod.kept"]}
+    run = fit(diagnostics, policy, module, Jittered(SIZE), (watch,), batch=SIZE, strategy=kept, max_epochs=2)
     watch.found.append([run.strategy.ledger.state_dict()["entries"], run.strategy.spent()])
     return watch.found, module.state_dict()
 

@@ -47,13 +47,19 @@ def test_a_draw_is_taken_once() -> None:
         fit(callbacks=[Draws(lambda private, draw: private.take(draw, StepArguments()))])
 
 
-def test_records_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_looked_at_before_the_first_release_and_at_powers_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
-    honest = private_fit.check_coupling
-    monkeypatch.setattr(private_fit, "check_coupling", lambda *given: looks.append(1) or honest(*given))
+
+    class Counted(private_fit.Probes):
+        def before_draw(self, given: StepArguments, epoch: int = 0) -> bool:
+            looked = super().before_draw(given, epoch)
+            looks.extend([self._draws - 1] if looked else [])
+            return looked
+
+    monkeypatch.setattr(private_fit, "Probes", Counted)
     run = fit(max_epochs=3)
     assert run.strategy.ledger.steps == 12
-    assert looks == [1]
+    assert looks == [0, 1, 2, 4, 8]
 
 
 def test_the_plan_is_the_fits() -> None:

@@ -75,3 +75,14 @@ def warn_of_delta(delta: float, records: int) -> None:
             f"delta={delta:g} is not below 1/{records}, one over the number of records: releasing a record outright "
             "would meet it; choose a smaller delta"
         )
+
+
+def checked_names(argument: str, names: object) -> tuple[str, ...]:
+    """Return names that were given as a list.
+
+    Raises:
+        ConfigurationError: they are no list of names.
+    """
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(f"{argument}={names!r} must be a list of names")
+    return tuple(names)

@@ -12,7 +12,7 @@ from dplit.errors import ConfigurationError, PrivacyError
 
 
 def check_norms(module: nn.Module) -> None:
-    """Refuse batch normalisation by name, trainable or not, and layers that keep running statistics.
+    """Refuse batch normalisation by name, trainable or not, and layers that keep running statistics or rewrite a table.
 
     Raises:
         PrivacyError: naming the layer.
@@ -26,6 +26,11 @@ def check_norms(module: nn.Module) -> None:
         elif getattr(layer, "track_running_stats", False):
             raise PrivacyError(
                 f"{name} keeps running statistics of the data, without noise; set track_running_stats=False"
+            )
+        elif isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None:
+            raise PrivacyError(
+                f"{name} rewrites the rows that the records look up, without noise (max_norm={layer.max_norm:g}); leave "
+                "max_norm out"
             )
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from dplit.clipping import ClippingPolicy
 from dplit.errors import ConfigurationError
-from dplit.grads.coupling.probe import undisturbed
+from dplit.grads.coupling.trial import Trials, undisturbed
 from dplit.grads.per_example import PerExample
 from dplit.protocols import fetch_samples, single_samples
 from dplit.sampling.draws import PhysicalCollate
@@ -56,6 +56,7 @@ def find(
     device: torch.device,
     most: int | None,
     memory_limit: float | None,
+    trials: Trials | None = None,
 ) -> int:
     """Return the physical batch size to train with, a power of two, and print it.
 
@@ -78,6 +79,7 @@ def find(
         most: examples that can be computed at one time, if there is a limit.
         memory_limit: GiB for training as a whole: of tensors on CUDA, of the process on the CPU. None for what is free,
             or half of it on the CPU. The probe, which compares eight examples at a time before this, is not held to it.
+        trials: runs of the module that leave no trace; new ones if None.
 
     Raises:
         ConfigurationError: one example does not fit.
@@ -90,7 +92,7 @@ def find(
     free = _room(device, memory_limit)
     room = int(MARGIN * free) - BESIDE * _fixed(module)
     choose = max if device.type == "cuda" else quickest
-    with undisturbed(module):
+    with undisturbed(module, trials):
         longest = _longest(loader)
         size = largest(cost, most or _enough(loader), room, _fixed(module), choose)
     if size is None:

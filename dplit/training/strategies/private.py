@@ -26,7 +26,7 @@ from dplit.sampling.draws import Draw
 from dplit.sampling.loader import poisson_loader
 from dplit.sampling.poisson import Strata
 from dplit.sampling.units import unit_ids, unit_name
-from dplit.training.checks.arguments import check_arguments, check_figures, check_memory, warn_of_delta
+from dplit.training.checks.arguments import check_arguments, check_figures, check_memory, checked_names, warn_of_delta
 from dplit.training.checks.ledger import check_ledger
 from dplit.training.checks.loader import poisson_train_loader
 from dplit.training.checks.model import check_optimizers
@@ -77,6 +77,8 @@ class PrivateHooks(Strategy):
             stopping or on the checkpoint to keep. The privacy statement says which do. Any other is refused.
         public_splits: "validation", "test", or both, where their records are free to publish: figures of them may
             steer training, and need no line in the statement.
+        scratch: names, or patterns such as "*.attention_map", of attributes and buffers of the module that `training_step` may
+            set to anything; they are put back after every physical batch. Others that take values of the records are refused.
         engine: what Lightning passes to its own strategy.
 
     Raises:
@@ -105,6 +107,7 @@ class PrivateHooks(Strategy):
         noise_source: str = "gaussian",
         steered_by: Sequence[str] = (),
         public_splits: Sequence[str] = (),
+        scratch: Sequence[str] = (),
         **engine: Any,
     ) -> None:
         super().__init__(**engine)
@@ -126,6 +129,7 @@ class PrivateHooks(Strategy):
         self.training_logs = training_logs
         self.grads: Literal["tape", "vmap", "loop"] = grads
         self.memory_limit = memory_limit
+        self.scratch = checked_names("scratch", scratch)
         self._asked_size = physical_batch_size
         self._asked_delta = delta
         self.noise_source = noise_sources.find(noise_source)
@@ -272,6 +276,7 @@ class PrivateHooks(Strategy):
             training_logs=self.training_logs,
             find_size=self._asked_size == "auto",
             memory_limit=self.memory_limit,
+            scratch=self.scratch,
         )
         self._phase = fit
         self._record.describe(plan)

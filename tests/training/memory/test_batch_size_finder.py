@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchmetrics import SumMetric
 
 import dplit
 from dplit.clipping import Flat, GroupQuantile, PerLayer
@@ -115,15 +116,18 @@ def test_the_result_is_that_of_any_other_size(grads: str, policy: Any) -> None:
 
 
 class Sizes(Linear):
-    """Keeps how many examples it was given at a time."""
+    """Keeps, outside of itself, how many examples it was given at a time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.sizes: list[int] = []
+        SEEN.clear()
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        self.sizes.append(len(batch["x"]))
+        SEEN.append(len(batch["x"]))
         return self.losses(batch)
+
+
+SEEN: list[int] = []
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -134,8 +138,8 @@ def test_draws_are_cut_to_it(workers: int, monkeypatch: pytest.MonkeyPatch) -> N
     train = DataLoader(Data(1000), batch_size=200, num_workers=workers, persistent_workers=workers > 0)
     fit(module, strategy, train, max_epochs=4)
     assert strategy.physical_batch_size == 32
-    assert set(module.sizes[-3:]) >= {32}
-    assert max(module.sizes) == 32
+    assert set(SEEN[-3:]) >= {32}
+    assert max(SEEN) == 32
 
 
 def test_it_is_found_anew_for_every_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +151,7 @@ def test_it_is_found_anew_for_every_fit(monkeypatch: pytest.MonkeyPatch) -> None
         run.fit_loop.max_epochs = epochs
         run.fit(module, DataLoader(Data(500), batch_size=200))
         assert strategy.physical_batch_size == size
-        assert module.sizes[-2] == size
+        assert SEEN[-2] == size
 
 
 def test_one_line_says_it_and_the_statement_lists_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,17 +194,20 @@ def test_resumed_with_another_size() -> None:
 
 
 class Restless(Linear):
-    """Draws numbers from everywhere, counts its calls in a buffer, logs, and drops out."""
+    """Draws numbers from everywhere, counts its calls in what may be written, keeps a metric, logs, and drops out."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3))
         self.register_buffer("calls", torch.zeros(()))
         self.frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
+        self.seen, self.turns = SumMetric(), [0]
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         self.calls += 1
         self.frozen += 1
+        self.turns.append(1)
+        self.seen.update(len(batch["x"]))
         random.random(), np.random.rand()
         losses = self.losses(batch)
         self.log("train/loss", losses.mean(), on_epoch=True, batch_size=len(losses))
@@ -211,6 +218,8 @@ def state(run: Any) -> dict[str, Any]:
     module, strategy = run.lightning_module, run.strategy
     return {
         **{name: t.detach().clone() for name, t in module.state_dict().items()},
+        "metric": (float(module.seen.sum_value), module.seen._update_count),
+        "turns": len(module.turns),
         "grads": [p.grad for p in module.parameters()],
         "torch": torch.get_rng_state(),
         "python": random.getstate()[1],
@@ -238,7 +247,8 @@ def law_a_trial_leaves_everything_as_it_was() -> None:
             batch_size_finder.find = looked
 
     try:
-        fit(Restless(), auto(GroupQuantile(), groups=GROUPS), callbacks=[Look()])
+        scratch = ["calls", "frozen", "turns"]
+        fit(Restless(), auto(GroupQuantile(), groups=GROUPS, scratch=scratch), callbacks=[Look()])
     finally:
         batch_size_finder.find = right
     ((before, after),) = seen
@@ -254,7 +264,7 @@ def test_a_trial_leaves_everything_as_it_was() -> None:
 
 def test_mutant_without_putting_back_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def careless(module: nn.Module) -> Iterator[None]:
+    def careless(module: nn.Module, trials: object) -> Iterator[None]:
         yield
 
     monkeypatch.setattr(batch_size_finder, "undisturbed", careless)

@@ -116,7 +116,6 @@ class Tuples(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 2))
-        self.seen = 0
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return [batch[0] * 2, batch[1]]
@@ -125,7 +124,6 @@ class Tuples(LightningModule):
         loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1], reduction="none")
         self.log("train_loss", loss.mean(), prog_bar=True, on_epoch=True)
         self.log_dict({"double": 2 * loss.mean()})
-        self.seen += len(loss)
         return {"loss": loss}
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -154,7 +152,6 @@ def test_a_strangers_project_changes_one_argument() -> None:
     run = trainer(strategy, max_epochs=3)
     run.fit(module)
     assert run.global_step == 30
-    assert 300 < module.seen < 900
     assert torch.isfinite(run.callback_metrics["train_loss"])
     spent = strategy.spent()
     assert spent is not None
