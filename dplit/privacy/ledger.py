@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -399,6 +400,26 @@ def read(path: str | os.PathLike[str], accountant: AccountantLike | None = None)
     ledger._apply(contents)
     ledger._read_from = Path(path), Mark(contents.run_id, len(contents.entries), contents.sums[-1])
     return ledger
+
+
+def joined(ledgers: Iterable[Ledger]) -> Ledger:
+    """Return a ledger of all that several hold; splits are disjoint only where each that has them says so.
+
+    Raises:
+        PrivacyError: one was charged for persons, another for records.
+    """
+    given, whole = list(ledgers), Ledger()
+    for ledger in given:
+        for split, events in ledger.entries.items():
+            for event, times in events.items():
+                whole.record(event, times, split, ledger.units[split])
+    for one, other in combinations(sorted(whole.entries), 2):
+        with_both = [ledger.splits for ledger in given if {one, other} & set(ledger.entries)]
+        if any(splits.may_share(one, other) for splits in with_both):
+            whole.declare_overlapping(one, other)
+        else:
+            whole.declare_disjoint(one, other)
+    return whole
 
 
 def _no_wait() -> None:

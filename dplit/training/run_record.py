@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +13,10 @@ from typing import NamedTuple, Self
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
 
+from dplit.errors import JournalError, PrivacyError
 from dplit.files import next_free_path
-from dplit.privacy import Journal, Ledger
+from dplit.privacy import Journal, Ledger, Record
+from dplit.privacy.journal import run_of
 from dplit.privacy.statement import Facts, write_statement
 from dplit.protocols import LogsFigures, ReleasesFigures, callbacks_of
 from dplit.training.saved_fit import SavedFit
@@ -51,6 +56,8 @@ class RunRecord:
         self._facts: Facts | None = None
         self._logged_by_training: set[str] = set()
         self._logged: set[str] = set()
+        self._exact: list[str] = []
+        self._trainer: weakref.ref[Trainer] | None = None
 
     def open(self, folder: Path) -> None:
         """Open the journal: a new one in `folder` if the ledger has none yet, never another run's.
@@ -58,34 +65,56 @@ class RunRecord:
         Raises:
             JournalError: the journal cannot be written, or is missing, damaged or in use.
         """
-        journal = self.ledger.journal
-        if journal is None:
-            self.ledger.attach(Journal.create(next_free_path(folder / "ledger.jsonl"), self.ledger.run_id))
-        elif journal.closed:
-            self.ledger.reopen()
+        ledger = self.ledger
+        if ledger.journal_path is None:
+            ledger.attach(Journal.create(self._new_journal(folder), ledger.run_id))
+        elif ledger.journal is None or ledger.journal.closed:
+            ledger.reopen(self._journal_in(folder))
+
+    def _new_journal(self, folder: Path) -> Path:
+        if self._journals_in(folder):
+            raise JournalError(
+                f"{self._journals_in(folder)[0]} is a journal of this run, {self.ledger.run_id}, and a second one would not be "
+                "counted with it; go on there, with DPStrategy(ledger=dplit.privacy.read(...)), or choose another folder"
+            )
+        return next_free_path(folder / "ledger.jsonl")
+
+    def _journal_in(self, folder: Path) -> Path | None:
+        """Return where the journal was moved, if it is no longer where it was, and the folder has it."""
+        path = self.ledger.journal_path
+        if path is None or path.exists():
+            return path
+        return next(iter(self._journals_in(folder)), path)
+
+    def _journals_in(self, folder: Path) -> list[Path]:
+        return [path for path in sorted(folder.glob("ledger*.jsonl")) if run_of(path) == self.ledger.run_id]
 
     @contextmanager
     def opened(self, folder: Path) -> Iterator[Ledger]:
         """Yield the ledger with its journal open, and close it again if it was closed."""
         stays = self.ledger.journal is not None and not self.ledger.journal.closed
         self.open(folder)
-        yield self.ledger
-        if not stays:
-            self.close()
+        try:
+            yield self.ledger
+        finally:
+            if not stays:
+                self.close()
 
     def close(self) -> None:
         """Close the journal; closing twice is harmless."""
         if self.ledger.journal is not None:
             self.ledger.journal.close()
 
-    def restore(self, saved: SavedFit) -> None:
-        """Go on from a checkpoint with the journal it names; what the journal holds beyond it counts.
+    def restore(self, saved: SavedFit, checkpoint: str | os.PathLike[str]) -> None:
+        """Go on from a checkpoint with its run's journal, where it was or where it was moved with the checkpoint.
+
+        What the journal holds beyond the checkpoint counts.
 
         Raises:
-            JournalError: the journal is missing, damaged, in use or another run's.
+            JournalError: the journal is missing, damaged, in use or another run's, or there are two that differ.
         """
         self.close()
-        self.ledger.restore(saved.ledger, Path(saved.journal), saved.unit)
+        self.ledger.restore(saved.ledger, saved.find_journal(checkpoint), saved.unit)
 
     # -- the statement -----------------------------------------------------------------------------------------------
 
@@ -94,7 +123,34 @@ class RunRecord:
         seed = plan.noise_source.seed
         if seed is not None:
             self.ledger.note(f"the noise seed was fixed ({seed}): whoever knows it can subtract the noise")
-        self._facts = plan.facts(None if self.ledger.journal is None else self.ledger.journal.path)
+        self.ledger.declare_groups(plan.policy.groups)
+        self._facts = plan.facts(self.ledger.journal_path)
+
+    def begin(self, folder: Path, trainer: Trainer, planned: Record) -> None:
+        """State, before the first release, what the fit is planned to release; and keep the statement ahead from now on.
+
+        Raises:
+            PrivacyError: what was released has no finite ε, or the files cannot be written.
+        """
+        self._keep_statements(folder, trainer)
+        self.ledger.ahead.plan(self.ledger, planned)
+
+    def finish(self, folder: Path, trainer: Trainer) -> None:
+        """State exactly what was released, and close the journal.
+
+        Raises:
+            PrivacyError: as `write_statement` does, unless another error is on its way, which is the one to see; the
+                statement that was written ahead stays.
+        """
+        failed = sys.exception()
+        try:
+            self.write_statement(folder, trainer)
+        except PrivacyError as error:
+            if failed is None:
+                raise
+            failed.add_note(str(error))
+        finally:
+            self.close()
 
     def logged_by_training(self, results: _ResultCollection | None, keep: bool) -> None:
         """Note the names `training_step` logged to Lightning's results, or drop the figures themselves."""
@@ -108,13 +164,34 @@ class RunRecord:
     def write_statement(self, folder: Path, trainer: Trainer) -> None:
         """Write `privacy.json` and `privacy.md`: the fit, the ledger, and what every callback released uncharged.
 
-        Nothing is written before a fit was described.
+        They are written into `folder` and beside the journal. Nothing is written before a fit was described.
 
         Raises:
             PrivacyError: what was released has no finite ε, or the files cannot be written.
         """
-        if self._facts is None:
-            return
+        if self._facts is not None:
+            self._keep_statements(folder, trainer)
+            self.ledger.ahead.settle(self.ledger)
+
+    def _keep_statements(self, folder: Path, trainer: Trainer) -> None:
+        """Keep a statement in `folder`, and one beside the journal, which may be another run folder's."""
+        self._trainer = weakref.ref(trainer)
+        journal = self.ledger.journal_path
+        for place in (folder, *([] if journal is None else [journal.parent])):
+            self._keep_statement(place)
+
+    def _keep_statement(self, place: Path) -> None:
+        def write(ledger: Ledger, recorded: Ledger | None) -> None:
+            assert self._facts is not None
+            write_statement(place, ledger, self._facts.releasing(self._released_without_charge()), recorded)
+
+        self.ledger.ahead.keep(place, write)
+
+    def _released_without_charge(self) -> list[str]:
+        """Name what left so far; once the trainer is gone, what had left by then."""
+        trainer = None if self._trainer is None else self._trainer()
+        if trainer is None:
+            return self._exact
         self._logged |= set(trainer.callback_metrics)
         exact = self.other_releases | {f"{name}: exact, logged by training_step" for name in self._logged_by_training}
         others = {name for name in self._logged if not self._is_training(name)}
@@ -124,7 +201,8 @@ class RunRecord:
             if isinstance(callback, ReleasesFigures):
                 exact.update(callback.released_without_charge())
         exact.update(f"{name}: exact, logged outside training_step" for name in others)
-        write_statement(folder, self.ledger, self._facts.releasing(sorted(exact)))
+        self._exact = sorted(exact)
+        return self._exact
 
     def _is_training(self, name: str) -> bool:
         return name.removesuffix("_step").removesuffix("_epoch") in self._logged_by_training
