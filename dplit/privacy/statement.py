@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Decimal
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
@@ -349,6 +350,7 @@ def versions() -> dict[str, str]:
     return {**own, **{name: _version(name) for name in PACKAGES}}
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

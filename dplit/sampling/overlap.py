@@ -27,7 +27,11 @@ def share_records(one: object, other: object) -> bool | None:
     Returns:
         True or False where it is seen, False only for different indices of one data set; None where it is not.
 
-    >>> share_records(Subset(range(9), [1, 2]), Subset(range(9), [3]))
+    >>> records = TensorDataset(torch.zeros(9, 2))
+    >>> share_records(Subset(records, [1, 2]), Subset(records, [2, 3]))
+    True
+    >>> share_records(Subset(records, [1, 2]), Subset(records, [3]))
+    False
     """
     try:
         answers = [_common(a, b) for a in _parts(one) for b in _parts(other)]
