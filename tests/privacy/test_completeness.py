@@ -74,7 +74,7 @@ def test_a_statement_of_version_0_1_0_knows_the_steps(path: Path) -> None:
     place.write_text(json.dumps(old))
     assert check_whole(path) == ["privacy.json"]
     cut(path, 1)
-    with pytest.raises(JournalError, match="has 29 steps, privacy.json beside it says 30"):
+    with pytest.raises(JournalError, match=r"has 29 steps, privacy\.json beside it says 30"):
         check_whole(path)
 
 
@@ -113,5 +113,5 @@ def test_resuming_looks_at_the_head_too(path: Path) -> None:
         state = ledger.state_dict()
         ledger.record(STEP)
     cut(path, 1)
-    with pytest.raises(JournalError, match="ledger.head beside it says 31"):
+    with pytest.raises(JournalError, match=r"ledger\.head beside it says 31"):
         Ledger.resume(state, path)
