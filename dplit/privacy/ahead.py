@@ -38,10 +38,13 @@ class Ahead:
         self._stated: dict[tuple[str, Event], Record] = {}
         self._under_way: Entry | None = None
         self._looked_beside: Path | None = None
+        self._written: set[Path] = set()
 
     def keep(self, folder: str | os.PathLike[str], write: Write) -> None:
-        """From now on write the statement in `folder` by `write`."""
-        self._statements[Path(folder).resolve()] = write
+        """From now on write the statement in `folder` by `write`, until the folder is moved away."""
+        place = Path(folder).resolve()
+        self._written.discard(place)
+        self._statements[place] = write
 
     def plan(self, ledger: Ledger, record: Record) -> None:
         """State, before training begins, what it is planned to release: `record.times` more of one event.
@@ -131,8 +134,11 @@ class Ahead:
         return planned
 
     def _write(self, ledger: Ledger, planned: Ledger) -> None:
-        for write in self._statements.values():
+        gone = {folder for folder in self._written if not folder.is_dir()}
+        self._statements = {folder: write for folder, write in self._statements.items() if folder not in gone}
+        for folder, write in self._statements.items():
             write(planned, ledger if self.running else None)
+            self._written.add(folder)
 
 
 def _made(ledger: Ledger, record: Record) -> int:

@@ -11,11 +11,14 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 
 import dplit
+from dplit.data.adult import Adult
 from dplit.data.base import ALL_SPLITS
+from dplit.data.tables.files import Table
 from dplit.errors import BudgetExhausted, PrivacyError
 from dplit.fairness import FairnessMonitor
 from dplit.privacy import Gaussian, Ledger, epsilon, read
 from dplit.privacy.splits import Splits
+from dplit.protocols import DeclaresDisjointSplits
 from dplit.training import splits
 from tests.lightning import Data, fit, trainer
 from tests.training.test_never_behind import Judged, stated
@@ -135,6 +138,14 @@ def test_a_data_module_says_which_splits_are_disjoint() -> None:
     ledger = evaluated(made(), None, None, None, data=Parts())
     assert ledger.epsilon(DELTA).upper == composed(2)
     assert ledger.splits.assumed(list(ledger.entries)) == []
+
+
+def test_data_modules_declare_what_they_make_disjoint() -> None:
+    """Parts of one permutation of row numbers are; what a user gives as a test file may hold anything."""
+    table = {"label": "y", "classes": [0, 1], "group": {"s": ["f", "m"]}, "categories": {"a": ["x"]}}
+    assert Adult().disjoint_splits == Table("a.csv", **table).disjoint_splits == ALL_SPLITS
+    assert Table("a.csv", test="b.csv", **table).disjoint_splits == ("train", "validation")
+    assert isinstance(Adult(), DeclaresDisjointSplits)
 
 
 def test_different_records_are_not_known_to_be_different_persons() -> None:
