@@ -98,12 +98,11 @@ class Ahead:
         Raises:
             PrivacyError: a statement cannot be written; what lies there still says no less than the journal.
         """
-        self.running = False
+        self.running, self._stated = False, {}
         final = ledger.copied()
         if self._under_way is not None:
             final._add(self._under_way)
         self._write(ledger, final)
-        self._stated = {}
 
     def _counted(self, ledger: Ledger, record: Record) -> bool:
         stated = self._stated.get((record.split, record.event))

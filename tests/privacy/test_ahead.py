@@ -281,6 +281,31 @@ def test_a_full_disk_stops_the_step_before_it_is_recorded(tmp_path: Path, monkey
     ledger.journal.close()
 
 
+def test_a_statement_that_was_settled_in_one_folder_only_counts_for_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full when the second folder's was written: what comes is stated anew, in both."""
+    ledger = begun(tmp_path / "one", 9)
+    keep(ledger, tmp_path / "two")
+    ledger.ahead.plan(ledger, Record(STEP, 9, "train"))
+    ledger.record(STEP)
+    real = files.os.replace
+
+    def full(source: Any, target: Any) -> None:
+        if "two" in str(target):
+            raise OSError("no space left on device")
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", full)
+        with pytest.raises(PrivacyError, match="cannot be written"):
+            ledger.ahead.settle(ledger)
+    assert (stated(tmp_path / "one")["steps"], stated(tmp_path / "two")["steps"]) == (1, 9)
+    ledger.record(STEP)
+    assert (stated(tmp_path / "one")["steps"], stated(tmp_path / "two")["steps"]) == (2, 2)
+    ledger.journal.close()
+
+
 def test_a_record_that_the_disk_half_took_counts_in_the_final_statement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

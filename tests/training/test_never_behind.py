@@ -1,4 +1,4 @@
-"""Promise 27: a statement on disk never says less than the journal beside it, whatever becomes of a fit."""
+"""A statement on disk never says less than the journal beside it, whatever becomes of a fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise 30: splits are added up unless they are known or declared to be disjoint; what is seen beats what is said."""
+"""Splits are added up unless they are known or declared to be disjoint; what is seen beats what is said."""
 
 from __future__ import annotations
 
