@@ -156,6 +156,14 @@ class DeclaresGroups(Protocol):
     group_key: GroupKey
 
 
+@runtime_checkable
+class DeclaresDisjointSplits(Protocol):
+    """A data module that makes its splits so that no record is in two of them."""
+
+    disjoint_splits: Collection[str]
+    """Names among "train", "validation" and "test", of which no two share a record."""
+
+
 # -- what a data set may say to the sampler ----------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from dplit.data.base import Ids
+from dplit.data.base import ALL_SPLITS, Ids
 from dplit.data.tables.base import TableData
 from dplit.data.tables.features import Categories, Number, logarithmic, words
 from dplit.data.tables.features import encode as encode_features
@@ -143,6 +143,7 @@ class Adult(TableData):
     features = FEATURES
     groupings = GROUPINGS
     licence = LICENCE
+    disjoint_splits = ALL_SPLITS
 
     def __init__(
         self,

@@ -23,6 +23,9 @@ Ids: TypeAlias = NDArray[np.int64]
 SPLIT_SEED = 1996
 """Seed of the permutation of row numbers that chooses the validation rows. It is public, and the choice depends on no row."""
 
+ALL_SPLITS: tuple[str, ...] = ("train", "validation", "test")
+"""What a data module declares whose splits are parts of one permutation, or whose publisher gives test records apart."""
+
 TEST_FRACTION = 0.2
 """Share of the rows that is kept for testing if the data come without a test file."""
 
@@ -109,6 +112,8 @@ class GroupedData(L.LightningDataModule, ABC):
     """
 
     group_key = "group"
+    disjoint_splits: tuple[str, ...] = ()
+    """Names of splits that are made so that no record is in two of them; what others release is added up."""
     num_classes: int
     groups: tuple[str, ...]
     licence: str

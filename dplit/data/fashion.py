@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from dplit.data.base import GroupedData, Rows, Splits, check_choice, check_share, split
+from dplit.data.base import ALL_SPLITS, GroupedData, Rows, Splits, check_choice, check_share, split
 from dplit.errors import ConfigurationError
 from dplit.hub.download import Debian, Member, PinnedFiles, WebFolder
 
@@ -85,6 +85,7 @@ class FashionMNIST(GroupedData):
     num_classes = 10
     image_shape = (1, SIZE, SIZE)
     licence = LICENCE
+    disjoint_splits = ALL_SPLITS
 
     def __init__(
         self,

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from dplit.privacy.ledger import Ledger
 
 
+Pairs = list[tuple[Event, int]]
+"""Events, and how often each was released."""
+
+
 @dataclass(frozen=True)
 class Target:
     """The (ε, δ) that training may spend, for add or remove one record.
@@ -77,8 +81,8 @@ def steps_within(
         target: not to be exceeded.
         event: one step.
         ledger: what was spent already; nothing if None.
-        split: where the steps will be recorded. Other splits hold disjoint records, so they only need to stay within
-            the target themselves.
+        split: where the steps will be recorded. What was released from splits that may hold the same records counts with
+            them (`Ledger.splits`); others only need to stay within the target themselves.
         accountant: its name, class or instance; None for the ledger's, or for `PRV` where there is no ledger.
 
     Returns:
@@ -87,16 +91,24 @@ def steps_within(
     Raises:
         ConfigurationError: something that is no event, or no accountant.
     """
-    entries = {} if ledger is None else ledger.entries
     chosen = find(ledger.accountant if accountant is None and ledger is not None else accountant)
-    if not all(target.allows(events, chosen) for name, events in entries.items() if name != split):
+    with_split, without = _earlier(ledger, split)
+    if not all(target.allows(events, chosen) for events in without):
         return 0
-    earlier = tuple(entries.get(split, {}).items())
 
     def upper(steps: int) -> float:
-        return chosen.epsilon([*earlier, (event, steps)], target.delta).upper
+        return max(chosen.epsilon([*earlier, (event, steps)], target.delta).upper for earlier in with_split)
 
     def quick_upper(steps: int) -> float:
-        return chosen.quick_epsilon([*earlier, (event, steps)], target.delta)
+        return max(chosen.quick_epsilon([*earlier, (event, steps)], target.delta) for earlier in with_split)
 
     return most_steps(upper, quick_upper, target.epsilon) if upper(0) <= target.epsilon else 0
+
+
+def _earlier(ledger: Ledger | None, split: str) -> tuple[list[Pairs], list[Pairs]]:
+    """Return what was released from each set of splits that a record may be in: sets with `split`, and those without."""
+    if ledger is None:
+        return [[]], []
+    sets = ledger.splits.together({*ledger.entries, split})
+    of = {names: ledger.released_from(names) for names in sets}
+    return [of[names] for names in sets if split in names], [of[names] for names in sets if split not in names]

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from dplit import validation
 from dplit.errors import ConfigurationError, JournalError
 from dplit.privacy.events import Event
+from dplit.privacy.head import Head, Mark, read_head
 
 FORMAT = 1
 LOCK_WAIT = 1.0
@@ -49,20 +50,37 @@ class Record(NamedTuple):
     unit: str | None = None
 
 
+class Declared(NamedTuple):
+    """What else must be known to read the figures off a journal.
+
+    `names` are for `what`: "groups", all declared groups; "disjoint", splits of which no two share a record; "overlapping",
+    two splits that do; "unit", a split and the key that says whose its records are.
+    """
+
+    what: str
+    names: tuple[str, ...]
+
+
+DECLARATIONS = ("groups", "disjoint", "overlapping", "unit")
+
+Entry = Record | Declared | str
+"""A line of a journal; a note is plain text."""
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a journal says.
 
     Attributes:
         run_id: 32 hexadecimal digits.
-        entries: records, and notes as plain text, in order.
+        entries: records, declarations, and notes as plain text, in order.
         sums: the checksum after the header and after each entry, so one more than there are entries.
         size: bytes that count; whatever lies behind them is torn.
         unfinished: the last counted line lacks its line end.
     """
 
     run_id: str
-    entries: tuple[Record | str, ...]
+    entries: tuple[Entry, ...]
     sums: tuple[str, ...]
     size: int
     unfinished: bool
@@ -76,7 +94,7 @@ class Journal:
         self.run_id = contents.run_id
         self.contents = contents
         """What the journal held when it was opened."""
-        self._lock, self._stream = lock, stream
+        self._lock, self._stream, self._head = lock, stream, _head(path, contents)
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._sum, self._count = contents.sums[-1], len(contents.entries)
 
@@ -143,6 +161,20 @@ class Journal:
         """Write one remark and wait until the disk has it; raises as `append` does."""
         self._write(f'"note":{_text_json(text)}')()
 
+    def declare(self, declared: Declared) -> None:
+        """Write one declaration and wait until the disk has it; raises as `append` does."""
+        names = ",".join(map(_text_json, declared.names))
+        self._write(f'"declared":{_text_json(declared.what)},"names":[{names}]')()
+
+    def write(self, entry: Entry) -> None:
+        """Write an entry of whatever kind and wait until the disk has it; raises as `append` does."""
+        if isinstance(entry, Record):
+            self.append(entry)
+        elif isinstance(entry, Declared):
+            self.declare(entry)
+        else:
+            self.note(entry)
+
     def _write(self, fields: str) -> Callable[[], None]:
         if self._stream.closed:
             raise JournalError(f"{self.path} is closed, so nothing more may be recorded or released; reopen it")
@@ -150,11 +182,13 @@ class Journal:
         with self._closing():
             _put(self._stream, line)
         self._sum, self._count = total, self._count + 1
+        mark = Mark(self.run_id, self._count, total)
         synced = self._syncer.submit(_sync, self._stream.fileno())
 
         def wait() -> None:
             with self._closing():
                 synced.result()
+                self._head.write(mark)
 
         return wait
 
@@ -176,6 +210,7 @@ class Journal:
         """Close the file and let go of the lock; closing twice is harmless."""
         self._syncer.shutdown(wait=True)
         self._stream.close()
+        self._head.close()
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -185,6 +220,17 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def run_of(path: str | os.PathLike[str]) -> str | None:
+    """Return the run id in the header of a journal; None for a file that is no journal."""
+    place = Path(path)
+    try:
+        with place.open("rb") as stream:
+            line = stream.readline(1024)
+        return _header(place, _opened(place, 1, line.rstrip(b"\n"), "")[0])
+    except (OSError, JournalError):
+        return None
 
 
 def load(path: str | os.PathLike[str]) -> Contents:
@@ -257,11 +303,13 @@ def _header(path: Path, fields: dict[str, object]) -> str:
     return _checked_run_id(fields.get("run_id"))
 
 
-def _entry(path: Path, number: int, fields: dict[str, object]) -> Record | str:
+def _entry(path: Path, number: int, fields: dict[str, object]) -> Entry:
     if fields.get("seq") != number - 1:
         raise _damaged(path, number)
     if "note" in fields:
         return str(fields["note"])
+    if "declared" in fields:
+        return _declaration(path, number, fields)
     try:
         event, times, unit = _event(json.dumps(fields["event"])), fields["times"], fields.get("unit")
         return Record(
@@ -269,6 +317,24 @@ def _entry(path: Path, number: int, fields: dict[str, object]) -> Record | str:
         )
     except (KeyError, ConfigurationError) as error:
         raise JournalError(f"{path} line {number} holds a record this dplit cannot read ({error})") from error
+
+
+def _declaration(path: Path, number: int, fields: dict[str, object]) -> Declared:
+    what, names = fields["declared"], fields.get("names")
+    if what not in DECLARATIONS or not isinstance(names, list):
+        raise JournalError(f"{path} line {number} declares {what!r}, which this dplit does not know; use a newer dplit")
+    return Declared(str(what), tuple(map(str, names)))
+
+
+def _head(path: Path, contents: Contents) -> Head:
+    """Open the head; what it says of this run stays until there is more to say."""
+    said = read_head(path)
+    new = said is None or said.run_id != contents.run_id
+    with _refusing(path):
+        head = Head(path, new=new)
+        if new:
+            head.write(Mark(contents.run_id, len(contents.entries), contents.sums[-1]))
+    return head
 
 
 def _start(path: Path, run_id: str) -> BinaryIO:
@@ -334,8 +400,13 @@ def _refusing(path: Path) -> Iterator[None]:
         raise JournalError(f"{path} cannot be opened as a journal ({error}); choose a writable local path") from error
 
 
+def is_run_id(run_id: object) -> bool:
+    """Whether this is a uuid4 in hexadecimal, as every run has one."""
+    return isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) is not None
+
+
 def _checked_run_id(run_id: object) -> str:
-    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
+    if not isinstance(run_id, str) or not is_run_id(run_id):
         raise JournalError(f"run id {run_id!r} is not a uuid4 in hexadecimal; let dplit draw one")
     return run_id
 

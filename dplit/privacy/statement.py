@@ -7,11 +7,13 @@ import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Decimal
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import dplit
 from dplit import validation
@@ -19,9 +21,13 @@ from dplit.errors import PrivacyError
 from dplit.files import write_atomically
 from dplit.privacy.accountants import Bound
 from dplit.privacy.calibration import Target
-from dplit.privacy.ledger import Ledger
+from dplit.privacy.journal import is_run_id
+
+if TYPE_CHECKING:
+    from dplit.privacy.ledger import Ledger
 
 UNIT = "one record (x, y, group)"
+PERSON = "one person: all records with the same {!r}"
 ADJACENCY = "add or remove one record"
 NOT_STATED = "not stated separately: the mechanism says nothing of this group alone, so the overall ε holds"
 ASSUMED = (
@@ -45,8 +51,16 @@ ALWAYS_VOIDS = (
     "hooks hand to a logger past self.log",
 )
 SEVERAL_RECORDS = "one person with several records: the statement protects single records"
-SEVERAL_SPLITS = "a person with records in more than one split: the overall ε assumes that no two splits share a person"
+SEVERAL_SPLITS = "{unit} with records in more than one split: {pairs} were {why} to share none, and are not added up"
 PUBLIC_CONSTANTS = "; rate and number of steps follow from the number of {}, which is taken to be public"
+OTHER_LEDGERS = (
+    "going on, under another ledger, from weights that were trained here: dplit sees the same layers and parameters, and the "
+    "same values within one process, but not weights that were averaged, cast, changed or read in another process"
+)
+STILL_TO_COME = (
+    "what training_step, callbacks and loggers show while training runs, exact; it is listed when training ends"
+)
+FINAL, AHEAD = "final", "written ahead, while training runs"
 PACKAGES = ("torch", "lightning", "prv-accountant", "numpy", "scipy")
 
 
@@ -142,63 +156,78 @@ class StatedEvent(TypedDict):
     event: dict[str, object]
 
 
-class Statement(TypedDict):
-    """The content of `privacy.json`; every ε but those in `bracket` is a certified upper bound."""
+class Recorded(TypedDict):
+    """How far the journal reached when the statement was written."""
+
+    steps: int
+    entries: int
+    sum: str
+
+
+class Figures(TypedDict):
+    """The part of a statement that follows from the ledger; every ε but those in `bracket` is a certified upper bound."""
 
     run_id: str
-    unit: str
-    adjacency: str
+    status: str
+    """"final"; or "written ahead, while training runs": then the figures count steps that were still to come."""
+    recorded: Recorded | None
+    """What the journal held when this was written; None for a ledger without one."""
     epsilon: float
     delta: float
     bracket: Bracket
     splits: dict[str, float | str]
+    counted_together: list[list[str]]
+    """Splits that one record may be in, whose releases are added up; `epsilon` is the largest of these sets."""
     groups: dict[str, float | str]
-    target: StatedTarget | None
     steps: int
+    events: list[StatedEvent]
+    accountant: str
+    notes: list[str]
+
+
+class Statement(Figures):
+    """The content of `privacy.json`."""
+
+    unit: str
+    adjacency: str
+    target: StatedTarget | None
     sampling: Sampling
     policy: Policy
     noise_multipliers: dict[str, float | str]
     noise_source: str
     expected_batch_size: float | None
     dataset_size: int | None
-    events: list[StatedEvent]
-    accountant: str
     assumptions: list[str]
     python_reads: list[str] | None
     released_without_charge: list[str]
     steered_by: list[str]
     voided_by: list[str]
-    notes: list[str]
     warnings: list[str]
     journal: str | None
     versions: dict[str, str]
 
 
-def statement(ledger: Ledger, facts: Facts) -> Statement:
+def statement(ledger: Ledger, facts: Facts, recorded: Ledger | None = None) -> Statement:
     """Return the privacy statement in JSON types.
+
+    Args:
+        ledger: what is stated.
+        facts: what it does not know.
+        recorded: what the journal holds so far, where `ledger` counts what is still to come too; None where it does not.
 
     Raises:
         PrivacyError: what was released has no finite ε.
     """
     overall = ledger.epsilon(facts.delta)
     person, target = facts.person, facts.target
+    uncharged = [*facts.released_without_charge, *([STILL_TO_COME] if recorded is not None else [])]
+    figures = _figures(ledger, facts.delta, facts.groups, recorded)
     return {
-        "run_id": ledger.run_id,
-        "unit": UNIT if person is None else f"one person: all records with the same {person!r}",
+        **figures,
+        "splits": {split: _not_stated(split, facts) or stated for split, stated in figures["splits"].items()},
+        "unit": UNIT if person is None else PERSON.format(person),
         "adjacency": ADJACENCY if person is None else ADJACENCY.replace("record", "person"),
-        "epsilon": overall.upper,
-        "delta": facts.delta,
-        "bracket": {"lower": overall.lower, "estimate": overall.estimate},
-        "splits": {
-            split: _not_stated(split, facts) or ledger.epsilon(facts.delta, split=split).upper
-            for split in ledger.entries
-        },
-        "groups": {
-            group: NOT_STATED if bound is None else bound.upper
-            for group, bound in ledger.by_group(facts.delta, facts.groups).items()
-        },
         "target": None if target is None else {"epsilon": target.epsilon, "delta": target.delta},
-        "steps": ledger.steps,
         "sampling": {"scheme": _sampling_scheme(facts), "rate": facts.rate},
         "policy": {"name": facts.policy, "parameters": dict(facts.parameters)},
         "noise_multipliers": {
@@ -207,37 +236,146 @@ def statement(ledger: Ledger, facts: Facts) -> Statement:
         "noise_source": facts.noise_source,
         "expected_batch_size": facts.expected_batch_size,
         "dataset_size": facts.dataset_size,
-        "events": [
-            {"split": split, "times": times, "event": event.to_dict()}
-            for split, events in ledger.entries.items()
-            for event, times in events.items()
+        "released_without_charge": uncharged,
+        "voided_by": [
+            *ledger.notes,
+            *ALWAYS_VOIDS,
+            OTHER_LEDGERS,
+            *([SEVERAL_RECORDS] if person is None else []),
+            *_voided_by_splits(ledger),
         ],
-        "accountant": ledger.accountant.description,
         "assumptions": _assumptions(facts),
         "python_reads": None if facts.python_reads is None else list(facts.python_reads),
-        "released_without_charge": list(facts.released_without_charge),
         "steered_by": list(facts.steered_by),
-        "voided_by": [*ledger.notes, *ALWAYS_VOIDS, *_voided_by_persons(ledger, facts)],
-        "notes": list(ledger.notes),
         "warnings": _warnings(ledger, facts, overall),
         "journal": None if facts.journal is None else os.fspath(facts.journal),
         "versions": versions(),
     }
 
 
-def write_statement(directory: str | os.PathLike[str], ledger: Ledger, facts: Facts) -> Statement:
+def _figures(ledger: Ledger, delta: float, groups: Iterable[str], recorded: Ledger | None) -> Figures:
+    """Return the part of a statement that follows from the ledger."""
+    overall = ledger.epsilon(delta)
+    return {
+        "run_id": ledger.run_id,
+        "status": FINAL if recorded is None else AHEAD,
+        "recorded": _recorded(ledger if recorded is None else recorded),
+        "epsilon": overall.upper,
+        "delta": delta,
+        "bracket": {"lower": overall.lower, "estimate": overall.estimate},
+        "splits": {split: ledger.epsilon(delta, split=split).upper for split in ledger.entries},
+        "counted_together": [list(names) for names in ledger.splits.together(ledger.entries)],
+        "groups": {
+            group: NOT_STATED if bound is None else bound.upper
+            for group, bound in ledger.by_group(delta, groups).items()
+        },
+        "steps": ledger.steps,
+        "events": [
+            {"split": split, "times": times, "event": event.to_dict()}
+            for split, events in ledger.entries.items()
+            for event, times in events.items()
+        ],
+        "accountant": ledger.accountant.description,
+        "notes": list(ledger.notes),
+    }
+
+
+# -- on disk -----------------------------------------------------------------------------------------------------------
+
+
+def write_statement(
+    directory: str | os.PathLike[str], ledger: Ledger, facts: Facts, recorded: Ledger | None = None
+) -> Statement:
     """Write `privacy.json` and `privacy.md` into `directory`, each whole or not at all; return the statement.
+
+    What lies there of another run is moved to `privacy-` and the first digits of its run id.
 
     Raises:
         PrivacyError: what was released has no finite ε, or the files cannot be written.
     """
-    stated, place = statement(ledger, facts), Path(directory)
+    stated = statement(ledger, facts, recorded)
+    _write(Path(directory), stated)
+    return stated
+
+
+def refresh_statement(directory: str | os.PathLike[str], ledger: Ledger, recorded: Ledger | None = None) -> None:
+    """Bring the statement of a ledger's run in `directory`, if there is one, to say what the ledger holds now.
+
+    What only the fit knew stays as it was written.
+
+    Raises:
+        PrivacyError: the statement cannot be read or written, or there is no finite ε.
+    """
+    place = statement_path(directory, ledger.run_id)
+    if place is None:
+        return
+    old = read_statement(place)
     try:
-        write_atomically(place / "privacy.json", json.dumps(stated, indent=2, allow_nan=False, default=str) + "\n")
-        write_atomically(place / "privacy.md", markdown(stated))
+        assert old is not None
+        new: dict[str, Any] = {**old, **_figures(ledger, float(old["delta"]), list(old["groups"]), recorded)}
+        unstated = {split: told for split, told in old["splits"].items() if isinstance(told, str)}
+        new["splits"] = {**new["splits"], **unstated}
+        lines = [*ledger.notes, *old["voided_by"], *_voided_by_splits(ledger)]
+        new["voided_by"] = list(dict.fromkeys(lines))
+        page = cast(Statement, new)
+        markdown(page)
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise PrivacyError(
+            f"{place} cannot be brought up to date ({error!r}), and would say too little; move it"
+        ) from error
+    _write(Path(directory), page)
+
+
+def statement_path(directory: str | os.PathLike[str], run_id: str) -> Path | None:
+    """Return where the `privacy.json` of a run lies in a folder; None where it has none there."""
+    names = [Path(directory) / "privacy.json", _aside(Path(directory), run_id, ".json")]
+    return next((path for path in names if (read_statement(path) or {}).get("run_id") == run_id), None)
+
+
+def read_statement(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what a `privacy.json` holds; None for a file that is missing or no JSON mapping."""
+    try:
+        said = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def _write(place: Path, stated: Statement) -> None:
+    """Write both files; another run's are moved aside, and at no moment is a run's statement missing or older than before."""
+    own, run_id = place / "privacy.json", stated["run_id"]
+    texts = {
+        ".json": json.dumps(stated, indent=2, allow_nan=False, default=str) + "\n",
+        ".md": markdown(stated),
+    }
+    there = str((read_statement(own) or {}).get("run_id", run_id))
+    there = there if is_run_id(there) else run_id
+    try:
+        for suffix, text in texts.items():
+            target = own.with_suffix(suffix) if there == run_id else _aside(place, run_id, suffix)
+            write_atomically(target, text)
+        if there != run_id:
+            for suffix in texts:
+                _exchange(place, there, run_id, suffix)
     except OSError as error:
         raise PrivacyError(f"the privacy statement cannot be written to {place} ({error}); make room for it") from error
-    return stated
+
+
+def _exchange(place: Path, there: str, run_id: str, suffix: str) -> None:
+    """Give the name `privacy` to the statement of `run_id`, and move aside the one of the run `there`."""
+    with suppress(FileNotFoundError):
+        os.replace(place / f"privacy{suffix}", _aside(place, there, suffix))
+    os.replace(_aside(place, run_id, suffix), place / f"privacy{suffix}")
+
+
+def _aside(place: Path, run_id: str, suffix: str) -> Path:
+    return place / f"privacy-{run_id[:8]}{suffix}"
+
+
+def _recorded(ledger: Ledger) -> Recorded | None:
+    if ledger.mark is None:
+        return None
+    return {"steps": ledger.steps, "entries": ledger.mark.entries, "sum": ledger.mark.sum}
 
 
 def versions() -> dict[str, str]:
@@ -246,6 +384,7 @@ def versions() -> dict[str, str]:
     return {**own, **{name: _version(name) for name in PACKAGES}}
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
@@ -272,10 +411,18 @@ def _assumptions(facts: Facts) -> list[str]:
     return [whose, *(line.format(unit=unit) for line in ASSUMED), *facts.assumptions]
 
 
-def _voided_by_persons(ledger: Ledger, facts: Facts) -> list[str]:
-    if facts.person is None:
-        return [SEVERAL_RECORDS]
-    return [SEVERAL_SPLITS] if len(ledger.entries) > 1 else []
+def _voided_by_splits(ledger: Ledger) -> list[str]:
+    """Say which splits are counted as if no record were in two of them, though dplit cannot be certain."""
+    unit = "one record" if ledger.unit is None else "a person"
+    pairs = {
+        "assumed": ledger.splits.assumed(list(ledger.entries)),
+        "declared": ledger.splits.declared(list(ledger.entries)),
+    }
+    return [
+        SEVERAL_SPLITS.format(unit=unit, pairs=", ".join(" and ".join(pair) for pair in listed), why=why)
+        for why, listed in pairs.items()
+        if listed
+    ]
 
 
 def _warnings(ledger: Ledger, facts: Facts, overall: Bound) -> list[str]:
@@ -316,6 +463,7 @@ def _guarantee(stated: Statement) -> str:
     paragraphs = [
         f"**ε = {_shown(stated['epsilon'])} at δ = {stated['delta']:g}**, for {stated['adjacency']}; the unit is "
         f"{stated['unit']}. The figure is a certified upper bound over {stated['steps']} steps.",
+        _reach(stated),
         "In words: to add or remove one unit changes the probability of any outcome of the training by a factor of at most "
         "e^ε, up to an additional probability of at most δ.",
         *(f"> Warning: {warning}." for warning in stated["warnings"]),
@@ -324,6 +472,19 @@ def _guarantee(stated: Statement) -> str:
         rows = [f"| {group} | {_shown(epsilon)} |" for group, epsilon in stated["groups"].items()]
         paragraphs.append("\n".join(["| group | ε |", "|---|---|", *rows]))
     return "\n\n".join(paragraphs)
+
+
+def _reach(stated: Statement) -> str:
+    """Say whether the figures are final, and where the exact record is."""
+    if stated["status"] == FINAL:
+        return "The figures are final: they count everything that was released when this was written, training having ended."
+    recorded, journal = stated["recorded"], stated["journal"] or "ledger.jsonl"
+    made = "" if recorded is None else f", of which {recorded['steps']} were recorded when this was written"
+    return (
+        f"**Written ahead, while training runs.** Planned: at most ε = {_shown(stated['epsilon'])} after {stated['steps']} "
+        f"steps{made}. If training was killed, less was spent; the journal is the exact record: "
+        f"`python -m dplit.account --journal {journal} --delta {stated['delta']:g}`."
+    )
 
 
 def _mechanism(stated: Statement) -> str:
@@ -340,6 +501,9 @@ def _mechanism(stated: Statement) -> str:
         "Target": None if target is None else f"ε = {target['epsilon']:g} at δ = {target['delta']:g}",
         "Accountant": stated["accountant"],
         "Splits": ", ".join(f"{split} ε = {_shown(epsilon)}" for split, epsilon in stated["splits"].items()),
+        "Added up, as one record may be in all of them": "; ".join(
+            ", ".join(names) for names in stated["counted_together"] if len(names) > 1
+        ),
         "Ledger": stated["journal"],
     }
     return _bullets([f"{name}: {fact}" for name, fact in lines.items() if fact not in (None, "")])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from dplit.errors import PrivacyError
+from dplit.privacy import Record, Target, steps_within
 from dplit.sampling.draws import Draw
 from dplit.sampling.poisson import PoissonBatches
+from dplit.training.checks import spending
 from dplit.training.checks.loader import TrainLoader
 from dplit.training.physical_batches import PhysicalBatches, StepArguments
 from dplit.training.probing import Probes, find_physical_batch_size
@@ -61,6 +64,7 @@ class PrivateFit:
         self.find_size = find_size
         self.memory_limit = memory_limit
         self._last_draw: Draw | None = None
+        self._before = spending.fingerprints([*step.module.parameters(), *step.module.buffers()])
 
     @property
     def physical_batch_size(self) -> int:
@@ -71,6 +75,24 @@ class PrivateFit:
     def exhausted(self) -> bool:
         """Whether one more release would pass the target."""
         return self.step.releases == 0
+
+    def planned(self, steps: float) -> Record:
+        """Return what the fit is planned to release: at most this many steps, none if their number is not finite."""
+        within = [n for n in (steps, self.step.releases) if n is not None and math.isfinite(n)]
+        return Record(self.step.event, max(0, int(min(within, default=0))), "train", self.step.unit)
+
+    def count_with(self, split: str) -> None:
+        """Leave fewer steps where a statistic was released of records that are trained on, too."""
+        ledger, noise = self.step.ledger, self.plan.noise
+        if self.step.releases is not None and isinstance(noise, Target) and ledger.splits.may_share("train", split):
+            self.step.releases = steps_within(noise, self.step.event, ledger)
+            self.trainer.should_stop |= self.exhausted
+
+    def remember(self, tensors: Iterable[object]) -> None:
+        """Remember what training changed in parameters, so that it is known again under another ledger, wherever it is."""
+        now = spending.fingerprints(tensor for tensor in tensors if isinstance(tensor, Tensor))
+        spending.remember_values(now - self._before, self.step.ledger.run_id)
+        spending.remember_spending(self.step.ledger)
 
     def take(self, draw: object, given: StepArguments) -> Tensor:
         """Run the model on each physical batch of a draw and add up the clipped gradients.

@@ -6,6 +6,8 @@ import pytest
 
 from dplit.errors import ConfigurationError, JournalError, PrivacyError
 from dplit.privacy import Bound, Gaussian, Journal, Ledger, Record, Sampled, epsilon, read
+from dplit.privacy.journal import Declared
+from dplit.privacy.ledger import joined
 from tests.privacy import version_0_1_0
 
 STEP = Sampled(0.01, [Gaussian(1.0), Gaussian(10.0)], {"a": Sampled(0.01, [Gaussian(2.0), Gaussian(math.inf)])})
@@ -359,3 +361,92 @@ def test_a_journal_of_version_0_1_that_was_changed_is_refused(tmp_path):
     (tmp_path / "ledger.jsonl").write_text(version_0_1_0.JOURNAL.replace('"times":3', '"times":1'))
     with pytest.raises(JournalError, match=r"^[^\n]* line 2 is damaged[^\n]*$"):
         read(tmp_path / "ledger.jsonl")
+
+
+# -- what else the journal must know
+
+
+def test_declarations_come_back_from_journal_and_checkpoint(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger()
+    ledger.declare_disjoint("validation", "test")
+    ledger.attach(Journal.create(path, ledger.run_id))
+    for _ in range(2):
+        ledger.declare_groups(["a", "b"])
+        ledger.declare_overlapping("train", "validation")
+        ledger.declare_disjoint("validation", "test")
+    ledger.journal.close()
+    assert len(path.read_text().splitlines()) == 4
+    state = json.loads(json.dumps(ledger.state_dict()))
+    resumed = Ledger.resume(state, path)
+    resumed.journal.close()
+    for again in (read(path), resumed, Ledger.resume({**state, "journal": None}, None), ledger.copied()):
+        assert again.groups == ("a", "b")
+        assert again.splits.disjoint == ledger.splits.disjoint == {frozenset(("validation", "test"))}
+        assert again.splits.overlapping == ledger.splits.overlapping == {frozenset(("train", "validation"))}
+
+
+@pytest.mark.parametrize("change", [{"declared": 3}, {"declared": [["unit", ["train"]]]}, {"declared": [[1]]}])
+def test_resume_refuses_hostile_declarations(change, tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    refuses({**a_run(path), **change}, path, "holds no usable ledger")
+
+
+def test_a_declaration_of_a_later_version_is_refused(tmp_path):
+    with Journal.create(tmp_path / "ledger.jsonl") as journal:
+        journal.declare(Declared("colour", ("blue",)))
+    with pytest.raises(JournalError, match=r"^[^\n]*line 2 declares 'colour'[^\n]*newer dplit$"):
+        read(tmp_path / "ledger.jsonl")
+
+
+def test_groups_are_those_of_the_events_where_none_are_declared():
+    ledger = Ledger()
+    ledger.record(STEP)
+    ledger.record(Gaussian(3.0))
+    assert ledger.groups == ("a",)
+
+
+def test_splits_are_of_one_unit():
+    ledger = Ledger()
+    ledger.record(PLAIN, unit="user")
+    with pytest.raises(PrivacyError, match="unit=None"):
+        ledger.record(Gaussian(3.0), split="validation")
+    assert ledger.unit == "user"
+
+
+def test_a_journal_of_version_0_1_says_its_unit_by_itself_once_a_checkpoint_told_it(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(version_0_1_0.JOURNAL)
+    for _ in range(2):
+        ledger = Ledger()
+        ledger.restore(version_0_1_0.STATE, path, unit="user")
+        ledger.journal.close()
+    assert set(read(path).units.values()) == {"user"}
+    assert path.read_text().count('"declared":"unit"') == 2  # train and validation, once each
+
+
+def test_ledgers_are_joined_with_the_least_that_each_knows():
+    one, other = Ledger(), Ledger()
+    for ledger in (one, other):
+        for split in ("train", "validation", "test"):
+            ledger.record(Gaussian(5.0), split=split)
+        ledger.declare_disjoint("validation", "test")
+    assert joined([one, other]).epsilon(DELTA) == epsilon({Gaussian(5.0): 2}, DELTA)
+    other.declare_overlapping("validation", "test")
+    assert joined([one, other]).epsilon(DELTA) == epsilon({Gaussian(5.0): 4}, DELTA)
+
+
+def test_a_copy_of_a_ledger_goes_on_in_no_other_journal(tmp_path):
+    ledger = Ledger()
+    ledger.attach(Journal.create(tmp_path / "ledger.jsonl", ledger.run_id))
+    ledger.journal.close()
+    for again in (ledger.copied(), read(tmp_path / "ledger.jsonl")):
+        journal = Journal.create(tmp_path / f"{id(again)}.jsonl", ledger.run_id)
+        with journal, pytest.raises(JournalError, match=r"kept in .*ledger\.jsonl already; go on there"):
+            again.attach(journal)
+        again.reopen()
+        again.record(PLAIN)
+        again.journal.close()
+    assert read(tmp_path / "ledger.jsonl").steps == 2
+    with pytest.raises(JournalError, match="no journal to open again"):
+        Ledger().reopen()

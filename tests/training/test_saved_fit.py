@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dplit.clipping import Flat, Quantile
 from dplit.errors import ConfigurationError, JournalError
-from dplit.privacy import Ledger
-from dplit.training.saved_fit import KEY, SavedFit
+from dplit.privacy import Journal, Ledger
+from dplit.training.saved_fit import KEY, SavedFit, path_from
 
 
 def saved(**changes: Any) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def test_what_a_later_version_adds_is_left_alone() -> None:
         {"noise_multiplier": 0},
         {"noise_multiplier": 1e9},
         {"unit": 3},
+        {"beside": 3},
     ],
 )
 def test_a_damaged_part_is_refused_in_one_line(change: dict[str, Any]) -> None:
@@ -71,6 +74,27 @@ def test_a_damaged_part_is_refused_in_one_line(change: dict[str, Any]) -> None:
 def test_a_checkpoint_without_it_is_refused(checkpoint: dict[str, Any]) -> None:
     with pytest.raises(JournalError, match="has no privacy ledger"):
         SavedFit.read(checkpoint, "a.ckpt")
+
+
+def test_a_journal_is_found_where_it_was_or_where_it_was_moved(tmp_path: Path) -> None:
+    ledger = Ledger()
+    Journal.create(tmp_path / "run" / "ledger.jsonl", ledger.run_id).close()
+    for beside, was in (
+        ("../ledger.jsonl", "gone.jsonl"),
+        ("", "gone.jsonl"),
+        ("", str(tmp_path / "run/ledger.jsonl")),
+    ):
+        kept = SavedFit(ledger.state_dict(), was, "Flat", {}, 1.0, beside=beside)
+        found = kept.find_journal(tmp_path / "run" / "checkpoints" / "a.ckpt")
+        assert found.resolve() == tmp_path / "run" / "ledger.jsonl"
+    other = SavedFit(Ledger().state_dict(), "gone.jsonl", "Flat", {}, 1.0, beside="../ledger.jsonl")
+    assert other.find_journal(tmp_path / "run" / "checkpoints" / "a.ckpt") == Path("gone.jsonl")
+
+
+def test_the_path_from_a_checkpoint_survives_a_move(tmp_path: Path) -> None:
+    assert path_from(tmp_path / "a/checkpoints/x.ckpt", tmp_path / "a/ledger.jsonl") == os.path.join(
+        "..", "ledger.jsonl"
+    )
 
 
 def test_thresholds_go_back_to_their_own_policy_only() -> None:

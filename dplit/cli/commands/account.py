@@ -17,8 +17,9 @@ from dplit.cli.exit_status import OK, OneLineParser, command
 from dplit.cli.yaml import Config
 from dplit.errors import ConfigurationError
 from dplit.privacy import Bound, Gaussian, Sampled, Target, accountants, calibrate, epsilon, read
+from dplit.privacy.completeness import check_whole
 from dplit.privacy.planning import CLOSE, EPOCHS, LEARNING_RATE, LEAST_STEPS, Advice, Plan, advise
-from dplit.privacy.statement import ADJACENCY, rounded_up
+from dplit.privacy.statement import ADJACENCY, PERSON, UNIT, rounded_up
 
 PATIENCE = 5.0
 """Seconds between two lines that say how many plans are calibrated."""
@@ -57,7 +58,7 @@ def parser() -> OneLineParser:
     _add_plan(line.add_argument_group("one plan: its epsilon, or the noise for an epsilon"))
     _add_advice(line.add_argument_group("advice: plans for a number of records and an epsilon"))
     spent = line.add_argument_group("a run")
-    spent.add_argument("--journal", help="a finished run's ledger.jsonl")
+    spent.add_argument("--journal", help="a run's ledger.jsonl, finished or not")
     spent.add_argument("--group", action="append", default=[], help="with --journal: also this group; repeatable")
     return line
 
@@ -184,24 +185,46 @@ def _plan(options: argparse.Namespace) -> Answer:
 
 
 def _spent(options: argparse.Namespace) -> Answer:
+    compared = check_whole(options.journal)
     ledger = read(options.journal, options.accountant)
     bound = ledger.epsilon(options.delta)
-    adjacency = ADJACENCY if ledger.units.get("train") is None else ADJACENCY.replace("record", "person")
+    adjacency = ADJACENCY if ledger.unit is None else ADJACENCY.replace("record", "person")
+    unit = UNIT if ledger.unit is None else PERSON.format(ledger.unit)
+    groups = dict.fromkeys([*ledger.groups, *options.group])
     by_group = {
         group: group_bound and group_bound.upper
-        for group, group_bound in ledger.by_group(options.delta, options.group).items()
+        for group, group_bound in ledger.by_group(options.delta, groups).items()
     }
+    splits = {split: ledger.epsilon(options.delta, split=split).upper for split in ledger.entries}
+    together = [list(names) for names in ledger.splits.together(ledger.entries)]
     lines = [
-        f"{ledger.steps} steps recorded",
+        f"{ledger.steps} steps recorded; {_compared_text(compared)}",
         _bound_text(bound, options.delta, adjacency),
         *(
             f"  {group}: {'not stated separately' if spent is None else f'epsilon {rounded_up(spent)}'}"
             for group, spent in by_group.items()
         ),
+        f"unit: {unit}",
+        *(f"split {split}: epsilon {rounded_up(spent)}" for split, spent in splits.items() if len(splits) > 1),
+        *(f"added up, as one record may be in all: {', '.join(names)}" for names in together if len(names) > 1),
         *(f"note: {note}" for note in ledger.notes),
     ]
-    run = {"groups": by_group, "notes": list(ledger.notes)}
+    run = {
+        "groups": by_group,
+        "unit": unit,
+        "splits": splits,
+        "counted_together": together,
+        "notes": list(ledger.notes),
+        "compared_with": compared,
+    }
     return Answer({"steps": ledger.steps, **_bound_data(bound, options.delta), **run}, "\n".join(lines))
+
+
+def _compared_text(compared: Sequence[str]) -> str:
+    """Say what the end of the journal was compared with: a cut one cannot tell by itself."""
+    if compared:
+        return f"its end agrees with {' and '.join(compared)} beside it"
+    return "nothing lies beside the journal that would tell whether its end was cut off"
 
 
 # -- advice --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from dplit.compare.analysis.results import Results
 from dplit.compare.run import run_folder
 from dplit.compare.run.plan import VariantAtEpsilon
 from dplit.errors import DplitError
-from dplit.privacy import epsilon, read
-from dplit.privacy.events import Event
+from dplit.privacy import read
+from dplit.privacy.ledger import joined
 
 JOURNAL = "ledger*.jsonl"
 
@@ -70,13 +69,10 @@ def journals(results: Results, contender: VariantAtEpsilon) -> list[Path]:
 def composed(ledgers: Iterable[Path], delta: float) -> float:
     """Return the certified upper bound of ε of the events in all journals at `delta`.
 
-    It is the largest ε of a split, as splits share no record. NaN where a journal cannot be read or no finite bound is known.
+    Splits of one name are taken to hold the same records, and splits that any journal takes to overlap are added up. NaN
+    where a journal cannot be read or no finite bound is known.
     """
-    events: dict[str, Counter[Event]] = {}
     try:
-        for journal in ledgers:
-            for split, entries in read(journal).entries.items():
-                events.setdefault(split, Counter()).update(entries)
-        return max((epsilon(of_split, delta).upper for of_split in events.values()), default=0.0)
+        return joined(map(read, ledgers)).epsilon(delta).upper
     except DplitError:
         return math.nan

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from typing_extensions import override
 
-from dplit.data.base import TEST_FRACTION, Batch, Examples, GroupedData, Ids, Splits, check_share, split
+from dplit.data.base import ALL_SPLITS, TEST_FRACTION, Batch, Examples, GroupedData, Ids, Splits, check_share, split
 from dplit.data.columns import Value, as_text, declare, declared_ids, read_columns
 from dplit.errors import ConfigurationError
 
@@ -131,6 +131,7 @@ class ImageFolder(GroupedData):
         self.file, self.label, self.group, self.test_fraction = file, label, group, test_fraction
         self.labels, self.groups = declare(labels, "labels", least=2), declare(groups, "groups")
         self.num_classes = len(self.labels)
+        self.disjoint_splits = ALL_SPLITS if test_table is None else ALL_SPLITS[:2]
         self.image_shape = _shape(channels, image_size)
 
     @override

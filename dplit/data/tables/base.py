@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from typing_extensions import override
 
-from dplit.data.base import TEST_FRACTION, GroupedData, Ids, Rows, Splits, check_choice, split
+from dplit.data.base import ALL_SPLITS, TEST_FRACTION, GroupedData, Ids, Rows, Splits, check_choice, split
 from dplit.data.tables.features import Feature, encode, names_of
 from dplit.data.tables.groupings import Grouping
 
@@ -33,6 +33,7 @@ class TableData(GroupedData):
 
     """
 
+    disjoint_splits = ALL_SPLITS[:2]
     features: Sequence[Feature]
     feature_names: tuple[str, ...]
     num_features: int

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from typing_extensions import override
 
-from dplit.data.base import Ids
+from dplit.data.base import ALL_SPLITS, Ids
 from dplit.data.tables.base import TableData, train_and_test
 from dplit.hub.download import PinnedFiles
 
@@ -31,6 +31,7 @@ class DownloadedTable(TableData):
 
     """
 
+    disjoint_splits = ALL_SPLITS
     files: PinnedFiles
 
     def __init__(self, group: str, root: str | Path | None = None, **loading: Any) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from typing_extensions import override
 
 from dplit import validation
-from dplit.data.base import TEST_FRACTION, Ids, check_share
+from dplit.data.base import ALL_SPLITS, TEST_FRACTION, Ids, check_share
 from dplit.data.columns import Files, Value, as_numbers, as_text, declare, declared_ids, read_columns
 from dplit.data.tables.base import TableData, train_and_test
 from dplit.data.tables.features import Categories, Feature, Number, centred, logarithmic, names_of
@@ -100,6 +100,7 @@ class Table(TableData):
         self.label, self.classes = label, declare(classes, "classes", least=2)
         self.num_classes = len(self.classes)
         self.train_files, self.test_files, self.test_fraction = train, test, test_fraction
+        self.disjoint_splits = ALL_SPLITS if test is None else ALL_SPLITS[:2]
 
     @override
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:

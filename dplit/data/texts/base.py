@@ -15,7 +15,17 @@ import numpy as np
 from torch import Tensor
 from typing_extensions import override
 
-from dplit.data.base import SPLIT_SEED, TEST_FRACTION, Examples, GroupedData, Ids, Splits, check_choice, check_sizes
+from dplit.data.base import (
+    ALL_SPLITS,
+    SPLIT_SEED,
+    TEST_FRACTION,
+    Examples,
+    GroupedData,
+    Ids,
+    Splits,
+    check_choice,
+    check_sizes,
+)
 from dplit.data.texts.counterfactual import Counterfactuals, Swaps
 from dplit.data.texts.encoding import Encoder, Template, without_special_tokens
 from dplit.data.texts.records import Records
@@ -68,6 +78,7 @@ class TextData(GroupedData):
 
     classes: tuple[str, ...]
     offensive = False
+    disjoint_splits = ALL_SPLITS[:2]
 
     def __init__(
         self,

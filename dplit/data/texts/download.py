@@ -9,6 +9,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from dplit.data.base import ALL_SPLITS
 from dplit.data.texts.base import TextData
 from dplit.data.texts.records import Records
 from dplit.hub.download import PinnedFiles, PyPI
@@ -35,6 +36,7 @@ class DownloadedTexts(TextData):
 
     """
 
+    disjoint_splits = ALL_SPLITS
     files: PinnedFiles
 
     def __init__(self, tokenizer: str = "minilm-l6", root: str | Path | None = None, **options: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from typing_extensions import override
 
-from dplit.data.base import TEST_FRACTION, Ids, check_share
+from dplit.data.base import ALL_SPLITS, TEST_FRACTION, Ids, check_share
 from dplit.data.columns import Value, as_text, declare, declared_ids, read_columns
 from dplit.data.texts.base import TextData
 from dplit.data.texts.records import Records
@@ -84,6 +84,7 @@ class Texts(TextData):
         self.label = group if classes is None else label
         self.text, self.group, self.unit = text, group, unit
         self.train_source, self.test_source, self.test_fraction = train, test, test_fraction
+        self.disjoint_splits = ALL_SPLITS if test is None else ALL_SPLITS[:2]
 
     @override
     def records(self) -> tuple[Records, Records | None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import metadata
 from typing import NamedTuple
 
@@ -55,8 +55,7 @@ class PRV(Accountant):
     @property
     def description(self) -> str:
         """One line for privacy statements."""
-        version = metadata.version("prv-accountant")
-        return f"privacy random variables (prv-accountant {version}), add and remove, upper bound"
+        return f"privacy random variables (prv-accountant {_version()}), add and remove, upper bound"
 
     def epsilon(self, composition: Composition, delta: float) -> Bound:
         """Return `Bound` as every accountant does."""
@@ -65,6 +64,11 @@ class PRV(Accountant):
     def quick_epsilon(self, composition: Composition, delta: float) -> float:
         """Return the upper bound of `RDP`, in milliseconds."""
         return upper_epsilon(parts(composition), validation.delta(delta))
+
+
+@cache
+def _version() -> str:
+    return metadata.version("prv-accountant")
 
 
 @lru_cache(maxsize=4096)

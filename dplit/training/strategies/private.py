@@ -20,12 +20,13 @@ from dplit.clipping import ClippingPolicy, Flat
 from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.grads.backends import MAX_EXAMPLES, PROBE_EXAMPLES
 from dplit.groups import GroupKey, declared, group_ids
-from dplit.privacy import Gaussian, Ledger, Target
+from dplit.privacy import Gaussian, Ledger, Record, Target
 from dplit.protocols import DeclaresGroups, callbacks_of, datamodule_of
 from dplit.sampling.draws import Draw
 from dplit.sampling.loader import poisson_loader
 from dplit.sampling.poisson import Strata
 from dplit.sampling.units import unit_ids, unit_name
+from dplit.training import splits
 from dplit.training.checks.arguments import check_arguments, check_figures, check_memory, checked_names, warn_of_delta
 from dplit.training.checks.ledger import check_ledger
 from dplit.training.checks.loader import poisson_train_loader
@@ -36,7 +37,7 @@ from dplit.training.outlets.figures import Figures
 from dplit.training.physical_batches import LossReduction, PhysicalBatches, StepArguments
 from dplit.training.private_fit import PrivateFit
 from dplit.training.run_record import RunRecord, Spent
-from dplit.training.saved_fit import SavedFit
+from dplit.training.saved_fit import SavedFit, path_from
 from dplit.training.setup import FitPlan, strata_of_policy
 
 
@@ -79,6 +80,9 @@ class PrivateHooks(Strategy):
             steer training, and need no line in the statement.
         scratch: names, or patterns such as "*.attention_map", of attributes and buffers of the module that `training_step` may
             set to anything; they are put back after every physical batch. Others that take values of the records are refused.
+        disjoint_splits: declare that no record (or person, with `unit`) is in two splits that are charged. Undeclared, train
+            is assumed to share none with others, which the statement says, and other splits are taken to hold the same
+            records unless the data module or their indices show otherwise: what they release is added up.
         engine: what Lightning passes to its own strategy.
 
     Raises:
@@ -108,6 +112,7 @@ class PrivateHooks(Strategy):
         steered_by: Sequence[str] = (),
         public_splits: Sequence[str] = (),
         scratch: Sequence[str] = (),
+        disjoint_splits: bool = False,
         **engine: Any,
     ) -> None:
         super().__init__(**engine)
@@ -130,6 +135,7 @@ class PrivateHooks(Strategy):
         self.grads: Literal["tape", "vmap", "loop"] = grads
         self.memory_limit = memory_limit
         self.scratch = checked_names("scratch", scratch)
+        self.disjoint_splits = disjoint_splits
         self._asked_size = physical_batch_size
         self._asked_delta = delta
         self.noise_source = noise_sources.find(noise_source)
@@ -138,6 +144,7 @@ class PrivateHooks(Strategy):
             Figures(training_logs, steered_by, public_splits),
         )
         self._run_dir = Path()
+        self._loaded_from = Path()
         self._phase: SavedFit | PrivateFit | None = None
         """Nothing yet; a checkpoint that was read and is to be gone on from; or the fit that runs, or ran last."""
 
@@ -192,22 +199,49 @@ class PrivateHooks(Strategy):
                 person's records together.
             sensitivity: that L2 bound.
             noise_multiplier: standard deviation over sensitivity.
-            split: the disjoint set of records (or persons) it was computed from; each split has its own account.
+            split: name of the records (or persons) it was computed from. Each split has its own account; accounts of splits
+                that may hold the same records are added up (`disjoint_splits`).
 
         Returns:
             The noisy value, float64, on the CPU.
 
         Raises:
-            PrivacyError: the split is "train", whose statistics are charged with their draw.
+            PrivacyError: the split is "train", whose statistics are charged with their draw; or it was declared disjoint from
+                one that it has records in common with.
+            BudgetExhausted: it has records in common with train, and both together would pass the target.
         """
         if split == "train":
             raise PrivacyError("statistics of training records are charged with their draw: ask them from a policy")
         with self._record.opened(self._run_dir) as ledger:
-            ledger.record(Gaussian(noise_multiplier), split=split, unit=unit_name(self.unit))
+            self._see_split(split)
+            self._check_target(record := Record(Gaussian(noise_multiplier), 1, split, unit_name(self.unit)))
+            ledger.record(*record)
+            if self.private_fit is not None:
+                self.private_fit.count_with(split)
         value = value.detach().to("cpu", torch.float64)
         source = self.noise_source(self.noise_seed, stream=split)
         release = source.release(sum(ledger.entries[split].values()))
         return value + release.like(value, noise_multiplier * sensitivity)
+
+    def _see_split(self, split: str) -> None:
+        """Tell the ledger what is seen of a split: its data sets, and what is declared of it."""
+        trainer = None if self.lightning_module is None else self.lightning_module._trainer
+        if trainer is not None:
+            unit = unit_name(self.unit)
+            splits.declare(self.ledger, trainer, self.disjoint_splits, unit)
+            splits.see(self.ledger, split, splits.evaluated(trainer, split), unit)
+
+    def _check_target(self, record: Record) -> None:
+        """Refuse a statistic of training records that would pass the target with the steps taken so far."""
+        if not isinstance(self.noise, Target) or not self.ledger.splits.may_share("train", record.split):
+            return
+        after = self.ledger.copied()
+        after.record(*record)
+        if after.epsilon(self.noise.delta).upper > self.noise.epsilon:
+            raise BudgetExhausted(
+                f"{record.split} and train have records in common, and with another statistic of them {self.noise} would be "
+                "passed; take other records, release fewer, or raise the target"
+            )
 
     # -- before training ---------------------------------------------------------------------------------------------
 
@@ -254,12 +288,15 @@ class PrivateHooks(Strategy):
         self._record.open(self._run_dir)
         unit = unit_name(self.unit)
         check_ledger(module, self.policy, self.ledger, unit)
+        splits.declare(self.ledger, trainer, self.disjoint_splits, unit)
+        splits.see(self.ledger, "train", [train.loader.dataset], unit)
+        planned_steps = trainer.estimated_stepping_batches
         plan = FitPlan.of(
             self.policy,
             self.noise,
             self.noise_multiplier,
             train.sampler,
-            trainer.estimated_stepping_batches,
+            planned_steps,
             self.ledger.accountant,
             delta=delta,
             unit=unit,
@@ -280,7 +317,7 @@ class PrivateHooks(Strategy):
         )
         self._phase = fit
         self._record.describe(plan)
-        self._record.write_statement(self._run_dir, trainer)
+        self._record.begin(self._run_dir, trainer, fit.planned(planned_steps - trainer.global_step))
         if fit.exhausted:
             raise BudgetExhausted(f"{self.noise} is spent already; no further step can be taken")
 
@@ -317,7 +354,7 @@ class PrivateHooks(Strategy):
 
     def _resume(self, saved: SavedFit) -> None:
         saved.restore_policy(self.policy)
-        self._record.restore(saved)
+        self._record.restore(saved, self._loaded_from)
         self.noise_multiplier = float(saved.noise_multiplier)
 
     # -- one step ----------------------------------------------------------------------------------------------------
@@ -372,7 +409,10 @@ class PrivateHooks(Strategy):
                 policy=self.policy.state_dict(),
                 noise_multiplier=self.noise_multiplier,
                 unit=unit_name(self.unit),
+                beside=path_from(filepath, journal.path),
             ).write(checkpoint)
+            if self.private_fit is not None:
+                self.private_fit.remember(checkpoint.get("state_dict", {}).values())
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     @override
@@ -384,14 +424,15 @@ class PrivateHooks(Strategy):
         """
         checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
         if self._module.trainer.state.fn == "fit":
-            self._phase = SavedFit.read(checkpoint, checkpoint_path)
+            self._phase, self._loaded_from = SavedFit.read(checkpoint, checkpoint_path), Path(checkpoint_path)
         return checkpoint
 
     @override
     def teardown(self) -> None:
         """Leave the privacy statement and close the journal."""
-        self._record.write_statement(self._run_dir, self._module.trainer)
-        self._record.close()
+        if self.private_fit is not None and self._module.trainer.state.fn == "fit":
+            self.private_fit.remember(self._module.parameters())
+        self._record.finish(self._run_dir, self._module.trainer)
         super().teardown()
 
     @property

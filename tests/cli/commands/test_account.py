@@ -55,6 +55,51 @@ def test_a_finished_run(capsys, tmp_path):
     assert "note: fixed noise seed" in out
 
 
+def a_run(folder, unit=None):
+    with Journal.create(folder / "ledger.jsonl") as journal:
+        ledger = Ledger(journal)
+        ledger.declare_groups(["a", "b"])
+        for _ in range(870):
+            ledger.record(Sampled(0.01, [Gaussian(1.0)], {"a": Sampled(0.01, [Gaussian(2.0)])}), unit=unit)
+        for split in ("validation", "test"):
+            ledger.record(Sampled(1.0, [Gaussian(4.0)], {"a": Sampled(1.0, [Gaussian(8.0)])}), 2, split, unit)
+    return folder / "ledger.jsonl", ledger
+
+
+@pytest.mark.parametrize("lines", [1, 300])
+def test_a_journal_whose_end_was_cut_off_is_one_line(capsys, tmp_path, lines):
+    path, _ = a_run(tmp_path)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-lines]))
+    assert account.main(["--journal", str(path), "--delta", "1e-5"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert f"has {873 - lines} entries, ledger.head beside it says 873: its end was cut off" in err
+
+
+def test_what_the_end_was_compared_with_is_said(capsys, tmp_path):
+    path, _ = a_run(tmp_path)
+    assert account.main(["--journal", str(path), "--delta", "1e-5"]) == 0
+    assert "870 steps recorded; its end agrees with ledger.head beside it" in capsys.readouterr().out
+    path.with_suffix(".head").unlink()
+    assert account.main(["--journal", str(path), "--delta", "1e-5"]) == 0
+    assert "nothing lies beside the journal that would tell whether its end was cut off" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("unit", "said"), [(None, "one record"), ("user", "all records with the same 'user'")])
+def test_the_journal_alone_says_unit_groups_and_splits(capsys, tmp_path, unit, said):
+    path, ledger = a_run(tmp_path, unit)
+    answer = answered(capsys, "--journal", str(path), "--delta", "1e-5")
+    assert answer["epsilon"] == ledger.epsilon(1e-5).upper
+    assert answer["groups"] == {"a": ledger.epsilon(1e-5, group="a").upper, "b": None}
+    assert answer["counted_together"] == [["test", "validation"], ["train"]]
+    assert said in answer["unit"]
+    assert account.main(["--journal", str(path), "--delta", "1e-5"]) == 0
+    out = capsys.readouterr().out
+    assert "added up, as one record may be in all: test, validation" in out
+    assert said in out
+
+
 ADVICE = ["--records", "2000", "--epsilon", "3", "--delta", "1e-5", "--epochs", "3"]
 
 
