@@ -12,7 +12,6 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     Subset,
-    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
@@ -76,7 +75,6 @@ DATA = TensorDataset(torch.arange(20))
     ("loader", "error", "says"),
     [
         (DataLoader(DATA, sampler=WeightedRandomSampler(torch.ones(20), 20), batch_size=4), PrivacyError, "Weighted"),
-        (DataLoader(DATA, sampler=SubsetRandomSampler(range(5)), batch_size=4), PrivacyError, "Subset"),
         (DataLoader(DATA, sampler=RandomSampler(DATA, num_samples=5), batch_size=4), PrivacyError, "RandomSampler"),
         (DataLoader(DATA, sampler=RandomSampler(DATA, replacement=True), batch_size=4), PrivacyError, "RandomSampler"),
         (DataLoader(DATA, batch_sampler=[[0, 1]]), PrivacyError, "batch sampler list"),
