@@ -73,7 +73,7 @@ class PhysicalBatches:
             The mean loss of the draw's examples, or of its units, detached; 0 for an empty draw.
         """
         losses = [self._add_part(part, step, given) for part in draw.parts]
-        return torch.stack(losses).sum() / draw.size if losses else torch.zeros((), device=self.device)
+        return torch.stack(losses).sum() / draw.units if losses else torch.zeros((), device=self.device)
 
     def gradients(self, batch: Any, size: int, given: StepArguments) -> Iterator[Part]:
         """Yield losses and gradients of a batch on the device, in runs of consecutive examples.
