@@ -9,6 +9,7 @@ from dplit.errors import PrivacyError
 from dplit.sampling.draws import Draw
 from dplit.sampling.poisson import PoissonBatches
 from dplit.training.checks.loader import TrainLoader
+from dplit.training.checks.model import FixedNorms, check_norms
 from dplit.training.physical_batches import PhysicalBatches, StepArguments
 from dplit.training.probing import check_coupling, find_physical_batch_size
 from dplit.training.run_record import RunRecord
@@ -55,6 +56,7 @@ class PrivateFit:
         self.memory_limit = memory_limit
         self._probed = False
         self._last_draw: Draw | None = None
+        self._fixed_norms: FixedNorms | None = None
 
     @property
     def physical_batch_size(self) -> int:
@@ -78,7 +80,8 @@ class PrivateFit:
             `training_logs`.
 
         Raises:
-            PrivacyError: something that is no draw, a draw made otherwise than it is charged, or one taken twice.
+            PrivacyError: something that is no draw, a draw made otherwise than it is charged, or one taken twice; or a layer
+                normalises by statistics of the batch.
         """
         if not isinstance(draw, Draw):
             raise PrivacyError(
@@ -89,9 +92,11 @@ class PrivateFit:
             raise PrivacyError("the optimizer evaluated its closure twice in one step; use one that does so once")
         self._last_draw = draw
         self.step.begin()
+        self._fix_norms()
         if not self._probed:
             self._probe(given)
         loss = self.batches.add(draw, self.step, given)
+        check_norms(self.batches.module)
         self.record.logged_by_training(self.trainer._results, keep=self.training_logs)
         return loss if self.training_logs else loss.new_zeros(())
 
@@ -104,6 +109,12 @@ class PrivateFit:
         self.step.release()
         if self.exhausted:
             self.trainer.should_stop = True
+
+    def _fix_norms(self) -> None:
+        """Hold norms in eval mode that are in it now that the first draw is taken, after every hook at the fit's start."""
+        self._fixed_norms = self._fixed_norms or FixedNorms(self.batches.module)
+        self._fixed_norms.hold()
+        check_norms(self.batches.module)
 
     def _probe(self, given: StepArguments) -> None:
         """Look at real records once, before the first release; nothing of it is logged."""

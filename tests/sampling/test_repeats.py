@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, random_split
 
@@ -75,6 +75,7 @@ def law_repeats_are_told_from_what_records_say(dataset: Any) -> None:
     assert "\n" not in str(refused.value)
 
 
+@settings(deadline=None, derandomize=True)
 @given(nested())
 def test_repeats_are_told_from_what_records_say(dataset: Any) -> None:
     law_repeats_are_told_from_what_records_say(dataset)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import (
     DataLoader,
@@ -50,6 +50,7 @@ def law_only_the_samplers_records_are_drawn(indices: Sequence[int]) -> None:
     assert seen(given) <= own
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(-SIZE, SIZE - 1), min_size=2, max_size=12, unique_by=lambda i: i % SIZE))
 def test_only_the_samplers_records_are_drawn(indices: list[int]) -> None:
     law_only_the_samplers_records_are_drawn(indices)

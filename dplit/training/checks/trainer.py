@@ -13,21 +13,19 @@ from dplit.errors import PrivacyError
 from dplit.groups import GroupKey
 from dplit.protocols import callbacks_of, datamodule_of
 from dplit.sampling.draws import Draw
-from dplit.training.checks.model import check_norms
 
 SEARCHES = ("LearningRateFinder", "BatchSizeFinder", "_LRCallback")
 """Callbacks that take steps to choose a setting by exact losses of private records, then forget the steps."""
 
 
 def check_trainer(trainer: Trainer, precision: Precision) -> None:
-    """Refuse trainer settings that merge, clip, scale or bypass releases, and models and callbacks that do.
+    """Refuse trainer settings that merge, clip, scale or bypass releases, and callbacks that do.
 
     Raises:
         PrivacyError: naming the setting and what to set instead.
     """
     for reason in _objections(trainer, precision):
         raise PrivacyError(reason)
-    check_norms(trainer.lightning_module)
     check_callbacks(callbacks_of(trainer))
 
 
