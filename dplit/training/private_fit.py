@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from lightning.pytorch import Trainer
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from dplit.training.probing import check_coupling, find_physical_batch_size
 from dplit.training.run_record import RunRecord
 from dplit.training.setup import FitPlan
 from dplit.training.step import PrivateStep
+from dplit.training.stepped import idle_frozen
 
 
 class PrivateFit:
@@ -68,6 +71,10 @@ class PrivateFit:
         """Whether one more release would pass the target."""
         return self.step.releases == 0
 
+    def trained_alone(self) -> AbstractContextManager[None]:
+        """Return a context in which the parameters that no optimizer steps on are frozen."""
+        return idle_frozen(self.batches.module, self.trainer.optimizers)
+
     def take(self, draw: object, given: StepArguments) -> Tensor:
         """Run the model on each physical batch of a draw and add up the clipped gradients.
 
@@ -93,9 +100,10 @@ class PrivateFit:
         self._last_draw = draw
         self.step.begin()
         self._fix_norms()
-        if not self._probed:
-            self._probe(given)
-        loss = self.batches.add(draw, self.step, given)
+        with self.trained_alone():
+            if not self._probed:
+                self._probe(given)
+            loss = self.batches.add(draw, self.step, given)
         check_norms(self.batches.module)
         self.record.logged_by_training(self.trainer._results, keep=self.training_logs)
         return loss if self.training_logs else loss.new_zeros(())
@@ -106,7 +114,8 @@ class PrivateFit:
         Raises:
             BudgetExhausted: the target would be passed; nothing was charged or released.
         """
-        self.step.release()
+        with self.trained_alone():
+            self.step.release()
         if self.exhausted:
             self.trainer.should_stop = True
 

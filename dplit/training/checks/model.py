@@ -63,7 +63,7 @@ def check_optimizers(optimizers: Sequence[Optimizer], module: nn.Module) -> None
     Raises:
         PrivacyError: there is not one optimizer, a parameter has a gradient hook, or the optimizer steps on a parameter
             outside the module.
-        ConfigurationError: every parameter is frozen.
+        ConfigurationError: every parameter is frozen, or all that the optimizer steps on.
     """
     if len(optimizers) != 1:
         raise PrivacyError(f"{len(optimizers)} optimizers: a private step serves one; use parameter groups instead")
@@ -76,3 +76,5 @@ def check_optimizers(optimizers: Sequence[Optimizer], module: nn.Module) -> None
     stepped = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     if any(id(p) not in known for p in stepped):
         raise PrivacyError("the optimizer steps on parameters outside the LightningModule; make them part of it")
+    if not any(p.requires_grad for p in stepped):
+        raise ConfigurationError("the optimizer steps on frozen parameters alone; give it those that are to be trained")

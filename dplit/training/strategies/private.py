@@ -36,6 +36,7 @@ from dplit.training.private_fit import PrivateFit
 from dplit.training.run_record import RunRecord, Spent
 from dplit.training.saved_fit import SavedFit
 from dplit.training.setup import FitPlan, strata_of_policy
+from dplit.training.stepped import idle_frozen, warn_of_idle
 
 
 class PrivateHooks(Strategy):
@@ -250,10 +251,13 @@ class PrivateHooks(Strategy):
             noise_source=self.noise_source(self.noise_seed),
         )
         self.noise_multiplier = plan.noise_multiplier
+        warn_of_idle(module, self.optimizers)
+        with idle_frozen(module, self.optimizers):
+            step = plan.private_step(module, self.ledger)
         fit = PrivateFit(
             trainer,
             plan,
-            plan.private_step(module, self.ledger),
+            step,
             self._physical_batches(module),
             train,
             self._record,
