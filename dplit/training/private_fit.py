@@ -10,6 +10,7 @@ from torch import Tensor
 from dplit.errors import PrivacyError
 from dplit.sampling.draws import Draw
 from dplit.sampling.poisson import PoissonBatches
+from dplit.training.checks.collate import check_collation
 from dplit.training.checks.loader import TrainLoader
 from dplit.training.checks.model import FixedNorms, check_norms
 from dplit.training.physical_batches import PhysicalBatches, StepArguments
@@ -127,6 +128,7 @@ class PrivateFit:
 
     def _probe(self, given: StepArguments) -> None:
         """Look at real records once, before the first release; nothing of it is logged."""
+        check_collation(self.train)
         check_coupling(self.batches, self.train, given)
         if self.find_size:
             policy = self.plan.policy
