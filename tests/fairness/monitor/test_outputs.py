@@ -10,6 +10,7 @@ import torch
 from dplit.errors import ConfigurationError
 from dplit.fairness.monitor.outputs import outcome
 from tests.fairness.fairness_project import NAMES, Model
+from tests.fairness.monitor.test_release import run_noisy
 from tests.fairness.monitor.test_monitor import fitted, read, refused, values
 
 pytestmark = [
@@ -130,8 +131,10 @@ class Diverged(Model):
 
 @pytest.mark.parametrize("noise", [None, 0.1])
 def test_a_diverged_model_is_right_about_no_example_of_it(trainer, tmp_path, noise):
-    release = {} if noise is None else {"release": "noisy", "noise_multiplier": noise}
-    fitted(trainer, Diverged(), **release)
+    if noise is None:
+        fitted(trainer, Diverged())
+    else:
+        run_noisy(trainer, Diverged(), noise_multiplier=noise)
     found = values(read(tmp_path))
     assert found["overall_accuracy", ""] == pytest.approx(0.5, abs=0.05)
 
