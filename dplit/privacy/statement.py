@@ -28,8 +28,8 @@ ALWAYS_VOIDS = (
     "settings chosen by trying several on the private records, unless those runs are charged too",
     "publishing the seed of the noise or of the sampling, or the state of a generator",
     "releasing exact figures computed from the private records, other than those listed here",
-    "a record that is in the data set more than once, or reaches another's sample there: Subset, ConcatDataset, TensorDataset and "
-    "lists are looked through, copies and files are not",
+    "a record that is in the data set more than once, or reaches another's sample there: Subset, ConcatDataset, "
+    "TensorDataset and lists are looked through, copies and files are not",
     "a collate function that mixes samples in a case that replacing one of a few records by others did not show",
 )
 SEVERAL_RECORDS = "one person with several records: the statement protects single records"

@@ -10,8 +10,8 @@ import torch
 from dplit.errors import ConfigurationError
 from dplit.fairness.monitor.outputs import outcome
 from tests.fairness.fairness_project import NAMES, Model
-from tests.fairness.monitor.test_release import run_noisy
 from tests.fairness.monitor.test_monitor import fitted, read, refused, values
+from tests.fairness.monitor.test_release import run_noisy
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
