@@ -31,7 +31,7 @@ def poisson_train_loader(trainer: Trainer) -> TrainLoader:
     if len(loaders) != 1:
         raise PrivacyError(f"{len(loaders)} train loaders: a private step draws from one; concatenate the data sets")
     loader = loaders[0]
-    if isinstance(whole := getattr(combined, "iterables", loader), list | tuple | dict):
+    if isinstance(whole := getattr(combined, "iterables", None), list | tuple | dict):
         raise PrivacyError(
             f"the train loader is given in a {type(whole).__name__}, whose batches are no draws; pass the DataLoader itself, "
             "and take its batch in training_step"

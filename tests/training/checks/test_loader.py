@@ -53,7 +53,7 @@ def test_a_loader_inside_a_collection_is_refused_with_what_works(
     inside: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(PrivacyError, match="is given in a (list|dict).*pass the DataLoader itself"):
+    with pytest.raises(PrivacyError, match=r"is given in a (list|dict).*pass the DataLoader itself"):
         fit(train=inside(loader()))
 
 
