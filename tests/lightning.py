@@ -46,7 +46,7 @@ class Linear(LightningModule):
         return self.losses(batch)
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.net.parameters(), lr=self.learning_rate)
+        return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
 
 
 def loader(size: int = SIZE, batch: int = BATCH) -> DataLoader:

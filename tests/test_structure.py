@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dplit"
 HEAVY = ("torch", "lightning", "transformers", "matplotlib", "pandas")
 
-SHARED = {"discovery", "errors", "files", "groups", "protocols", "validation"}
+SHARED = {"discovery", "errors", "files", "groups", "predictions", "protocols", "validation"}
 """The vocabulary at the root, which every room may use; it imports nothing but itself."""
 COMMANDS = {"__init__", "__main__", "account", "fit"}
 """Files of a few lines at the root: the public names, and what `python -m` needs."""
@@ -56,7 +56,7 @@ INNER: dict[str, dict[str, set[str]]] = {
         "step": {"charge", "memory", "reduce", "sensitivity"},
         "physical_batches": {"step"},
         "outlets": set(),
-        "private_fit": {"checks", "physical_batches", "probing", "run_record", "setup", "state_guard", "step"},
+        "private_fit": {"checks", "physical_batches", "probing", "run_record", "setup", "state_guard", "step", "stepped"},
     },
     "compare": {
         "config": set(),

@@ -58,7 +58,7 @@ class Sample:
     def gradient_rows(self) -> list[Row]:
         """Return the figures of `Tally.rows`, of losses of `training_step` in eval mode."""
         tally = Tally(self.fit.plan.policy, self.fit.batches.groups, self.fit.plan.rate)
-        with self._measuring() as module:
+        with self._measuring() as module, self.fit.trained_alone():
             batches, given = self.fit.batches.on(module), StepArguments(_index_if_asked(module.training_step))
             for batch, size, group in self._batches():
                 start = 0

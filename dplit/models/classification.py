@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dplit.models.base import BaseModel, Batch
+from dplit.predictions import predicted_classes
 
 
 class Classifier(BaseModel):
     """Cross-entropy classification; a subclass adds `forward(batch) -> (n, num_classes)` logits.
 
     A batch is a mapping that holds the classes under `y`, `(n,)` int64. Training minimises the unweighted cross-entropy.
-    `val/loss`, `val/accuracy`, `test/loss` and `test/accuracy` are logged; each is the exact mean over its split.
+    `val/loss`, `val/accuracy`, `test/loss` and `test/accuracy` are logged; each is the exact mean over its split, and a row of
+    logits that are not numbers is a wrong prediction.
     Arguments and errors are those of `BaseModel`.
     """
 
@@ -42,7 +44,7 @@ class Classifier(BaseModel):
     def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
         logits, target = self(batch), batch["y"]
         losses = self._losses(logits, batch)
-        accuracy = (logits.argmax(1) == target).float().mean()
+        accuracy = (predicted_classes(logits) == target).float().mean()
         logged = {f"{split}/loss": losses.mean(), f"{split}/accuracy": accuracy}
         self.log_dict(logged, batch_size=len(target), prog_bar=True, sync_dist=True)
         return {"logits": logits, "target": target, "loss": losses}

@@ -49,6 +49,9 @@ ALWAYS_VOIDS = (
     "`monitor`, a scheduler and an optimizer's closure are seen",
     "what training_step prints, writes to a file, or sends by an object that is no logger of the trainer, and what other "
     "hooks hand to a logger past self.log",
+    "a record that is in the data set more than once, or reaches another's sample there: Subset, ConcatDataset, "
+    "TensorDataset and lists are looked through, copies and files are not",
+    "a collate function that mixes samples in a case that replacing one of a few records by others did not show",
 )
 SEVERAL_RECORDS = "one person with several records: the statement protects single records"
 SEVERAL_SPLITS = "{unit} with records in more than one split: {pairs} were {why} to share none, and are not added up"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from dplit.errors import PrivacyError
 from dplit.protocols import UnitSamples, single_samples
 from dplit.sampling.units import owners
+
+
+class NoBatch(PrivacyError, AttributeError):
+    """A draw was read as if it were a batch; for `hasattr`, it has no such attribute."""
 
 
 class PhysicalBatch:
@@ -44,12 +49,16 @@ class PhysicalBatch:
 class Draw:
     """All records of one Poisson draw; it may have no parts.
 
-    It is a plain object, so that functions which map over collections of tensors leave it alone.
+    It is a plain object, so that functions which map over collections of tensors leave it alone. Callbacks and hooks get it
+    where they would get a batch, and are told so where they read it as one.
 
     Args:
         parts: the physical batches.
         rate: each record's probability to have been drawn.
         records: N, how many there were to draw from.
+
+    Raises:
+        NoBatch: it was read like a batch: an entry, a length, an attribute such as `shape`.
     """
 
     def __init__(self, parts: tuple[PhysicalBatch, ...], rate: float, records: int) -> None:
@@ -58,9 +67,30 @@ class Draw:
         self.records = records
 
     @property
-    def size(self) -> int:
+    def units(self) -> int:
         """How many units were drawn. This number is private: it must not be logged or released."""
         return sum(part.units for part in self.parts)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __len__(self) -> NoReturn:
+        raise self._no_batch("its length")
+
+    def __getitem__(self, key: object) -> NoReturn:
+        raise self._no_batch(f"entry {key!r}")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_") or name in ("parts", "rate", "records"):
+            raise AttributeError(name)
+        raise self._no_batch(f"{name!r}")
+
+    def _no_batch(self, what: str) -> NoBatch:
+        return NoBatch(
+            f"{what} was read of a Poisson draw, which is no batch: its records come to training_step in physical batches, "
+            "and how many they are is private; where a batch size is wanted, give the expected one, as in "
+            f"ThroughputMonitor(batch_size_fn=lambda batch: {round(self.rate * self.records)})"
+        )
 
 
 class PhysicalCollate:

@@ -7,20 +7,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-)
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset
 
 from dplit.errors import ConfigurationError, PrivacyError
 from dplit.protocols import WrappedDataset, fetch_samples
 from dplit.sampling.draws import PhysicalBatch, PhysicalCollate
 from dplit.sampling.poisson import PoissonBatches, Strata
+from dplit.sampling.repeats import check_repeats
+from dplit.sampling.samplers import drawn_records
 from dplit.sampling.strata import batches_of_all_records
 from dplit.sampling.units import People, UnitKey, first_rows, members, unit_ids
 
@@ -47,8 +41,9 @@ def poisson_loader(
     """Return a loader that gives Poisson draws where the given one gave batches.
 
     The rate is batch_size/N for N records, or N persons where persons are drawn, and a pass has as many draws as N has
-    batches. The loader's own collate function is called for each physical batch. Where the data set has `lengths`, one
-    number for each record, such as its tokens, a draw is cut into physical batches by length, so that little is padded.
+    batches. Records are those that the loader's own sampler draws from: with `SubsetRandomSampler` a part of the data set.
+    The loader's own collate function is called for each physical batch. Where the data set has `lengths`, one number for
+    each record, such as its tokens, a draw is cut into physical batches by length, so that little is padded.
 
     Args:
         loader: the user's own.
@@ -59,10 +54,15 @@ def poisson_loader(
 
     Raises:
         ConfigurationError: something that is not a map-style DataLoader with a batch size of at most N.
-        PrivacyError: a sampler that is not uniform, for which no rate would be true.
+        PrivacyError: a sampler that is not uniform, for which no rate would be true; or, where records are drawn, one that
+            is seen to be in the data set more than once.
     """
     users, batch_size = _checked(loader)
-    dataset: Any = users.dataset
+    drawn = drawn_records(users)
+    dataset: Any = users.dataset if drawn is None else Subset(users.dataset, drawn.tolist())
+    _check_size(batch_size, len(dataset), "records")
+    if unit is None:
+        check_repeats(dataset)
     if hasattr(dataset, "__getitems__") and not isinstance(dataset, WrappedDataset):
         dataset = _Fetched(dataset)
 
@@ -154,17 +154,6 @@ def _checked(loader: object) -> tuple[DataLoader[object], int]:
         raise PrivacyError(
             f"batch sampler {type(loader.batch_sampler).__name__} is not the ledger's; give the DataLoader a batch_size"
         )
-    dataset: Any = loader.dataset
-    sampler, size = loader.sampler, len(dataset)
-    uniform = type(sampler) is SequentialSampler or (
-        type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == size
-    )
-    if not uniform:
-        raise PrivacyError(
-            f"{type(sampler).__name__} does not draw records uniformly, so the ledger's rate would be untrue; "
-            "use shuffle=True (for rates by group, a policy that charges them)"
-        )
-    _check_size(loader.batch_size, size, "records")
     return loader, loader.batch_size
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -13,13 +14,16 @@ from dplit.privacy import Record, Target, steps_within
 from dplit.sampling.draws import Draw
 from dplit.sampling.poisson import PoissonBatches
 from dplit.training.checks import spending
+from dplit.training.checks.collate import check_collation
 from dplit.training.checks.loader import TrainLoader
+from dplit.training.checks.model import FixedNorms, check_norms
 from dplit.training.physical_batches import PhysicalBatches, StepArguments
 from dplit.training.probing import Probes, find_physical_batch_size
 from dplit.training.run_record import RunRecord
 from dplit.training.setup import FitPlan
 from dplit.training.state_guard import StateGuard
 from dplit.training.step import PrivateStep
+from dplit.training.stepped import idle_frozen
 
 
 class PrivateFit:
@@ -65,6 +69,7 @@ class PrivateFit:
         self.memory_limit = memory_limit
         self._last_draw: Draw | None = None
         self._before = spending.fingerprints([*step.module.parameters(), *step.module.buffers()])
+        self._fixed_norms: FixedNorms | None = None
 
     @property
     def physical_batch_size(self) -> int:
@@ -93,6 +98,9 @@ class PrivateFit:
         now = spending.fingerprints(tensor for tensor in tensors if isinstance(tensor, Tensor))
         spending.remember_values(now - self._before, self.step.ledger.run_id)
         spending.remember_spending(self.step.ledger)
+    def trained_alone(self) -> AbstractContextManager[None]:
+        """Return a context in which the parameters that no optimizer steps on are frozen."""
+        return idle_frozen(self.batches.module, self.trainer.optimizers)
 
     def take(self, draw: object, given: StepArguments) -> Tensor:
         """Run the model on each physical batch of a draw and add up the clipped gradients.
@@ -105,7 +113,8 @@ class PrivateFit:
             The mean loss of the draw, detached, un-noised; 0 for an empty draw or without `training_logs`.
 
         Raises:
-            PrivacyError: something that is no draw, a draw made otherwise than it is charged, or one taken twice.
+            PrivacyError: something that is no draw, a draw made otherwise than it is charged, or one taken twice; or a layer
+                normalises by statistics of the batch.
         """
         if not isinstance(draw, Draw):
             raise PrivacyError(
@@ -116,10 +125,13 @@ class PrivateFit:
             raise PrivacyError("the optimizer evaluated its closure twice in one step; use one that does so once")
         self._last_draw = draw
         self.step.begin()
-        with self.record.figures.silence():
-            self._probe(given)
-        with self.guard.draw(), self.record.figures.step("training_step"):
-            loss = self.batches.add(draw, self.step, given, self.guard.physical_batch)
+        self._fix_norms()
+        with self.trained_alone():
+            with self.record.figures.silence():
+                self._probe(given)
+            with self.guard.draw(), self.record.figures.step("training_step"):
+                loss = self.batches.add(draw, self.step, given, self.guard.physical_batch)
+        check_norms(self.batches.module)
         self.record.other_releases.update(
             f"{name}: metric, exact, kept by training_step" for name in self.guard.metrics
         )
@@ -131,13 +143,22 @@ class PrivateFit:
         Raises:
             BudgetExhausted: the target would be passed; nothing was charged or released.
         """
-        self.step.release()
+        with self.trained_alone():
+            self.step.release()
         if self.exhausted:
             self.trainer.should_stop = True
+
+    def _fix_norms(self) -> None:
+        """Hold norms in eval mode that are in it now that the first draw is taken, after every hook at the fit's start."""
+        self._fixed_norms = self._fixed_norms or FixedNorms(self.batches.module)
+        self._fixed_norms.hold()
+        check_norms(self.batches.module)
 
     def _probe(self, given: StepArguments) -> None:
         """Look at real records before the first release, and again when it is time to; nothing of it is logged."""
         first = not self.probes.done
+        if first:
+            check_collation(self.train)
         self.probes.before_draw(given, self.trainer.current_epoch)
         if first and self.find_size:
             policy = self.plan.policy

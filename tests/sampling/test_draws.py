@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import default_collate
 
+from dplit.errors import PrivacyError
 from dplit.protocols import UnitSamples
-from dplit.sampling.draws import Draw, PhysicalBatch, PhysicalCollate, cut_into_physical_batches
+from dplit.sampling.draws import Draw, NoBatch, PhysicalBatch, PhysicalCollate, cut_into_physical_batches
 
 
 def unit(*rows: int, who: str | None = None) -> UnitSamples:
@@ -78,7 +81,7 @@ def law_every_row_is_collated_once(sizes: list[int], max_rows: int) -> None:
         return default_collate(samples)
 
     draw = PhysicalCollate(collate, max_rows, 0.25, 50)(units_of(sizes))
-    assert (draw.size, draw.rate, draw.records) == (len(sizes), 0.25, 50)
+    assert (draw.units, draw.rate, draw.records) == (len(sizes), 0.25, 50)
     assert [row for part in draw.parts for row in rows_of(part)] == list(range(sum(sizes)))
     assert largest <= max_rows
     assert [name for part in draw.parts for name in part.who or ()] == [f"unit {i}" for i in range(len(sizes))]
@@ -119,7 +122,7 @@ def test_single_records_have_no_owner_and_no_name() -> None:
 
 def test_an_empty_draw_has_no_parts() -> None:
     draw = PhysicalCollate(default_collate, 3, 0.1, 20)([])
-    assert (draw.parts, draw.size) == ((), 0)
+    assert (draw.parts, draw.units) == ((), 0)
 
 
 def test_the_limit_follows_where_it_is_shared_and_a_worker_gets_a_copy() -> None:
@@ -134,5 +137,46 @@ def test_a_draw_survives_a_process_boundary_and_is_no_collection() -> None:
     draw = pickle.loads(pickle.dumps(PhysicalCollate(default_collate, 3, 0.1, 20)([1, 2, 3, 4])))
     assert isinstance(draw, Draw)
     assert torch.cat([part.batch for part in draw.parts]).tolist() == [1, 2, 3, 4]
-    with pytest.raises(TypeError):
-        iter(draw)
+    assert not isinstance(draw, Iterable | Mapping)
+
+
+READS = {
+    "length": len,
+    "entry": lambda draw: draw["x"],
+    "first": lambda draw: len(draw[0]),
+    "unpacked": lambda draw: [value for value, _ in [tuple(draw)]],
+    "shape": lambda draw: draw.shape[0],
+    "size": lambda draw: draw.size(0),
+    "keys": lambda draw: draw.keys(),
+    "listed": list,
+    "contains": lambda draw: "x" in draw,
+}
+
+
+def law_a_read_tells_what_a_draw_is_and_not_its_size(read: Any) -> None:
+    told = []
+    for size in (0, 5):
+        with pytest.raises(NoBatch, match=r"is no batch.*how many they are is private.*lambda batch: 12\)") as refused:
+            read(PhysicalCollate(default_collate, 3, 0.25, 50)(list(range(size))))
+        told.append(str(refused.value))
+    assert told[0] == told[1]
+    assert "\n" not in told[0]
+    assert issubclass(NoBatch, PrivacyError)
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_draw_read_as_a_batch_says_what_it_is(name: str) -> None:
+    law_a_read_tells_what_a_draw_is_and_not_its_size(READS[name])
+
+
+def test_mutant_draws_with_a_length_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Draw, "__len__", lambda draw: draw.units)
+    with pytest.raises(pytest.fail.Exception):
+        law_a_read_tells_what_a_draw_is_and_not_its_size(len)
+
+
+def test_a_draw_has_no_attributes_of_a_batch() -> None:
+    draw = PhysicalCollate(default_collate, 3, 0.25, 50)([1, 2])
+    assert draw
+    assert not any(hasattr(draw, name) for name in ("to", "pin_memory", "shape", "_fields", "__array__"))
+    assert copy.copy(draw).units == copy.deepcopy(draw).units == 2

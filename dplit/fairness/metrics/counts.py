@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from dplit.errors import ConfigurationError
 from dplit.groups import declared
+from dplit.predictions import NO_CLASS
 
 MAX_CELLS = 2**24
 """Largest table K·C·C that is counted (128 MiB of int64)."""
@@ -23,11 +24,13 @@ class Counts:
     """How many examples of each group had which label and which prediction, and their losses.
 
     Examples either all have a label and a prediction, or all have a loss alone; and all have a number of tokens, or
-    none has. Adding or removing one example with a label moves one cell by one: `cells` has L1, L2 and L∞ sensitivity 1.
+    none has. Adding or removing one example with a label moves one number of `cells` and `unpredicted` by one: together they
+    have L1, L2 and L∞ sensitivity 1.
 
     Attributes:
         groups: the declared list, K names.
         cells: `(K, C, C)` int64 on the CPU, group × label × prediction; float64 once noise was added.
+        unpredicted: `(K, C)` likewise, group × label of the examples for which the model predicts nothing.
         alone: `(K,)` int64, examples that came with a loss and nothing to label, as those of a language model.
         loss_sum: `(K,)` float64, the summed losses.
         loss_count: `(K,)` int64, how many examples came with a loss.
@@ -43,6 +46,7 @@ class Counts:
 
     groups: tuple[str, ...]
     cells: Tensor
+    unpredicted: Tensor
     alone: Tensor
     loss_sum: Tensor
     loss_count: Tensor
@@ -53,9 +57,10 @@ class Counts:
 
     def __post_init__(self) -> None:
         """Refuse figures of some examples that would be read as figures of all."""
-        if self.has_tokens and int(self.token_count.sum()) < int(self.cells.sum() + self.alone.sum()):
+        examples = self.cells.sum() + self.unpredicted.sum() + self.alone.sum()
+        if self.has_tokens and int(self.token_count.sum()) < int(examples):
             raise ConfigurationError(_MIXED.format('"tokens"', 'no "tokens"'))
-        if not self.has_labels and bool(self.cells.any()):
+        if not self.has_labels and bool(self.cells.any() or self.unpredicted.any()):
             raise ConfigurationError(_MIXED.format("labels and predictions", "a loss alone"))
 
     @classmethod
@@ -65,9 +70,14 @@ class Counts:
         _check_size(size, classes)
         cells = torch.zeros(size, classes, classes, dtype=torch.int64)
         whole, real = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.float64)
-        return cls(
-            names, cells, alone=whole, loss_sum=real, loss_count=whole, token_loss=real, tokens=whole, token_count=whole
-        )
+        none: dict[str, Any] = {
+            "loss_sum": real,
+            "loss_count": whole,
+            "token_loss": real,
+            "tokens": whole,
+            "token_count": whole,
+        }
+        return cls(names, cells, unpredicted=cells[:, :, 0].clone(), alone=whole, **none)
 
     @property
     def classes(self) -> int:
@@ -88,7 +98,7 @@ class Counts:
         """Return the same counts over at least `classes` classes."""
         more = max(classes - self.classes, 0)
         _check_size(len(self.groups), self.classes + more)
-        return replace(self, cells=pad(self.cells, (0, more, 0, more)))
+        return replace(self, cells=pad(self.cells, (0, more, 0, more)), unpredicted=pad(self.unpredicted, (0, more)))
 
     def __add__(self, other: Counts) -> Counts:
         """Return the counts of both sets of examples, over the larger number of classes."""
@@ -106,16 +116,23 @@ class Counts:
         whole = replace(self, groups=("all",), noise_std=self.noise_std * math.sqrt(len(self.groups)))
         return whole.mapped(lambda sums: sums.sum(0, keepdim=True))
 
-    def with_noisy_cells(self, cells: Tensor, noise_std: float) -> Counts:
-        """Return counts that tell no more than `cells`, an answer with noise of `noise_std` a cell: no losses, no tokens.
+    @property
+    def table(self) -> Tensor:
+        """`(K, C, C + 1)`: group × label × prediction, the last of which is none at all."""
+        return torch.cat([self.cells, self.unpredicted[..., None]], -1)
+
+    def with_noisy_cells(self, cells: Tensor, noise_std: float, unpredicted: Tensor | None = None) -> Counts:
+        """Return counts that tell no more than answers with noise of `noise_std` a number: no losses, no tokens.
 
         Args:
             cells: `(K, C, C)`.
             noise_std: standard deviation, in examples.
+            unpredicted: `(K, C)`; None where examples without a prediction were not asked for.
 
         """
-        empty = Counts.none(self.groups, self.classes)
-        return replace(empty, cells=cells.detach().to("cpu", torch.float64), noise_std=noise_std)
+        empty = replace(Counts.none(self.groups, self.classes), noise_std=noise_std)
+        missing = empty.unpredicted if unpredicted is None else unpredicted
+        return replace(empty, cells=_noisy(cells), unpredicted=_noisy(missing))
 
 
 SUMS = tuple(field.name for field in fields(Counts) if field.name not in ("groups", "noise_std"))
@@ -142,7 +159,7 @@ def count(
         classes: C, at least 2.
         group: `(n,)` integer ids in [0, K).
         label: `(n,)` integer ids in [0, C); None for a loss alone.
-        pred: `(n,)` integer ids in [0, C); None for a loss alone.
+        pred: `(n,)` integer ids in [0, C), or `NO_CLASS`; None for a loss alone.
         loss: `(n,)` losses per example, or None.
         tokens: `(n,)` how many tokens each loss is a mean over, or None.
 
@@ -160,21 +177,28 @@ def count(
     if label is None or pred is None:
         counted = replace(empty, alone=sizes)
     else:
-        counted = replace(empty, cells=_cells(group, label, pred, len(groups), classes))
+        table = _table(group, label, pred, len(groups), classes)
+        counted = replace(empty, cells=table[..., :-1], unpredicted=table[..., -1])
     counted = counted if loss is None else _with_loss(counted, group, loss, sizes)
     return counted if loss is None or tokens is None else _with_tokens(counted, group, loss, tokens, sizes)
 
 
-def _cells(group: Tensor, label: Tensor, pred: Tensor, groups: int, classes: int) -> Tensor:
+def _noisy(answer: Tensor) -> Tensor:
+    return answer.detach().to("cpu", torch.float64)
+
+
+def _table(group: Tensor, label: Tensor, pred: Tensor, groups: int, classes: int) -> Tensor:
+    """Return `(K, C, C + 1)` counts; the last column is of examples without a prediction."""
     label, pred = (ids.detach().cpu().to(torch.int64) for ids in (label, pred))
     _check_ids("target", label, len(group), classes)
-    _check_ids("prediction", pred, len(group), classes)
-    cells = torch.bincount(_cell_index(group, label, pred, classes), minlength=groups * classes * classes)
-    return cells.view(groups, classes, classes)
+    _check_ids("prediction", pred.masked_fill(pred == NO_CLASS, 0), len(group), classes)
+    column = pred.masked_fill(pred == NO_CLASS, classes)
+    cells = torch.bincount(_cell_index(group, label, column, classes), minlength=groups * classes * (classes + 1))
+    return cells.view(groups, classes, classes + 1)
 
 
-def _cell_index(group: Tensor, label: Tensor, pred: Tensor, classes: int) -> Tensor:
-    return (group * classes + label) * classes + pred
+def _cell_index(group: Tensor, label: Tensor, column: Tensor, classes: int) -> Tensor:
+    return (group * classes + label) * (classes + 1) + column
 
 
 def _with_loss(counts: Counts, group: Tensor, loss: Tensor, sizes: Tensor) -> Counts:

@@ -12,20 +12,20 @@ from torch import Tensor
 from dplit.fairness.metrics.aggregations import by_group, difference
 from dplit.fairness.metrics.counts import Counts
 from dplit.fairness.metrics.metric import Metric, Section
-from dplit.fairness.metrics.rates import fraction, group_totals, positive_columns
+from dplit.fairness.metrics.rates import fraction, group_totals, label_totals, positive_columns
 
 
 def true_positive_rates(counts: Counts) -> Tensor:
     """P(ŷ = c | y = c, g), `(K, columns)`."""
     hits = counts.cells.diagonal(dim1=1, dim2=2)
-    positives = counts.cells.sum(2)
+    positives = label_totals(counts)
     return fraction(positive_columns(hits), positive_columns(positives), counts, counts.classes)
 
 
 def false_positive_rates(counts: Counts) -> Tensor:
     """P(ŷ = c | y ≠ c, g), `(K, columns)`."""
     false_alarms = counts.cells.sum(1) - counts.cells.diagonal(dim1=1, dim2=2)
-    negatives = group_totals(counts)[:, None] - counts.cells.sum(2)
+    negatives = group_totals(counts)[:, None] - label_totals(counts)
     cells = counts.classes * (counts.classes - 1)
     return fraction(positive_columns(false_alarms), positive_columns(negatives), counts, cells)
 

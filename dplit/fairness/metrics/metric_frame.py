@@ -15,7 +15,8 @@ import torch
 
 from dplit.errors import ConfigurationError
 from dplit.fairness.metrics.counts import Counts
-from dplit.fairness.metrics.rates import LIMIT
+from dplit.fairness.metrics.rates import LIMIT, label_totals
+from dplit.predictions import NO_CLASS
 
 if TYPE_CHECKING:
     from fairlearn.metrics import MetricFrame
@@ -30,7 +31,8 @@ def metric_frame(counts: Counts, metrics: Mapping[str, WeightedMetric] | None = 
     """Return a MetricFrame in which each cell of the counts is one record with the count as its weight.
 
     Its own metrics are those of `table`: NaN for a group without examples, for a rate with an empty
-    denominator (fairlearn's own functions return 0) and for what is lost in the noise.
+    denominator (fairlearn's own functions return 0) and for what is lost in the noise. An example without a prediction has
+    the prediction -1.
 
     Args:
         counts: of examples with labels and predictions.
@@ -54,7 +56,7 @@ def metric_frame(counts: Counts, metrics: Mapping[str, WeightedMetric] | None = 
             "a MetricFrame is of labels and predictions, but the step returned a loss alone; return target and logits"
         )
     group, label, pred = (ids.flatten().numpy() for ids in _ids(counts))
-    weights = counts.cells.to(torch.float64).flatten().numpy()
+    weights = _table(counts).to(torch.float64).flatten().numpy()
     chosen = _own_metrics(counts) if metrics is None else {name: _Foreign(counts, m) for name, m in metrics.items()}
     return MetricFrame(
         metrics=chosen,
@@ -65,9 +67,15 @@ def metric_frame(counts: Counts, metrics: Mapping[str, WeightedMetric] | None = 
     )
 
 
+def _table(counts: Counts) -> torch.Tensor:
+    """Return the counts, `(K, C, C)`; `(K, C, C + 1)` where there are examples without a prediction."""
+    return counts.table if bool((label_totals(counts) != counts.cells.sum(2)).any()) else counts.cells
+
+
 def _ids(counts: Counts) -> tuple[torch.Tensor, ...]:
-    """Return the group, label and prediction of each cell, `(K, C, C)` each."""
-    return torch.meshgrid(*(torch.arange(size) for size in counts.cells.shape), indexing="ij")
+    """Return the group, label and prediction of each cell of `_table`."""
+    group, label, pred = torch.meshgrid(*(torch.arange(size) for size in _table(counts).shape), indexing="ij")
+    return group, label, pred.masked_fill(pred == counts.classes, NO_CLASS)
 
 
 def _own_metrics(counts: Counts) -> dict[str, WeightedMetric]:

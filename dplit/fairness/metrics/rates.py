@@ -44,7 +44,18 @@ def is_known(total: Tensor, counts: Counts, cells: int) -> Tensor:
 
 def group_totals(counts: Counts) -> Tensor:
     """Return `(K,)` float64: how many examples with a label each group has."""
-    return counts.cells.sum((1, 2)).to(torch.float64)
+    return label_totals(counts).sum(1)
+
+
+def label_totals(counts: Counts) -> Tensor:
+    """Return `(K, C)` float64: how many examples of each label each group has, those without a prediction among them.
+
+    A group's noisy counts of the latter are taken for 0 where they are lost in the noise, so that they add none to a model
+    that predicts something.
+    """
+    missing = counts.unpredicted.to(torch.float64)
+    known = is_known(missing.sum(1), counts, counts.classes)
+    return counts.cells.sum(2).to(torch.float64) + missing.masked_fill(~known[:, None], 0.0)
 
 
 def positive_columns(per_class: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from dplit.fairness.metrics.aggregations import by_group, overall
 from dplit.fairness.metrics.counts import Counts, count
 from dplit.fairness.metrics.equalized_odds import false_positive_rates
 from dplit.fairness.metrics.metric import Row
+from dplit.fairness.metrics.rates import label_totals
 
 if TYPE_CHECKING:
     from dplit.fairness.monitor.outputs import Outcome
@@ -87,7 +88,7 @@ def term_rows(by_term: Counts, counts: Counts) -> list[Row]:
 
     """
     fpr, term_fpr = overall(false_positive_rates, counts)[""], by_group(false_positive_rates, by_term)
-    negatives = dict(zip(by_term.groups, by_term.cells[:, 0].sum(1).tolist(), strict=True))
+    negatives = dict(zip(by_term.groups, label_totals(by_term)[:, 0].tolist(), strict=True))
     differences = {term: rate - fpr for term, rate in term_fpr.items()}
     columns = zip(PER_TERM, (negatives, term_fpr, differences), strict=True)
     rows = [Row(metric, term, float(value)) for metric, values in columns for term, value in values.items()]

@@ -70,10 +70,10 @@ class FairnessMonitor(DrawsAtEnd):
     * "public": the split is declared free to publish.
     * "flagged": exact figures, not charged; the privacy statement lists `released_without_charge()`. A callback or
       scheduler that watches them would let private records choose the model, and is refused.
-    * "noisy": only group × label × prediction counts leave, once an epoch, with noise of standard deviation
-      `noise_multiplier` in each, through `strategy.release_statistic`, which charges them (sensitivity 1); loaders that
-      may hold the same records are added up (`DPStrategy(disjoint_splits=...)`). The
-      figures follow by post-processing; a rate whose denominator, a sum of m noisy cells, is under three of its
+    * "noisy": only group × label × prediction counts (no prediction is one of them) leave, once an epoch, with noise of
+      standard deviation `noise_multiplier` in each, through `strategy.release_statistic`, which charges them (sensitivity
+      1); loaders that may hold the same records are added up (`DPStrategy(disjoint_splits=...)`). The figures follow by
+      post-processing; a rate whose denominator, a sum of m noisy cells, is under three of its
       standard deviations, 3·noise_multiplier·√m, is NaN, and so is every loss. Perplexities are left out, because a
       loss has no bound. A step that returns a loss alone is refused, and so are identity terms, of which a text may
       mention many. Exact figures of the same records, such as a `val/loss` that `validation_step` logs, are dropped by

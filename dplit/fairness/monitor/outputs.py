@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dplit.errors import ConfigurationError
 from dplit.groups import described
+from dplit.predictions import NO_CLASS, predicted_classes
 
 EXAMPLE = 'return {"logits": logits, "target": y, "loss": F.cross_entropy(logits, y, reduction="none")}'
 
@@ -19,7 +20,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         label: `(n,)` int64; None where the step returned a loss alone.
-        pred: `(n,)` int64, or None likewise.
+        pred: `(n,)` int64, -1 where the model predicts nothing; or None likewise.
         loss: `(n,)`, or None.
         tokens: `(n,)` int64, how many tokens each loss is a mean over, or None.
         classes: C, the number of classes that labels and predictions are over; 2 for a loss alone.
@@ -46,6 +47,8 @@ def outcome(outputs: object, step: str, classes: int | None = None) -> Outcome:
     Raises:
         ConfigurationError: anything else was returned, or the logits do not have the declared width.
 
+    A row of logits that are not numbers predicts nothing; so does a NaN among "preds", and an id whose loss is NaN.
+
     >>> outcome({"logits": torch.tensor([[0.1, 0.9]]), "target": torch.tensor([1])}, "validation_step").pred
     tensor([1])
     """
@@ -58,7 +61,7 @@ def outcome(outputs: object, step: str, classes: int | None = None) -> Outcome:
     if outputs.get("logits") is not None:
         pred, width = _predicted(outputs["logits"], step, classes)
         return Outcome(label, pred, loss, tokens, width)
-    pred = _class_ids(outputs["preds"], "preds", step)
+    pred = _given_predictions(outputs["preds"], loss, step)
     return Outcome(label, pred, loss, tokens, classes or _smallest_classes(label, pred))
 
 
@@ -87,7 +90,17 @@ def _predicted(logits: object, step: str, classes: int | None) -> tuple[Tensor, 
     width = 2 if binary else logits.shape[1]
     if classes not in (None, width):
         raise ConfigurationError(f"{step} returned logits over {width} classes, classes={classes}; leave classes out")
-    return ((logits.flatten() > 0).long() if binary else logits.argmax(1)), width
+    return predicted_classes(logits), width
+
+
+def _given_predictions(preds: object, loss: Tensor | None, step: str) -> Tensor:
+    """Return the `(n,)` ids that the step gave, `NO_CLASS` where they or their losses are NaN."""
+    missing = preds.isnan() if isinstance(preds, Tensor) and preds.is_floating_point() else None
+    ids = _class_ids(preds if missing is None else preds.masked_fill(missing, 0), "preds", step)  # type: ignore[attr-defined]
+    if ids.numel() and int(ids.min()) < 0:
+        raise ConfigurationError(f"{step} returned the prediction {int(ids.min())}; class ids are 0 or more: {EXAMPLE}")
+    ids = ids if missing is None else ids.masked_fill(missing.flatten(), NO_CLASS)
+    return ids.masked_fill(loss.isnan(), NO_CLASS) if loss is not None and loss.shape == ids.shape else ids
 
 
 def _class_ids(value: object, what: str, step: str) -> Tensor:

@@ -61,11 +61,11 @@ def noised(trainer: Trainer, counts: Counts, noise_multiplier: float, split: str
     """
     strategy = private_strategy(trainer)
     assert strategy is not None
-    exact = counts.cells.to(torch.float64)
+    exact = counts.table.to(torch.float64)
     answer = strategy.release_statistic(exact, sensitivity=1.0, noise_multiplier=noise_multiplier, split=split)
     if trainer.world_size > 1:
         answer = trainer.strategy.broadcast(answer, src=0)
-    return counts.with_noisy_cells(answer, noise_multiplier)
+    return counts.with_noisy_cells(answer[..., :-1], noise_multiplier, answer[..., -1])
 
 
 def check_noisy(trainer: Trainer, noise_multiplier: float) -> None:
@@ -159,7 +159,7 @@ def check_no_more_than_records(trainer: Trainer, loader: int, counts: Counts) ->
     """
     evaluated = evaluation_loaders(trainer)[loader]
     assert isinstance(evaluated, DataLoader)
-    if int(counts.cells.sum()) > len(cast(Sized, evaluated.dataset)):
+    if int(counts.table.sum()) > len(cast(Sized, evaluated.dataset)):
         raise PrivacyError(
             "more examples were counted than the split has records, so noisy counts would be charged too little; "
             'return one prediction a record or set release="flagged"'

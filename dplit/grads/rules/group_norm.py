@@ -1,4 +1,4 @@
-"""Normalisation over the channels of one image: `F.group_norm`, and `F.instance_norm` without running statistics."""
+"""Normalisation over the channels of one image: `F.group_norm`, and `F.instance_norm` that updates no running statistics."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dplit.grads.factors.base import DenseGrad, wide
+from dplit.grads.rules.batch_norm import by_fixed_statistics
 from dplit.grads.tape.autocast import to_statistics_dtype
 from dplit.grads.tape.recorded_function import Context, RecordedFunction
 from dplit.grads.tape.registry import rule
@@ -96,11 +97,13 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`F.instance_norm` by the statistics of its input: a group norm with one group for each channel.
+    """`F.instance_norm` by the statistics of its input, a group norm with one group for each channel; or by fixed ones.
 
     Raises:
         UnsupportedOperation: it keeps running statistics, which hold data without noise.
     """
+    if running_mean is not None and running_var is not None and not use_input_stats:
+        return by_fixed_statistics(tape, F.instance_norm, input, running_mean, running_var, weight, bias, eps)
     if running_mean is not None or running_var is not None or not use_input_stats:
         why = "keeps running statistics, which mix examples and hold them without noise; leave track_running_stats out"
         raise tape.refusal(F.instance_norm, (weight, bias), why)

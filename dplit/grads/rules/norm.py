@@ -1,4 +1,4 @@
-"""Normalisation within one example: `F.layer_norm`. `F.batch_norm`, which normalises over the batch, is refused."""
+"""Normalisation within one example: `F.layer_norm`."""
 
 from __future__ import annotations
 
@@ -98,15 +98,3 @@ def within_one_example(
     examples = axis.dim if isinstance(axis, InDim) else 0
     if len(shape) >= x.dim() - examples:
         raise tape.refusal(operation, parameters, "normalises over the examples, which couples them")
-
-
-@rule(F.batch_norm)
-def batch_norm(tape: Tape, input: Tensor, *args: object, **kwargs: object) -> Tensor:
-    """Refuse: statistics over the batch make each gradient depend on every example.
-
-    Raises:
-        UnsupportedOperation: always.
-    """
-    raise tape.refusal(
-        F.batch_norm, (*args, *kwargs.values()), "mixes the examples of a batch; use GroupNorm or LayerNorm instead"
-    )

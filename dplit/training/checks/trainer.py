@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ThroughputMonitor
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from dplit.errors import PrivacyError
 from dplit.groups import GroupKey
 from dplit.protocols import callbacks_of, datamodule_of
-from dplit.training.checks.model import check_norms
+from dplit.sampling.draws import Draw
 
 SEARCHES = ("LearningRateFinder", "BatchSizeFinder", "_LRCallback")
 """Callbacks that take steps to choose a setting by exact losses of private records, then forget the steps."""
 
 
 def check_trainer(trainer: Trainer, precision: Precision) -> None:
-    """Refuse trainer settings that merge, clip, scale or bypass releases, and models and callbacks that do.
+    """Refuse trainer settings that merge, clip, scale or bypass releases, and callbacks that do.
 
     Raises:
         PrivacyError: naming the setting and what to set instead.
     """
     for reason in _objections(trainer, precision):
         raise PrivacyError(reason)
-    check_norms(trainer.lightning_module)
     check_callbacks(callbacks_of(trainer))
 
 
@@ -67,6 +67,22 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
         raise PrivacyError(f"{name} chooses a setting by exact losses of private records; choose it on public data")
     if "GradientAccumulationScheduler" in names:
         raise PrivacyError("GradientAccumulationScheduler would merge Poisson draws; set physical_batch_size instead")
+
+
+def check_throughput(callbacks: Iterable[Callback], draw: Draw) -> None:
+    """Refuse, before anything is charged, a `ThroughputMonitor` that would read the size of each draw and log it.
+
+    Args:
+        callbacks: of the trainer.
+        draw: one of no records, as its functions will get draws.
+
+    Raises:
+        PrivacyError: it reads the draw; the message says what it may be given.
+    """
+    for callback in callbacks:
+        if isinstance(callback, ThroughputMonitor):
+            for read in (callback.batch_size_fn, callback.length_fn):
+                _ = None if read is None else read(draw)
 
 
 def check_counts(callbacks: Iterable[Callback], unit: GroupKey | None) -> None:

@@ -31,7 +31,7 @@ from dplit.training.checks.arguments import check_arguments, check_figures, chec
 from dplit.training.checks.ledger import check_ledger
 from dplit.training.checks.loader import poisson_train_loader
 from dplit.training.checks.model import check_optimizers
-from dplit.training.checks.trainer import check_counts, check_trainer
+from dplit.training.checks.trainer import check_counts, check_throughput, check_trainer
 from dplit.training.outlets.closure import return_no_loss, step_output
 from dplit.training.outlets.figures import Figures
 from dplit.training.physical_batches import LossReduction, PhysicalBatches, StepArguments
@@ -39,6 +39,7 @@ from dplit.training.private_fit import PrivateFit
 from dplit.training.run_record import RunRecord, Spent
 from dplit.training.saved_fit import SavedFit, path_from
 from dplit.training.setup import FitPlan, strata_of_policy
+from dplit.training.stepped import idle_frozen, warn_of_idle
 
 
 class PrivateHooks(Strategy):
@@ -263,6 +264,9 @@ class PrivateHooks(Strategy):
             if isinstance(self._phase, SavedFit):
                 saved, self._phase = self._phase, None
                 self._resume(saved)
+            elif trainer.num_sanity_val_steps:
+                # In the sanity check a train loader that someone asks for could not be told from one of validation.
+                trainer.fit_loop.setup_data()
 
     @override
     def process_dataloader(self, dataloader: object) -> object:
@@ -282,6 +286,7 @@ class PrivateHooks(Strategy):
         """
         module, trainer = self._module, self._module.trainer
         train = poisson_train_loader(trainer)
+        check_throughput(callbacks_of(trainer), Draw((), train.sampler.rate, train.sampler.size))
         asked = self.noise.delta if isinstance(self.noise, Target) else self._asked_delta
         delta = min(1e-5, 1 / (10 * train.sampler.size)) if asked is None else asked
         warn_of_delta(delta, train.sampler.size)
@@ -303,10 +308,13 @@ class PrivateHooks(Strategy):
             noise_source=self.noise_source(self.noise_seed),
         )
         self.noise_multiplier = plan.noise_multiplier
+        warn_of_idle(module, self.optimizers)
+        with idle_frozen(module, self.optimizers):
+            step = plan.private_step(module, self.ledger)
         fit = PrivateFit(
             trainer,
             plan,
-            plan.private_step(module, self.ledger),
+            step,
             self._physical_batches(module),
             train,
             self._record,

@@ -18,6 +18,7 @@ from fairlearn.metrics import (
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 
+from dplit.fairness.metrics import counts as counting
 from dplit.fairness.metrics.catalogue import table
 from dplit.fairness.metrics.counts import count
 
@@ -33,11 +34,11 @@ LAW = settings(
 
 
 @st.composite
-def examples(draw, most_classes=4, smallest=0):
-    """(C, group, label, pred) with some declared groups absent, often the first."""
+def examples(draw, most_classes=4, smallest=0, least=-1):
+    """(C, group, label, pred) with some declared groups absent, often the first; a prediction of -1 is none."""
     c = draw(st.integers(2, most_classes))
     present = draw(st.lists(st.integers(0, len(NAMES) - 1), min_size=1, max_size=len(NAMES), unique=True))
-    one = st.tuples(st.sampled_from(present), st.integers(0, c - 1), st.integers(0, c - 1))
+    one = st.tuples(st.sampled_from(present), st.integers(0, c - 1), st.integers(least, c - 1))
     rows = draw(st.lists(one, min_size=smallest, max_size=40))
     group, label, pred = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3).T
     return c, group, label, pred
@@ -129,6 +130,9 @@ def large_and_absent(c):
 # ---- mutants
 
 
-def packed(group, label, pred, classes):
+INDEX = counting._cell_index
+
+
+def packed(group, label, column, classes):
     """The bug of torchmetrics 1.9: groups numbered by those that the batch happens to hold."""
-    return (torch.unique(group, return_inverse=True)[1] * classes + label) * classes + pred
+    return INDEX(torch.unique(group, return_inverse=True)[1], label, column, classes)

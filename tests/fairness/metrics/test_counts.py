@@ -24,7 +24,7 @@ def law_batches_add_up():
         whole = counted(c, *rest, loss)
         halves = [counted(c, *(part[piece] for part in rest), loss[piece]) for piece in (slice(cut), slice(cut, None))]
         added = halves[0] + halves[1]
-        assert torch.equal(added.cells, whole.cells)
+        assert torch.equal(added.table, whole.table)
         assert torch.allclose(added.loss_sum, whole.loss_sum)
         assert torch.equal(added.loss_count, whole.loss_count)
 
@@ -36,7 +36,7 @@ def law_one_record_moves_one_count_by_one():
     @given(examples(smallest=1))
     def law(drawn):
         c, *rest = drawn
-        moved = counted(c, *rest).cells - counted(c, *(part[:-1] for part in rest)).cells
+        moved = counted(c, *rest).table - counted(c, *(part[:-1] for part in rest)).table
         assert int(moved.abs().sum()) == 1
         assert int(moved[tuple(int(part[-1]) for part in rest)]) == 1
 

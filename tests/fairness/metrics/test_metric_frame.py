@@ -31,7 +31,7 @@ def law_it_is_the_frame_of_the_records():
     """On the groups that have the rate: fairlearn calls 0/0 a 0, this frame NaN."""
 
     @LAW
-    @given(examples(smallest=1))
+    @given(examples(smallest=1, least=0))
     def law(drawn):
         c, *columns = drawn
         group, label, pred = (column.numpy() for column in columns)
@@ -104,6 +104,15 @@ def test_a_rate_is_known_from_three_standard_deviations_of_its_own_denominator(e
     frame = metric_frame(Counts.none(NAMES).with_noisy_cells(cells, SIGMA))
     assert math.isnan(frame.by_group["tpr"]["a"]) == (excess < 0)
     assert frame.by_group["fpr"]["a"] == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_an_example_without_a_prediction_stays_among_those_of_its_label(classes):
+    group, label = torch.arange(24) % 4, torch.arange(24) % classes
+    pred = label.masked_fill(torch.arange(24) % 5 == 0, -1)
+    law_it_agrees_with_the_table(counted(classes, group, label, pred))
+    frame = metric_frame(counted(classes, group, label, pred), {"accuracy": accuracy_score})
+    assert frame.overall["accuracy"] == pytest.approx(19 / 24)
 
 
 def test_noisy_counts_below_0_weigh_nothing_in_given_metrics():

@@ -24,6 +24,7 @@ from dplit.fairness.metrics import counts as counting
 from dplit.fairness.metrics.catalogue import METRICS
 from dplit.fairness.metrics.counts import Counts, count
 from dplit.fairness.metrics.metric import Section
+from dplit.predictions import NO_CLASS
 from tests.fairness.metrics.cases import (
     LAW,
     NAMES,
@@ -247,7 +248,7 @@ def law_differences_equal_fairlearn():
 
 def law_odds_equal_fairlearn_where_all_is_defined():
     @LAW
-    @given(examples(most_classes=2, smallest=8))
+    @given(examples(most_classes=2, smallest=8, least=0))
     def law(drawn):
         _, group, label, pred = (part if isinstance(part, int) else part.numpy() for part in drawn)
         if having("tpr", group, label, 1) == having("fpr", group, label, 1) and len(set(group)) > 1:
@@ -280,6 +281,39 @@ def test_mutant_empty_rates_as_zero(monkeypatch):
         monkeypatch.setattr(module, "fraction", lambda *given: rates.fraction(*given).nan_to_num(nan=0.0))
     with pytest.raises(AssertionError):
         law_differences_equal_fairlearn()
+
+
+def law_a_model_that_predicts_nothing_is_right_about_none(c):
+    group, label = torch.arange(12) % 4, torch.arange(12) % c
+    got = figures(counted(c, group, label, torch.full_like(label, NO_CLASS)))
+    assert {got["n", name] for name in NAMES} == {3}
+    assert {value for (metric, _), value in got.items() if "accuracy" in metric and "gap" not in metric} == {0.0}
+    rates = [value for (metric, _), value in got.items() if metric in ("selection_rate", "tpr", "fpr")]
+    assert all(value == 0 or math.isnan(value) for value in rates)
+
+
+@pytest.mark.parametrize("c", [2, 3])
+def test_a_model_that_predicts_nothing_is_right_about_none(c):
+    law_a_model_that_predicts_nothing_is_right_about_none(c)
+
+
+@pytest.mark.parametrize(
+    "law", [law_rates_equal_fairlearn, lambda: law_a_model_that_predicts_nothing_is_right_about_none(2)]
+)
+def test_mutant_no_prediction_counts_as_class_0(monkeypatch, law):
+    cell_index = counting._cell_index
+    as_0 = lambda group, label, column, c: cell_index(group, label, column.masked_fill(column == c, 0), c)  # noqa: E731
+    monkeypatch.setattr(counting, "_cell_index", as_0)
+    with pytest.raises(AssertionError):
+        law()
+
+
+def test_mutant_examples_without_a_prediction_left_out(monkeypatch):
+    left_out = lambda counts: counts.cells.sum(2).double()  # noqa: E731
+    for module in (rates, equalized_odds):
+        monkeypatch.setattr(module, "label_totals", left_out)
+    with pytest.raises(AssertionError):
+        law_rates_equal_fairlearn()
 
 
 def test_mutant_label_and_prediction_swapped(monkeypatch):

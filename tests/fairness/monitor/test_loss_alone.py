@@ -186,9 +186,9 @@ def test_noisy_files_hold_no_perplexity(trainer, tmp_path):
 def test_mutant_sums_that_stay_beside_noisy_cells(trainer, tmp_path, monkeypatch):
     released = Counts.with_noisy_cells
 
-    def keeping(self, cells, std):
+    def keeping(self, *answer):
         kept = {"tokens": self.tokens, "token_loss": self.token_loss, "token_count": 10 * self.token_count}
-        return replace(released(self, cells, std), **kept)
+        return replace(released(self, *answer), **kept)
 
     monkeypatch.setattr(Counts, "with_noisy_cells", keeping)
     with pytest.raises(AssertionError):

@@ -11,6 +11,7 @@ from dplit.errors import ConfigurationError
 from dplit.fairness.monitor.outputs import outcome
 from tests.fairness.fairness_project import NAMES, Model
 from tests.fairness.monitor.test_monitor import fitted, read, refused, values
+from tests.fairness.monitor.test_release import run_noisy
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -94,6 +95,48 @@ def test_no_message_names_a_callback():
 def test_predictions_are_the_largest_logit_or_the_sign_of_one(logits, pred):
     result = outcome({"logits": torch.tensor(logits), "target": torch.zeros(len(pred)).long()}, "validation_step")
     assert result.pred.tolist() == pred
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("given", "pred"),
+    [
+        ({"logits": torch.tensor([[NAN, 1.0], [1.0, NAN], [NAN, NAN]])}, [-1, -1, -1]),
+        ({"logits": torch.tensor([[INF, INF], [-INF, -INF], [-INF, 0.0], [0.0, INF]])}, [-1, -1, 1, 1]),
+        ({"logits": torch.tensor([NAN, INF, -INF, 1.0])}, [-1, 1, 0, 1]),
+        ({"logits": torch.tensor([[NAN], [2.0]])}, [-1, 1]),
+        ({"preds": torch.tensor([NAN, 1.0])}, [-1, 1]),
+        ({"preds": torch.tensor([0, 1]), "loss": torch.tensor([NAN, 0.5])}, [-1, 1]),
+    ],
+)
+def test_what_is_not_a_number_predicts_nothing(given, pred):
+    result = outcome({**given, "target": torch.zeros(len(pred)).long()}, "validation_step")
+    assert result.pred.tolist() == pred
+
+
+def test_ids_below_0_are_refused():
+    with pytest.raises(ConfigurationError, match="returned the prediction -1"):
+        outcome({"preds": torch.tensor([0, -1]), "target": torch.tensor([0, 0])}, "validation_step")
+
+
+class Diverged(Model):
+    """Its logits are not numbers for every second example."""
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        logits = torch.nn.functional.one_hot(batch["y"], 2) * 5.0
+        return {"logits": logits.index_fill(0, torch.arange(0, len(logits), 2), NAN), "target": batch["y"]}
+
+
+@pytest.mark.parametrize("noise", [None, 0.1])
+def test_a_diverged_model_is_right_about_no_example_of_it(trainer, tmp_path, noise):
+    if noise is None:
+        fitted(trainer, Diverged())
+    else:
+        run_noisy(trainer, Diverged(), noise_multiplier=noise)
+    found = values(read(tmp_path))
+    assert found["overall_accuracy", ""] == pytest.approx(0.5, abs=0.05)
 
 
 def test_without_logits_the_ids_say_how_many_classes_there_are():

@@ -80,8 +80,8 @@ def test_one_charged_answer_an_epoch_and_nothing_else(trainer, tmp_path):
 def test_mutant_losses_kept(trainer, tmp_path, monkeypatch):
     released = Counts.with_noisy_cells
 
-    def keeping(self, cells, std):
-        noisy = released(self, cells, std)
+    def keeping(self, *answer):
+        noisy = released(self, *answer)
         return replace(noisy, loss_sum=self.loss_sum, loss_count=self.loss_count)
 
     monkeypatch.setattr(Counts, "with_noisy_cells", keeping)
@@ -159,7 +159,7 @@ def test_number_of_classes_must_be_public(trainer):
     with pytest.raises(ConfigurationError, match="set classes="):
         run_noisy(trainer, ByIds())
     _, desk, _ = run_noisy(trainer, ByIds(), classes=5)
-    assert desk.asked[0][0].shape == (len(NAMES), 5, 5)
+    assert desk.asked[0][0].shape == (len(NAMES), 5, 6)
 
 
 # ---- sensitivity one

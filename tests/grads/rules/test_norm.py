@@ -1,4 +1,4 @@
-"""Layer norm: exact over one or more trailing dimensions, wherever the examples are; batch norm is refused."""
+"""Layer norm: exact over one or more trailing dimensions, wherever the examples are."""
 
 from __future__ import annotations
 

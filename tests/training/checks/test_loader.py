@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
 from dplit.errors import PrivacyError
@@ -13,7 +14,7 @@ from dplit.sampling.draws import Draw
 from dplit.sampling.loader import poisson_loader
 from dplit.training.checks.loader import poisson_train_loader
 from dplit.training.private_fit import check_draw
-from tests.lightning import Data
+from tests.lightning import Data, fit, loader
 
 
 def trainer_of(*loaders: Any, accumulate: int = 1) -> Any:
@@ -45,6 +46,15 @@ def test_the_parts_are_those_of_the_loader() -> None:
 def test_any_other_loader_is_refused(loaders: Any, says: str) -> None:
     with pytest.raises(PrivacyError, match=says):
         poisson_train_loader(trainer_of(*loaders))
+
+
+@pytest.mark.parametrize("inside", [lambda one: [one], lambda one: {"a": one}, lambda one: CombinedLoader([one])])
+def test_a_loader_inside_a_collection_is_refused_with_what_works(
+    inside: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PrivacyError, match=r"is given in a (list|dict).*pass the DataLoader itself"):
+        fit(train=inside(loader()))
 
 
 def test_a_draw_must_be_of_the_charged_rate_and_records() -> None:

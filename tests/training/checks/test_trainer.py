@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import ThroughputMonitor
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
@@ -223,3 +224,66 @@ def test_a_spoilt_checkpoint_is_one_line_and_takes_no_step(how: str, tmp_path: A
         trainer(strategy, max_epochs=2).fit(Linear(), loader(), ckpt_path="spoilt.ckpt")
     assert "\n" not in str(caught.value)
     assert strategy.ledger.steps == 0
+
+
+# -- callbacks that read the batch ---------------------------------------------------------------------------------------
+
+
+def throughput(**reads: Any) -> Any:
+    from lightning.pytorch.loggers import CSVLogger
+
+    return fit(FlopsKnown(), callbacks=[ThroughputMonitor(**reads)], logger=CSVLogger("."), log_every_n_steps=1)
+
+
+class FlopsKnown(Linear):
+    flops_per_batch = 1
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        {"batch_size_fn": lambda batch: len(batch["x"])},
+        {"batch_size_fn": lambda batch: batch.size(0)},
+        {"batch_size_fn": lambda batch: 16, "length_fn": lambda batch: batch["x"].shape[1]},
+    ],
+)
+def test_a_monitor_that_would_log_the_size_of_draws_is_refused_before_a_step(
+    reads: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    strategy = dplit.DPStrategy()
+    with pytest.raises(PrivacyError, match=r"ThroughputMonitor\(batch_size_fn=lambda batch: 16\)"):
+        fit(strategy=strategy, callbacks=[ThroughputMonitor(**reads)])
+    assert strategy.ledger.steps == 0
+
+
+def test_what_the_refusal_advises_works_and_logs_no_private_size(tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = throughput(batch_size_fn=lambda batch: 16)
+    assert run.global_step == run.strategy.ledger.steps == 4
+    assert "train|samples" not in run.logged_metrics or run.logged_metrics["train|samples"] % 16 == 0
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end"])
+def test_a_hook_that_reads_the_draw_is_told_in_one_line(hook: str, tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    last = 2 if hook.endswith("start") else 3
+    reader = type("Reader", (Callback,), {hook: lambda self, *args: args[last]["x"]})
+    with pytest.raises(PrivacyError, match="'x' was read of a Poisson draw"):
+        fit(callbacks=[reader()])
+
+
+def test_callbacks_that_leave_the_batch_alone_run(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning.pytorch.callbacks import (
+        DeviceStatsMonitor,
+        LearningRateMonitor,
+        ModelSummary,
+        Timer,
+        TQDMProgressBar,
+    )
+    from lightning.pytorch.loggers import CSVLogger
+
+    monkeypatch.chdir(tmp_path)
+    callbacks = [DeviceStatsMonitor(), LearningRateMonitor(), ModelSummary(), Timer(), TQDMProgressBar()]
+    options = {"enable_progress_bar": True, "enable_model_summary": True, "log_every_n_steps": 1}
+    assert fit(callbacks=callbacks, logger=CSVLogger("."), **options).global_step == 4

@@ -163,6 +163,51 @@ def test_a_strangers_project_changes_one_argument() -> None:
     assert "double" in text
 
 
+class Asks(Tuples):
+    """Asks for the number of steps at any time."""
+
+    def __init__(self, hook: str) -> None:
+        super().__init__()
+        self.told: set[float] = set()
+        setattr(self, hook, self._asking(getattr(self, hook)))
+
+    def _asking(self, hook: Any) -> Any:
+        def asking(*args: Any) -> Any:
+            self.told.add(self.trainer.estimated_stepping_batches)
+            return hook(*args)
+
+        return asking
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+HOOKS = ("validation_step", "on_validation_start", "on_validation_epoch_end", "val_dataloader", "on_fit_start")
+
+
+@pytest.mark.parametrize("hook", [*HOOKS, "configure_optimizers", "on_train_start"])
+def test_the_number_of_steps_may_be_asked_for_at_any_time(hook: str) -> None:
+    module, run = Asks(hook), trainer(max_epochs=2)
+    run.fit(module)
+    assert module.told == {run.global_step} == {20}
+
+
+def test_mutant_that_leaves_the_train_loader_to_the_sanity_check_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken for a loader of validation there, and has no Poisson draws."""
+    monkeypatch.setattr(dplit.DPStrategy, "setup", without_the_loader(dplit.DPStrategy.setup))
+    with pytest.raises(PrivacyError, match="not the ledger's Poisson draws"):
+        trainer().fit(Asks("validation_step"))
+
+
+def without_the_loader(setup: Any) -> Any:
+    def mutant(strategy: Any, run: Any) -> None:
+        steps, run.num_sanity_val_steps = run.num_sanity_val_steps, 0
+        setup(strategy, run)
+        run.num_sanity_val_steps = steps
+
+    return mutant
+
+
 def test_training_logs_can_be_switched_off() -> None:
     run = trainer(dplit.DPStrategy(training_logs=False, noise=1.0))
     run.fit(Tuples())
