@@ -10,7 +10,7 @@ from dplit.sampling.draws import Draw
 from dplit.sampling.poisson import PoissonBatches
 from dplit.training.checks.loader import TrainLoader
 from dplit.training.physical_batches import PhysicalBatches, StepArguments
-from dplit.training.probing import check_coupling, find_physical_batch_size
+from dplit.training.probing import check_coupling, find_physical_batch_size, with_layout
 from dplit.training.run_record import RunRecord
 from dplit.training.setup import FitPlan
 from dplit.training.step import PrivateStep
@@ -107,6 +107,7 @@ class PrivateFit:
 
     def _probe(self, given: StepArguments) -> None:
         """Look at real records once, before the first release; nothing of it is logged."""
+        self.batches = with_layout(self.batches, self.train)
         check_coupling(self.batches, self.train, given)
         if self.find_size:
             policy = self.plan.policy

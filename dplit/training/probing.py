@@ -7,7 +7,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 
 from dplit.clipping import ClippingPolicy
 from dplit.grads.backends import MAX_EXAMPLES, PROBE_EXAMPLES, joined
-from dplit.grads.coupling.probe import ROUGH, examine
+from dplit.grads.batch_layout import LOOKED_AT
+from dplit.grads.coupling.probe import ROUGH, examine, undisturbed
 from dplit.protocols import fetch_samples
 from dplit.sampling.units import single_records
 from dplit.training.checks.loader import TrainLoader
@@ -16,6 +17,21 @@ from dplit.training.physical_batches import PhysicalBatches, StepArguments
 
 PROBES = 2
 """How often fresh records are compared alone and in company."""
+
+
+def with_layout(batches: PhysicalBatches, train: TrainLoader) -> PhysicalBatches:
+    """Return the same with the layout of the loader's batches, found from real records, where the backend asks for it.
+
+    Raises:
+        ConfigurationError: the collate function makes no batch of any number of samples.
+    """
+    if batches.grads != "vmap":
+        return batches
+    records = single_records(train.loader.dataset)
+    size = min(LOOKED_AT, len(records))
+    with undisturbed(batches.module):
+        chosen = np.random.default_rng().choice(len(records), size, replace=False).tolist()
+        return batches.laid_out(fetch_samples(records, chosen), train.collate)
 
 
 def check_coupling(batches: PhysicalBatches, train: TrainLoader, given: StepArguments) -> None:
