@@ -48,8 +48,6 @@ def test_without_noise_it_is_adamw(dtype):
     for step in range(5):
         phase = 1 if dtype.is_floating_point else 1 + 2j
         ours.grad = theirs.grad = phase * torch.cos(torch.arange(5.0, dtype=torch.float64) + step).to(dtype)
-            1 if dtype.is_floating_point else 1 + 2j
-        )
         one.step()
         other.step()
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
