@@ -11,7 +11,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
-from dplit.clipping import ClippingPolicy
 from dplit.errors import ConfigurationError, PrivacyError
 from dplit.grads.backends import BACKENDS, MAX_EXAMPLES, averaged, joined
 from dplit.grads.batch_layout import BatchLayout, batch_layout
@@ -126,7 +125,7 @@ class PhysicalBatches:
     def _add_part(self, part: PhysicalBatch, step: PrivateStep, given: StepArguments) -> Tensor:
         """Add one physical batch; return the sum of its examples' losses, or of its units' mean losses."""
         batch = self._checked(part)
-        ids = self._ids(batch, part, step.policy)
+        ids = self._ids(batch, part, step)
         if part.owner is None:
             return self._add_examples(batch, part, step, ids, given)
         if part.more:
@@ -180,9 +179,9 @@ class PhysicalBatches:
             check_owners(part, self.unit)
         return self.to_device(part.batch)
 
-    def _ids(self, batch: Any, part: PhysicalBatch, policy: ClippingPolicy) -> Tensor | None:
-        """Return the group ids of the examples or units, None where the policy reads none."""
-        if self.group is None or not policy.needs_groups:
+    def _ids(self, batch: Any, part: PhysicalBatch, step: PrivateStep) -> Tensor | None:
+        """Return the group ids of the examples or units, None where nothing depends on them."""
+        if self.group is None or not step.reads_groups:
             return None
         return group_of_units(self.group_ids(batch), part.owner)
 

@@ -53,6 +53,7 @@ class PrivateFit:
         self.training_logs = training_logs
         self.find_size = find_size
         self.memory_limit = memory_limit
+        check_rates(step, train.sampler)
         self._probed = False
         self._last_draw: Draw | None = None
 
@@ -117,6 +118,20 @@ class PrivateFit:
             self.record.other_releases.add("physical batch size: chosen by the memory that long records take, printed")
         self._probed = True
         self.record.logged_by_training(self.trainer._results, keep=False)
+
+
+def check_rates(step: PrivateStep, sampler: PoissonBatches) -> None:
+    """Refuse a sampler that draws at other rates by group than the step charges.
+
+    Raises:
+        PrivacyError: the policy's rates by group are not those that the loader was made with.
+    """
+    drawn, charged = [rate for _, rate in sampler.strata], step.rates
+    if drawn != charged:
+        raise PrivacyError(
+            f"records are drawn at the rates {', '.join(f'{q:g}' for q in drawn)}, but {type(step.policy).__name__} is charged "
+            f"at {', '.join(f'{q:g}' for q in charged)}; a policy's rates by group must not change"
+        )
 
 
 def check_draw(draw: Draw, sampler: PoissonBatches, trainer: Trainer) -> None:
