@@ -45,6 +45,7 @@ INNER: dict[str, dict[str, set[str]]] = {
         "messages": {"types"},
         "torch_calls": {"types"},
         "batch_layout": {"messages", "types"},
+        "withheld": {"types"},
         "factors": {"precision"},
         "batch_axis": {"types", "torch_calls"},
         "tape": {"factors", "batch_axis", "per_example", "precision", "types", "torch_calls", "messages", "parameters"},

@@ -204,4 +204,9 @@ def _sum(parts: Sequence[Vector], factors: Sequence[float] | None = None) -> Vec
 def _inner(a: Vector, b: Vector) -> float:
     if not a or not b:
         return 0.0
-    return float(torch.stack([(a[name].double() * b[name].double()).sum() for name in a]).sum())
+    return float(torch.stack([(_numbers(a[name]) * _numbers(b[name])).sum() for name in a]).sum())
+
+
+def _numbers(x: Tensor) -> Tensor:
+    """Return x in float64; a complex number is two numbers."""
+    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).double()

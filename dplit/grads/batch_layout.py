@@ -49,6 +49,11 @@ class BatchLayout:
         """Return where the parts of one role are."""
         return frozenset(path for path, found in self.roles.items() if found is role)
 
+    def parts(self, batch: Batch) -> Iterator[tuple[Path, object, Role]]:
+        """Yield the parts of a batch with their roles; a part that was not seen before has the role `OTHER`."""
+        for path, part in parts(batch, until=self.paths(Role.OTHER)):
+            yield path, part, self.roles.get(path, Role.OTHER)
+
 
 def batch_layout(collate: Collate, samples: Sequence[Sample]) -> BatchLayout:
     """Find the layout of a batch from batches in which one sample after the other stands twice.
@@ -89,14 +94,32 @@ def shared_leaves(collate: Collate, samples: Sequence[Sample]) -> frozenset[Path
     return batch_layout(collate, samples).paths(Role.SHARED)
 
 
-def parts(batch: Batch, path: Path = "batch") -> Iterator[tuple[Path, object]]:
-    """Yield what stands at the ends of the mappings, sequences and dataclasses of a batch, with its path."""
-    children = _children(batch)
+def layout_of_one(batch: Batch, examples: int) -> BatchLayout:
+    """Return the layout of a single batch, by the number of rows alone: where it is n, they are taken for the examples.
+
+    That is a guess, since a tensor for all examples may have n rows by chance; `batch_layout` knows.
+    """
+    by_rows = {
+        path: Role.ROWS if isinstance(part, Tensor) and part.shape[:1] == (examples,) else Role.SHARED
+        for path, part in parts(batch)
+    }
+    return BatchLayout(by_rows)
+
+
+def parts(batch: Batch, path: Path = "batch", until: frozenset[Path] = frozenset()) -> Iterator[tuple[Path, object]]:
+    """Yield what stands at the ends of the mappings, sequences and dataclasses of a batch, with its path.
+
+    Args:
+        batch: as collated.
+        path: of the batch.
+        until: paths that are taken for ends.
+    """
+    children = None if path in until else _children(batch)
     if children is None:
         yield path, batch
     else:
         for step, child in children:
-            yield from parts(child, path + step)
+            yield from parts(child, path + step, until)
 
 
 def with_parts(batch: Batch, replaced: Mapping[Path, object], path: Path = "batch") -> Batch:

@@ -12,67 +12,98 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from dplit.errors import ConfigurationError, UnsupportedOperation
+from dplit.errors import ConfigurationError, DplitError, UnsupportedOperation
+from dplit.grads.batch_layout import BatchLayout, Path, Role, layout_of_one, with_parts
 from dplit.grads.factors import base
 from dplit.grads.messages import first_line
 from dplit.grads.parameters import trainable_parameters
 from dplit.grads.per_example import PerExample
 from dplit.grads.torch_calls import tensors
 from dplit.grads.types import Args, Batch, Kwargs, Losses
+from dplit.grads.withheld import Withheld
 
 LossesAndGradients = tuple[Tensor, PerExample]
 """The losses of a run of examples, `(n,)` or their sum, detached; and the examples' gradients."""
 
 
-def by_vmap(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> Iterator[LossesAndGradients]:
+def by_vmap(
+    module: nn.Module, losses: Losses, batch: Batch, examples: int, layout: BatchLayout | None = None
+) -> Iterator[LossesAndGradients]:
     """Yield losses and gradients of a batch; the module sees each example as a batch of one.
 
-    Tensors of the batch whose first dimension is n are taken apart; everything else is shared by the examples. What the
-    module writes to its buffers out of place is dropped. What a LightningModule logs is logged afterwards.
+    What has a row for each example is taken apart, what is the same for all is shared, and what is neither may not be
+    used. What the module writes to its buffers out of place is dropped. What a LightningModule logs is logged afterwards.
 
     Args:
         module: its trainable parameters get gradients.
         losses: computes the losses of one example, a batch of size 1.
         batch: tensors in mappings, sequences and dataclasses.
         examples: n.
+        layout: what belongs to the examples; None where tensors of n rows are to be taken for theirs.
 
     Yields:
         Runs of consecutive examples, short enough for their gradients to exist at one time.
 
     Raises:
-        ConfigurationError: no tensor of the batch has the examples in its first dimension.
-        UnsupportedOperation: the model does what torch.vmap cannot, such as branching on a value.
+        ConfigurationError: no tensor of the batch has the examples in its first dimension, or one has another number.
+        UnsupportedOperation: the model does what torch.vmap cannot, such as branching on a value, or uses a part of the
+            batch that holds several examples otherwise than row by row.
     """
-    leaves = _tensors(batch)
-    if not any(_has_examples_first(leaf, examples) for leaf in leaves):
+    rows, batch = _taken_apart(batch, examples, layout or layout_of_one(batch, examples))
+    size = sum(p.numel() for p in trainable_parameters(module).values())
+    step = max(1, base.MAX_INSTANTIATED // max(1, size))
+    for start in range(0, examples, step):
+        yield _run(module, losses, batch, {path: leaf[start : start + step] for path, leaf in rows.items()})
+
+
+def _taken_apart(batch: Batch, examples: int, layout: BatchLayout) -> tuple[dict[Path, Tensor], Batch]:
+    """Return the tensors that have a row for each example, and the batch without what may not be used.
+
+    Raises:
+        ConfigurationError: there are none, or one has another number of rows.
+    """
+    rows: dict[Path, Tensor] = {}
+    withheld: dict[Path, object] = {}
+    for path, part, role in layout.parts(batch):
+        if role is Role.ROWS and isinstance(part, Tensor):
+            _check_rows(path, part, examples)
+            rows[path] = part
+        elif role is not Role.SHARED and part is not None:
+            withheld[path] = Withheld(path)
+    if not rows:
         raise ConfigurationError(
             f"no tensor of the batch has its {examples} examples in the first dimension, so grads='vmap' cannot take it "
             "apart; use grads='loop'"
         )
-    size = sum(p.numel() for p in trainable_parameters(module).values())
-    step = max(1, base.MAX_INSTANTIATED // max(1, size))
-    for start in range(0, examples, step):
-        run = [leaf[start : start + step] if _has_examples_first(leaf, examples) else leaf for leaf in leaves]
-        dims = tuple(0 if _has_examples_first(leaf, examples) else None for leaf in leaves)
-        yield _run(module, losses, batch, run, dims)
+    return rows, with_parts(batch, withheld)
 
 
-def _run(
-    module: nn.Module, losses: Losses, batch: Batch, run: Sequence[Tensor], dims: tuple[int | None, ...]
-) -> LossesAndGradients:
-    """Return losses and gradients of one run of examples, whose tensors are `run`."""
+def _check_rows(path: Path, part: Tensor, examples: int) -> None:
+    if part.shape[:1] != (examples,):
+        raise ConfigurationError(
+            f"{path} of shape {tuple(part.shape)} had one row for each example at the start of the fit, and now is of "
+            f"{examples} examples, so grads='vmap' cannot take it apart; use grads='loop'"
+        )
+
+
+def _run(module: nn.Module, losses: Losses, batch: Batch, run: Mapping[Path, Tensor]) -> LossesAndGradients:
+    """Return losses and gradients of one run of examples, whose rows are `run`."""
     parameters = trainable_parameters(module)
     with _logging_held_back(module) as calls, torch.compiler.set_stance("force_eager"):
 
         def example_loss(values: Mapping[str, Tensor], *leaves: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
             calls.clear()
-            batch_of_one = [leaf if dim is None else leaf.unsqueeze(0) for leaf, dim in zip(leaves, dims, strict=True)]
-            value = _with_parameters(module, values, lambda: losses(_with_tensors(batch, batch_of_one), 1))
+            batch_of_one = {path: leaf.unsqueeze(0) for path, leaf in zip(run, leaves, strict=True)}
+            value = _with_parameters(module, values, lambda: losses(with_parts(batch, batch_of_one), 1))
             return value.sum(), [_tensors(call.arguments) for call in calls]
 
-        compute = vmap(grad_and_value(example_loss, has_aux=True), in_dims=(None, *dims), randomness="different")
+        compute = vmap(
+            grad_and_value(example_loss, has_aux=True), in_dims=(None, *[0] * len(run)), randomness="different"
+        )
         try:
-            grads, (values, logged) = compute({name: p.detach() for name, p in parameters.items()}, *run)
+            grads, (values, logged) = compute({name: p.detach() for name, p in parameters.items()}, *run.values())
+        except DplitError:
+            raise
         except RuntimeError as error:
             raise UnsupportedOperation(
                 f"torch.vmap cannot run this model: {first_line(error)}; use grads='loop', which computes every example alone"
@@ -146,10 +177,6 @@ def _check_nothing_kept(module: nn.Module) -> None:
                     f"{name}.{attribute} keeps a value of training_step (a metric's state or a cache, perhaps), which "
                     "torch.vmap cannot hand out; use grads='loop', which computes every example alone"
                 )
-
-
-def _has_examples_first(leaf: Tensor, examples: int) -> bool:
-    return leaf.dim() > 0 and leaf.shape[0] == examples
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

@@ -29,10 +29,20 @@ class Charge(NamedTuple):
         """Read what the policy says of itself now.
 
         Raises:
-            PrivacyError: its ratios or rates are not those of the declared groups, each once.
+            PrivacyError: its ratios or rates are not those of the declared groups, each once, or are out of range.
         """
         ratios, rates = (_in_declared_order(values, policy) for values in (policy.caps, policy.rates(rate)))
+        for name, value in (*ratios, *rates):
+            if not 0 < value <= 1:
+                raise PrivacyError(
+                    f"{type(policy).__name__} states {value:g} for the group {name}; caps and rates are above 0 and at most 1"
+                )
         return cls(noise_multiplier, rate, tuple(policy.queries), ratios, rates)
+
+    @property
+    def differs_by_group(self) -> bool:
+        """Whether records of different groups are charged differently, so that it must be known which group each is of."""
+        return bool(self.rates) or any(ratio != 1 for _, ratio in self.sensitivity_ratios)
 
     def event(self) -> Sampled:
         """Return the privacy event of one step.
@@ -60,4 +70,4 @@ def _in_declared_order(values: Mapping[str, float] | None, policy: ClippingPolic
             f"{type(policy).__name__} speaks of the groups {', '.join(values)}, but {', '.join(policy.groups)} are declared; "
             "caps and rates need each declared group once"
         )
-    return tuple((name, values[name]) for name in policy.groups)
+    return tuple((name, float(values[name])) for name in policy.groups)

@@ -13,9 +13,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
-from dplit.clipping import ClippingPolicy
 from dplit.errors import ConfigurationError, PrivacyError
 from dplit.grads.backends import BACKENDS, MAX_EXAMPLES, averaged, joined
+from dplit.grads.batch_layout import BatchLayout, batch_layout
 from dplit.grads.factors.units import Units
 from dplit.grads.per_example import PerExample
 from dplit.groups import GroupKey, group_ids
@@ -56,6 +56,7 @@ class PhysicalBatches:
         groups: the declared list of groups.
         unit: where a batch says whose each record is, where persons are drawn.
         loss_reduction: what a scalar loss stands for.
+        layout: which parts of a batch on the device belong to the examples; None while it is not known.
     """
 
     module: LightningModule
@@ -66,10 +67,19 @@ class PhysicalBatches:
     groups: Sequence[str] = ()
     unit: GroupKey | None = None
     loss_reduction: LossReduction | None = None
+    layout: BatchLayout | None = None
 
     def on(self, module: LightningModule) -> PhysicalBatches:
         """Return the same for another module, such as a copy to measure."""
         return replace(self, module=module)
+
+    def laid_out(self, samples: Sequence[Any], collate: PhysicalCollate) -> PhysicalBatches:
+        """Return the same with the layout that batches of such samples have.
+
+        Raises:
+            ConfigurationError: the collate function makes no batch of one sample more.
+        """
+        return replace(self, layout=batch_layout(lambda few: self.to_device(collate.collate(few)), samples))
 
     def add(self, draw: Draw, step: PrivateStep, given: StepArguments, guard: Guard | None = None) -> Tensor:
         """Add the clipped gradients of a draw to a step that has begun.
@@ -98,7 +108,10 @@ class PhysicalBatches:
         trainer = self.module._trainer
         if trainer is not None and trainer._results is not None and trainer.lightning_module is self.module:
             trainer._results.batch, trainer._results.batch_size = batch, size
-        yield from BACKENDS[self.grads](self.module, lambda part, n: self._losses(part, n, given), batch, size)
+        options = {"layout": self.layout} if self.grads == "vmap" else {}
+        yield from BACKENDS[self.grads](
+            self.module, lambda part, n: self._losses(part, n, given), batch, size, **options
+        )
 
     def gradients_of_samples(
         self, samples: Sequence[Any], collate: PhysicalCollate, given: StepArguments
@@ -131,7 +144,7 @@ class PhysicalBatches:
     def _add_part(self, part: PhysicalBatch, step: PrivateStep, given: StepArguments) -> Tensor:
         """Add one physical batch; return the sum of its examples' losses, or of its units' mean losses."""
         batch = self._checked(part)
-        ids = self._ids(batch, part, step.policy)
+        ids = self._ids(batch, part, step)
         if part.owner is None:
             return self._add_examples(batch, part, step, ids, given)
         if part.more:
@@ -185,9 +198,9 @@ class PhysicalBatches:
             check_owners(part, self.unit)
         return self.to_device(part.batch)
 
-    def _ids(self, batch: Any, part: PhysicalBatch, policy: ClippingPolicy) -> Tensor | None:
-        """Return the group ids of the examples or units, None where the policy reads none."""
-        if self.group is None or not policy.needs_groups:
+    def _ids(self, batch: Any, part: PhysicalBatch, step: PrivateStep) -> Tensor | None:
+        """Return the group ids of the examples or units, None where nothing depends on them."""
+        if self.group is None or not step.reads_groups:
             return None
         return group_of_units(self.group_ids(batch), part.owner)
 

@@ -18,7 +18,7 @@ from dplit.training.checks.collate import check_collation
 from dplit.training.checks.loader import TrainLoader
 from dplit.training.checks.model import FixedNorms, check_norms
 from dplit.training.physical_batches import PhysicalBatches, StepArguments
-from dplit.training.probing import Probes, find_physical_batch_size
+from dplit.training.probing import Probes, find_physical_batch_size, with_layout
 from dplit.training.run_record import RunRecord
 from dplit.training.setup import FitPlan
 from dplit.training.state_guard import StateGuard
@@ -67,6 +67,7 @@ class PrivateFit:
         self.training_logs = training_logs
         self.find_size = find_size
         self.memory_limit = memory_limit
+        check_rates(step, train.sampler)
         self._last_draw: Draw | None = None
         self._before = spending.fingerprints([*step.module.parameters(), *step.module.buffers()])
         self._fixed_norms: FixedNorms | None = None
@@ -159,6 +160,7 @@ class PrivateFit:
         first = not self.probes.done
         if first:
             check_collation(self.train)
+            self.batches = self.probes.batches = with_layout(self.batches, self.train, self.guard.trials)
         self.probes.before_draw(given, self.trainer.current_epoch)
         if first and self.find_size:
             policy = self.plan.policy
@@ -166,6 +168,20 @@ class PrivateFit:
                 self.batches, self.train, policy, given, self.memory_limit, self.guard.trials
             )
             self.record.other_releases.add("physical batch size: chosen by the memory that long records take, printed")
+
+
+def check_rates(step: PrivateStep, sampler: PoissonBatches) -> None:
+    """Refuse a sampler that draws at other rates by group than the step charges.
+
+    Raises:
+        PrivacyError: the policy's rates by group are not those that the loader was made with.
+    """
+    drawn, charged = [rate for _, rate in sampler.strata], step.rates
+    if drawn != charged:
+        raise PrivacyError(
+            f"records are drawn at the rates {', '.join(f'{q:g}' for q in drawn)}, but {type(step.policy).__name__} is charged "
+            f"at {', '.join(f'{q:g}' for q in charged)}; a policy's rates by group must not change"
+        )
 
 
 def check_draw(draw: Draw, sampler: PoissonBatches, trainer: Trainer) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 
 from dplit.clipping import ClippingPolicy
 from dplit.grads.backends import MAX_EXAMPLES, PROBE_EXAMPLES, joined
+from dplit.grads.batch_layout import LOOKED_AT
 from dplit.grads.coupling.probe import LEVELS, ROUGH, examine, examine_in_company
 from dplit.grads.coupling.trial import Trials
 from dplit.grads.per_example import PerExample
@@ -110,6 +111,17 @@ class Probes:
             return False
         self._flags.add(flags)
         return len(self._flags) > 1
+
+
+def with_layout(batches: PhysicalBatches, train: TrainLoader, trials: Trials | None = None) -> PhysicalBatches:
+    """Return the same with the layout of the loader's batches, found from real records.
+
+    Raises:
+        ConfigurationError: the collate function makes no batch of any number of samples.
+    """
+    records = single_records(train.loader.dataset)
+    with (trials or Trials(batches.module)).run():
+        return batches.laid_out(_random(records, LOOKED_AT), train.collate)
 
 
 def check_coupling(

@@ -15,7 +15,7 @@ class Reduction(ABC):
     """Adds up the clipped gradients of one draw and returns their noisy mean.
 
     What one device computes is a part of the sum; `noisy_mean` returns the mean of the whole sum, with noise in every
-    number exactly once, placed as the parameters are.
+    number exactly once, placed as the parameters are. A complex number is two numbers, its real and its imaginary part.
     """
 
     @abstractmethod
@@ -64,9 +64,9 @@ class OneDevice(Reduction):
     def noisy_mean(
         self, parameters: Mapping[str, nn.Parameter], noise: ReleaseNoise, std: float, divisor: float
     ) -> dict[str, Tensor]:
-        """Return the noisy mean of each parameter's sum, in float32 or, for a float64 parameter, float64."""
+        """Return the noisy mean of each parameter's sum, in float32 or, for a float64 parameter, float64; or complex likewise."""
         totals = {name: self._take(name, parameter) for name, parameter in parameters.items()}
-        noise.add(list(totals.values()), std, divisor)
+        noise.add([torch.view_as_real(t) if t.is_complex() else t for t in totals.values()], std, divisor)
         return totals
 
     def total(self, statistic: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class OneDevice(Reduction):
         return statistic
 
     def _take(self, name: str, parameter: Tensor) -> Tensor:
-        dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(parameter.dtype, torch.float32)
         if name not in self._sums:
             return torch.zeros(parameter.shape, dtype=dtype, device=parameter.device)
-        return self._sums.pop(name).detach().to(dtype).contiguous()
+        return self._sums.pop(name).detach().to(dtype).resolve_conj().contiguous()

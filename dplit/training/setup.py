@@ -156,9 +156,9 @@ def strata_of_policy(
     Raises:
         ConfigurationError: a policy that reads groups, and records of one person in different ones.
     """
-    rates = Charge.of(policy, 1.0, rate).rates
-    if rates:
-        return strata(loader, read, [group_rate for _, group_rate in rates])
-    if policy.needs_groups and isinstance(loader.dataset, People):
+    charge = Charge.of(policy, 1.0, rate)
+    if charge.rates:
+        return strata(loader, read, [group_rate for _, group_rate in charge.rates])
+    if (policy.needs_groups or charge.differs_by_group) and isinstance(loader.dataset, People):
         groups_of_units(loader, read)
     return None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dplit.clipping.policy import ClippingPolicy
+from dplit.clipping.policy import ClippingPolicy, Query
 from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.grads.parameters import trainable_parameters
 from dplit.grads.per_example import PerExample
@@ -85,30 +85,36 @@ class PrivateStep:
         self._statistic: Tensor | None = None
         self._wait_for_disk: Callable[[], None] | None = None
 
+    @property
+    def reads_groups(self) -> bool:
+        """Whether `accumulate` needs group ids: the policy reads them, or groups are charged differently."""
+        return self.policy.needs_groups or self._charge.differs_by_group
+
+    @property
+    def rates(self) -> list[float]:
+        """The rate of each declared group, where they have rates of their own; else the one rate of all records."""
+        return [rate for _, rate in self._charge.rates] or [self.rate]
+
     def accumulate(self, gradients: PerExample, group: Tensor | None = None) -> None:
         """Add one physical batch of the current draw.
 
         Args:
             gradients: of its n examples.
-            group: `(n,)` ids into the declared groups; needed only by policies that read them.
+            group: `(n,)` ids into the declared groups; needed only where `reads_groups`.
 
         Raises:
-            ConfigurationError: as many ids as examples were not given.
+            ConfigurationError: as many ids of declared groups as examples were not given.
             BudgetExhausted: the target would be passed.
-            PrivacyError: the policy's caps or noise are not those the target was solved for, or its rates not those
-                that records are drawn at.
+            PrivacyError: the policy's caps or noise are not those the target was solved for, its rates not those that
+                records are drawn at, or what it says of itself depends on the examples.
         """
         self._charge_draw()
         norms = norms_for(self.policy, gradients)
-        ids = torch.zeros(norms.shape[-1:], dtype=torch.int64) if group is None else group
-        if ids.shape != norms.shape[-1:]:
-            raise ConfigurationError(
-                f"group ids of shape {tuple(ids.shape)} for {norms.shape[-1]} examples; give one id for each example"
-            )
-        ids = ids.to(norms.device)
+        ids = self._checked_ids(group, norms.shape[-1]).to(norms.device)
         self._ask(norms, ids)
         ratios = [ratio for _, ratio in self._charge.sensitivity_ratios]
         weights = bounded(self.policy.weights(norms, ids), norms, ids, self._bound, ratios)
+        self._check_policy_stayed()
         named = weights if weights.dim() == 1 else dict(zip(gradients.parameters, weights, strict=True))
         self.reduction.add(gradients.weighted_sum(named))
 
@@ -158,13 +164,56 @@ class PrivateStep:
             )
         self._charge, self.event = charge, charge.event()
 
+    def _checked_ids(self, group: Tensor | None, examples: int) -> Tensor:
+        """Return the `(n,)` group ids of the examples, zeros where nothing depends on them."""
+        if group is None and not self.reads_groups:
+            return torch.zeros(examples, dtype=torch.int64)
+        if group is None:
+            raise ConfigurationError(
+                f"{type(self.policy).__name__} treats groups differently, but no group ids were given; give one for each example"
+            )
+        if group.shape != (examples,):
+            raise ConfigurationError(
+                f"group ids of shape {tuple(group.shape)} for {examples} examples; give one id for each example"
+            )
+        count = len(self.policy.groups)
+        if self.reads_groups and bool(((group < 0) | (group >= count)).any()):
+            raise ConfigurationError(
+                f"a group id lies outside the {count} declared groups ({', '.join(self.policy.groups)}); declare them all"
+            )
+        return group
+
+    def _check_policy_stayed(self) -> None:
+        """Refuse a policy that moved its bound, caps or noise while it looked at the norms of a draw."""
+        now = Charge.of(self.policy, self.noise_multiplier, self.rate), self.policy.bound
+        if now != (self._charge, self._bound):
+            raise PrivacyError(
+                f"{type(self.policy).__name__} changed its bound, caps or noise while it looked at exact norms, so the noise "
+                "would depend on them; move thresholds in tell(), by noisy answers"
+            )
+
     def _ask(self, norms: Tensor, ids: Tensor) -> None:
-        """Add the policy's statistic of one physical batch to that of the draw."""
+        """Add the policy's statistic of one physical batch to that of the draw.
+
+        Raises:
+            PrivacyError: its sensitivity is another than that of the statistic of no examples.
+        """
         query = self.policy.ask(norms, ids)
         if query is not None:
+            self._check_sensitivity(query, norms)
             value = query.value.detach().to("cpu", torch.float64)
             self._statistic = value if self._statistic is None else self._statistic + value
             self._sensitivity = query.sensitivity
+
+    def _check_sensitivity(self, query: Query, norms: Tensor) -> None:
+        """The noise of an answer is a multiple of its sensitivity, which must not depend on the examples."""
+        none = self.policy.ask(norms[..., :0], torch.zeros(0, dtype=torch.int64, device=norms.device))
+        if none is None or query.sensitivity != none.sensitivity or not 0 < query.sensitivity < math.inf:
+            stated = "nothing" if none is None else f"{none.sensitivity:g}"
+            raise PrivacyError(
+                f"{type(self.policy).__name__} states a sensitivity of {query.sensitivity:g} for a statistic of examples and "
+                f"{stated} for that of none; a sensitivity is one constant, above 0, whatever the examples"
+            )
 
     def _answer(self, noise: ReleaseNoise) -> None:
         """Give the policy the noisy statistic of the draw; of an empty draw that of no examples."""

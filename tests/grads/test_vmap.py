@@ -16,6 +16,7 @@ from dplit.errors import ConfigurationError, UnsupportedOperation
 from dplit.grads import PerExample, Tape
 from dplit.grads import vmap as vmap_module
 from dplit.grads.backends import by_loop, by_tape, by_vmap, joined
+from dplit.grads.batch_layout import batch_layout, layout_of_one
 from tests.grads.rules.test_rules import BODIES, Text, losses, padded_ids
 from tests.oracle import law_exact, loop_gradients
 
@@ -189,9 +190,9 @@ def test_mutant_a_run_of_the_wrong_examples_is_caught(monkeypatch: pytest.Monkey
     honest = vmap_module._run
     first: list[Any] = []
 
-    def repeating(module: Any, losses: Any, batch: Any, run: Any, dims: Any) -> Any:
+    def repeating(module: Any, losses: Any, batch: Any, run: Any) -> Any:
         first.append(run)
-        return honest(module, losses, batch, [leaf[: len(now)] for leaf, now in zip(first[0], run, strict=True)], dims)
+        return honest(module, losses, batch, {path: first[0][path][: len(now)] for path, now in run.items()})
 
     monkeypatch.setattr(vmap_module, "_run", repeating)
     with pytest.raises(AssertionError):
@@ -199,7 +200,7 @@ def test_mutant_a_run_of_the_wrong_examples_is_caught(monkeypatch: pytest.Monkey
 
 
 def test_mutant_a_batch_seen_whole_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vmap_module, "_with_tensors", lambda data, others: data)
+    monkeypatch.setattr(vmap_module, "with_parts", lambda data, others: data)
     module, x = built("images")
     with pytest.raises(AssertionError):
         law_equals_the_oracle(at_once, module, squares, x)
@@ -345,3 +346,85 @@ def test_mixed_precision_gradients_are_float32() -> None:
 
     (grad,) = joined(by_vmap(module, loss, x, N)).factors["weight"]
     assert grad.dense().dtype == torch.float32
+
+
+# -- what belongs to the examples --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Frozen:
+    x: Tensor
+    scale: Tensor
+
+
+KINDS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "mapping": lambda x, s: {"x": x, "scale": s},
+    "frozen dataclass": Frozen,
+    "nested": lambda x, s: {"x": x, "constants": [{"scale": s}]},
+}
+
+
+def parts_of(batch: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(batch, Frozen):
+        return batch.x, batch.scale
+    return batch["x"], batch["scale"] if "scale" in batch else batch["constants"][0]["scale"]
+
+
+def law_what_is_for_all_is_not_cut(kind: str, n: int) -> None:
+    """A scale of three classes, whatever the number of examples."""
+    torch.manual_seed(5)
+    module, scale = nn.Linear(6, 3).double(), torch.rand(3).double()
+    samples = list(torch.randn(n, 6).double())
+
+    def collate(rows: list[Tensor]) -> Any:
+        return KINDS[kind](torch.stack(rows), scale)
+
+    def loss(batch: Any, size: int) -> Tensor:
+        x, by = parts_of(batch)
+        return (module(x) * by).square().sum(1)
+
+    expected = loop_gradients(module, lambda i: (module(samples[i][None]) * scale).square().sum(1), n)
+    layout = batch_layout(collate, samples)
+    law_exact(joined(by_vmap(module, loss, collate(samples), n, layout)), expected, TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_what_is_for_all_examples_is_not_cut_up(kind: str, n: int) -> None:
+    law_what_is_for_all_is_not_cut(kind, n)
+
+
+def test_mutant_a_layout_by_the_number_of_rows_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "batch_layout", lambda collate, rows: layout_of_one(collate(rows), len(rows)))
+    law_what_is_for_all_is_not_cut("mapping", 4)
+    with pytest.raises(AssertionError):
+        law_what_is_for_all_is_not_cut("mapping", 3)
+
+
+USED: dict[str, Callable[[nn.Module, dict[str, Any]], Tensor]] = {
+    "a list of weights": lambda module, b: module(b["x"]).sum(1) * torch.tensor(b["weights"]).sum(),
+    "a count": lambda module, b: module(b["x"]).sum(1) / b["count"],
+    "a list of tensors": lambda module, b: torch.stack([module(row).sum() for row in b["rows"]]).sum(),
+    "time first": lambda module, b: module(b["turned"].mT).sum(1).mean(),
+}
+
+
+@pytest.mark.parametrize("used", USED.values(), ids=USED)
+def test_what_holds_several_examples_may_not_be_used(used: Callable[[nn.Module, dict[str, Any]], Tensor]) -> None:
+    module, samples = nn.Linear(6, 3), list(torch.randn(4, 6))
+
+    def collate(rows: list[Tensor]) -> dict[str, Any]:
+        x = torch.stack(rows)
+        return {"x": x, "rows": rows, "weights": [0.5] * len(rows), "count": len(rows), "turned": x.mT}
+
+    batch, layout = collate(samples), batch_layout(collate, samples)
+    list(by_vmap(module, lambda b, n: module(b["x"]).sum(1), batch, 4, layout))
+    with pytest.raises(UnsupportedOperation, match=r"batch\['\w+'\] holds several examples.*grads='loop'"):
+        list(by_vmap(module, lambda b, n: used(module, b), batch, 4, layout))
+
+
+def test_another_number_of_rows_than_examples_is_refused() -> None:
+    layout = batch_layout(torch.stack, list(torch.randn(4, 6)))
+    module = nn.Linear(6, 3)
+    with pytest.raises(ConfigurationError, match=r"batch of shape \(5, 6\) .* of 4 examples"):
+        list(by_vmap(module, lambda one, n: module(one).sum(1), torch.randn(5, 6), 4, layout))

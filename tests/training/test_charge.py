@@ -68,3 +68,33 @@ def test_ratios_of_other_groups_are_refused(caps: dict[str, float]) -> None:
     policy.declare(GROUPS)
     with pytest.raises(PrivacyError, match="need each declared group once"):
         Charge.of(policy, 1.0, 0.01)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, 1.5, math.nan, math.inf])
+@pytest.mark.parametrize("what", ["caps", "rates"])
+def test_caps_and_rates_out_of_range_are_refused(what: str, value: float) -> None:
+    """A cap above 1 would let a record move the sum by more than the overall charge says."""
+
+    class Odd(Flat):
+        @property
+        def caps(self) -> dict[str, float]:
+            return {"north": 1.0, "south": value if what == "caps" else 1.0}
+
+        def rates(self, rate: float) -> dict[str, float]:
+            return {"north": 0.1, "south": value if what == "rates" else 0.1}
+
+    policy = Odd()
+    policy.declare(GROUPS)
+    with pytest.raises(PrivacyError, match=f"states {value:g} for the group south"):
+        Charge.of(policy, 1.0, 0.01)
+
+
+def test_groups_are_charged_differently_by_caps_or_rates() -> None:
+    alike, capped, drawn = (
+        Flat(),
+        GroupThresholds({"north": 1.0, "south": 0.25}),
+        GroupRates({"north": 1.0, "south": 4.0}),
+    )
+    for policy, differs in ((alike, False), (capped, True), (drawn, True)):
+        policy.declare(GROUPS)
+        assert Charge.of(policy, 1.0, 0.01).differs_by_group is differs

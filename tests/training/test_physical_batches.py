@@ -197,3 +197,18 @@ def test_everything_else_is_refused_in_one_line(loss: object, says: str, kind: t
     with pytest.raises(kind, match=says) as refused:
         losses_per_example(loss, 3, None)
     assert "\n" not in str(refused.value)
+
+
+class Forgetful(GroupThresholds):
+    """Has caps, and forgets to say that it reads groups."""
+
+    needs_groups = False
+
+
+@pytest.mark.parametrize("backend", ["tape", "vmap"])
+def test_groups_are_read_where_caps_are_stated(backend: str) -> None:
+    policies = [make_policy(THRESHOLDS) for make_policy in (GroupThresholds, Forgetful)]
+    for policy in policies:
+        policy.declare(GROUPS)
+    said, forgot = (taken(linear(), SAMPLES, 4, p, grads=backend, group="group", groups=GROUPS)[1] for p in policies)
+    assert torch.allclose(said, forgot, atol=1e-7)

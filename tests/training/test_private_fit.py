@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import dplit
+from dplit.clipping import GroupRates
 from dplit.errors import BudgetExhausted, PrivacyError
 from dplit.training import private_fit
 from dplit.training.physical_batches import StepArguments
@@ -121,3 +122,30 @@ def test_the_strategy_holds_one_fit_and_begins_another() -> None:
     assert strategy.private_fit.plan.size == 20_000
     assert strategy.delta == 1 / 200_000
     assert strategy.ledger.steps == 6
+
+
+class Drifting(GroupRates):
+    """Halves its rates once the loader is made, so that records are drawn more often than they are charged."""
+
+    def __init__(self) -> None:
+        super().__init__({"a": 2.0, "b": 1.0, "c": 1.0})
+        self._asked = 0
+
+    def rates(self, rate: float) -> dict[str, float]:
+        self._asked += 1
+        return {name: q / min(2, self._asked) for name, q in super().rates(rate).items()}
+
+
+def law_rates_are_those_charged() -> None:
+    with pytest.raises(PrivacyError, match="records are drawn at the rates"):
+        fit(strategy=dplit.DPStrategy(Drifting(), group="group", groups=["a", "b", "c"]))
+
+
+def test_rates_that_change_before_the_first_step_are_refused() -> None:
+    law_rates_are_those_charged()
+
+
+def test_mutant_that_trusts_the_loader_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_fit, "check_rates", lambda step, sampler: None)
+    with pytest.raises(pytest.fail.Exception):
+        law_rates_are_those_charged()

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from dplit.clipping import Flat
 from dplit.errors import CoupledExamples
+from dplit.grads.batch_layout import Role
 from dplit.grads.coupling.trial import Trials
 from dplit.sampling.loader import poisson_loader
 from dplit.training import probing
@@ -187,3 +188,23 @@ def test_the_size_in_use_is_looked_at() -> None:
     train.collate.max_rows = 16
     with pytest.raises(CoupledExamples):
         check_coupling(batches, train, GIVEN)
+
+
+class Priors(Linear):
+    """Class priors travel in the batch, as many as there are classes."""
+
+    def losses(self, batch: dict[str, Tensor]) -> Tensor:
+        return super().losses(batch) + batch["priors"].sum()
+
+
+def test_vmap_learns_which_parts_belong_to_examples() -> None:
+    batches, train = looked_at(Linear(), "vmap")
+    users = train.collate.collate
+    train.collate.collate = lambda rows: {**users(rows), "priors": torch.ones(8)}
+    random = torch.get_rng_state()
+    layout = probing.with_layout(batches, train).layout
+    assert layout is not None
+    assert layout.roles["batch['priors']"] is Role.SHARED
+    assert layout.roles["batch['x']"] is Role.ROWS
+    assert torch.equal(torch.get_rng_state(), random)
+    check_coupling(probing.with_layout(looked_at(Priors(), "vmap")[0], train), train, GIVEN)

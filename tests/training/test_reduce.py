@@ -133,3 +133,29 @@ class _TouchedOnly(OneDevice):
 def test_mutants_are_caught(law: Callable[[Callable[[], Reduction]], None], mutant: type[Reduction]) -> None:
     with pytest.raises((AssertionError, ZeroDivisionError)):
         law(mutant)
+
+
+def law_noise_in_both_parts(make: Callable[[], Reduction]) -> None:
+    """A complex number is two numbers: each part of it has the whole standard deviation."""
+    parameter = {"w": nn.Parameter(torch.zeros(20_000, dtype=torch.complex64))}
+    reduction = make()
+    reduction.add({"w": torch.full((20_000,), 4 + 8j, dtype=torch.complex64)})
+    mean = reduction.noisy_mean(parameter, GaussianNoise(seed=1).release(0), STD, DIVISOR)["w"]
+    assert mean.dtype == torch.complex64
+    for part, expected in ((mean.real, 1.0), (mean.imag, 2.0)):
+        assert float(part.mean()) == pytest.approx(expected, abs=0.03)
+        assert float(part.std()) == pytest.approx(STD / DIVISOR, rel=0.03)
+    assert abs(float((mean.real * mean.imag).mean()) - 2.0) < 0.05
+    untouched = make().noisy_mean(parameter, GaussianNoise(seed=1).release(0), STD, DIVISOR)["w"]
+    assert float(untouched.imag.std()) == pytest.approx(STD / DIVISOR, rel=0.03)
+
+
+@every_reduction
+def test_noise_in_both_parts_of_complex_numbers(make: Callable[[], Reduction]) -> None:
+    law_noise_in_both_parts(make)
+
+
+def test_mutant_noise_in_the_real_part_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "view_as_real", lambda x: x.real.contiguous())
+    with pytest.raises(AssertionError):
+        law_noise_in_both_parts(OneDevice)

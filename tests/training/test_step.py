@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dplit.clipping import ClippingPolicy, Flat, GroupQuantile
-from dplit.errors import BudgetExhausted, ConfigurationError
+from dplit.clipping import ClippingPolicy, Flat, GroupQuantile, Quantile
+from dplit.clipping.policy import Query
+from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.grads import Tape
 from dplit.noise.gaussian import GaussianNoise, GaussianReleaseNoise
 from dplit.noise.keys import KeyedGenerators
@@ -432,3 +433,93 @@ def test_no_noise_is_refused(options: dict[str, float]) -> None:
     given = {"noise_multiplier": 1.0, "rate": 0.1, "expected_batch_size": 1.0, **options}
     with pytest.raises(ConfigurationError):
         PrivateStep(net(), Flat(), ledger=Ledger(), **given)
+
+
+# -- what a policy says of itself is held to ---------------------------------------------------------------------
+
+
+class Forgetful(ClippingPolicy):
+    """States caps, and forgets to say that it reads groups."""
+
+    bound = 1.0
+
+    def __init__(self, ratios: dict[str, float] | None = None) -> None:
+        self.ratios = dict(zip(GROUPS, (1.0, 0.1, 0.5), strict=False)) if ratios is None else ratios
+
+    @property
+    def caps(self) -> dict[str, float]:
+        return self.ratios
+
+    def weights(self, norms: Tensor, group: Tensor) -> Tensor:
+        return torch.full_like(norms, 1e6)
+
+
+def law_caps_hold(group: int, scale: float) -> None:
+    policy = Forgetful()
+    cap = list(policy.ratios.values())[group]
+    x = torch.full((1, 4), scale, dtype=torch.float64)
+    moved = summed(x, torch.tensor([group]), policy)
+    assert float(moved.norm()) <= cap * (1 + 1e-5)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(group=st.integers(0, len(GROUPS) - 1), scale=st.floats(1e-3, 1e3))
+def test_a_cap_is_held_whatever_the_policy_forgot(group: int, scale: float) -> None:
+    law_caps_hold(group, scale)
+
+
+def test_mutant_that_reads_groups_only_when_the_policy_says_so_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PrivateStep, "reads_groups", property(lambda step: step.policy.needs_groups))
+    monkeypatch.setattr(
+        PrivateStep,
+        "_checked_ids",
+        lambda step, group, n: group if step.reads_groups else torch.zeros(n, dtype=torch.int64),
+    )
+    with pytest.raises(AssertionError):
+        law_caps_hold(1, 10.0)
+
+
+def test_caps_without_group_ids_are_refused() -> None:
+    step = make(net(), Forgetful(), SILENT)
+    with Tape(step.module, 2) as tape:
+        losses = step.module(torch.randn(2, 4).double()).sum(1)
+    with pytest.raises(ConfigurationError, match="treats groups differently, but no group ids were given"):
+        step.accumulate(tape.backward(losses))
+
+
+@pytest.mark.parametrize("group", [-1, len(GROUPS)])
+def test_a_group_that_is_not_declared_is_refused(group: int) -> None:
+    with pytest.raises(ConfigurationError, match="outside the 3 declared groups"):
+        summed(torch.randn(2, 4).double(), torch.tensor([0, group]), Forgetful())
+
+
+class Peeking(Flat):
+    """Moves its bound to the largest norm it sees, without a query."""
+
+    def weights(self, norms: Tensor, group: Tensor) -> Tensor:
+        self.threshold = float(norms.max())
+        return super().weights(norms, group)
+
+
+class Swaying(Quantile):
+    """States a sensitivity that depends on the examples."""
+
+    def ask(self, norms: Tensor, group: Tensor) -> Query:
+        return Query(norms.double().sum(), sensitivity=float(norms.sum()) + 1)
+
+
+class SwayingByGroup(Quantile):
+    """States a smaller sensitivity where a group is absent."""
+
+    def ask(self, norms: Tensor, group: Tensor) -> Query:
+        return Query(norms.double().sum(), sensitivity=2.0 if bool((group == 1).any()) else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "named"),
+    [(Peeking(1.0), "changed its bound"), (Swaying(), "sensitivity"), (SwayingByGroup(), "sensitivity of 2")],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_policy_says_of_itself_may_not_depend_on_the_examples(policy: ClippingPolicy, named: str) -> None:
+    with pytest.raises(PrivacyError, match=named):
+        summed(torch.randn(3, 4).double(), torch.tensor([0, 1, 2]), policy)

@@ -354,17 +354,21 @@ def _differs(a: _Summary, b: _Summary, allowed: float) -> bool:
 
 
 def gradient_of(gradients: PerExample, i: int) -> dict[str, Tensor]:
-    """Return the whole gradient of example i, by parameter name."""
+    """Return the whole gradient of example i, by parameter name; a complex number is two numbers."""
     weights = torch.zeros_like(gradients.norms())
     weights[i] = 1.0
-    return gradients.weighted_sum(weights)
+    sums = gradients.weighted_sum(weights)
+    return {name: torch.view_as_real(g.resolve_conj()) if g.is_complex() else g for name, g in sums.items()}
 
 
 def _tolerance(gradients: PerExample) -> float:
     """Return the tolerance for the narrowest type among the factors of the gradients."""
     factors = [grad for grads in gradients.factors.values() for grad in grads]
     types = {
-        t.dtype for grad in factors for t in vars(grad).values() if isinstance(t, Tensor) and t.is_floating_point()
+        t.dtype.to_real()
+        for grad in factors
+        for t in vars(grad).values()
+        if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())
     }
     return max((TOLERANCE.get(dtype, ROUGH) for dtype in types), default=ROUGH)
 

@@ -260,6 +260,7 @@ class Tape(TorchFunctionMode):
         if func not in registry.TAKES_NO_DATA and all(id(t) in tracked or t in self._constants for t in given):
             return self._derive(func, args, kwargs)
         if func in registry.RULES and torch.is_grad_enabled():
+            self._refuse_complex(func, given)
             if self._axes and func not in registry.TAKES_ANY_BATCH_AXIS:
                 self._check_all_outermost(func, given)
             return registry.RULES[func](self, *args, **kwargs)
@@ -295,6 +296,14 @@ class Tape(TorchFunctionMode):
         ):
             is_constant = lambda t: t in self._constants or id(t) in self._tracked  # noqa: E731
             propagate.follow(propagate.Call(self._axes, func, args, kwargs, result, is_constant))
+
+    def _refuse_complex(self, func: TorchFunction, given: list[Tensor]) -> None:
+        if any(t.is_complex() for t in given):
+            raise self.refusal(
+                func,
+                given,
+                "meets complex numbers, of which the tape takes no gradients; set DPStrategy(grads='loop'), or 'vmap'",
+            )
 
     def _check_all_outermost(self, func: TorchFunction, given: list[Tensor]) -> None:
         tracked = [t for t in given if id(t) in self._tracked]

@@ -69,7 +69,7 @@ class AdamBC(Optimizer):
             self._average_noise(group, noise_variance)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+                    self._update(self.state[parameter], _real(parameter), _real(parameter.grad), group)
         return loss
 
     def _average_noise(self, group: ParameterGroup, noise_variance: float) -> None:
@@ -77,8 +77,8 @@ class AdamBC(Optimizer):
         group["taken"] += 1
         group["noise_moment"] = decay * group["noise_moment"] + (1 - decay) * noise_variance
 
-    def _update(self, parameter: Tensor, gradient: Tensor, group: ParameterGroup) -> None:
-        state, (first, second) = self.state[parameter], group["betas"]
+    def _update(self, state: dict[str, Tensor], parameter: Tensor, gradient: Tensor, group: ParameterGroup) -> None:
+        first, second = group["betas"]
         if not state:
             state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["mean"].lerp_(gradient, 1 - first)
@@ -87,3 +87,8 @@ class AdamBC(Optimizer):
         corrected = ((state["square"] - group["noise_moment"]) / bias_correction).clamp(min=group["floor"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.addcdiv_(state["mean"], corrected.sqrt_(), value=-group["lr"] / (1 - first ** group["taken"]))
+
+
+def _real(x: Tensor) -> Tensor:
+    """Return a tensor that shares memory with x, in which a complex number is two numbers."""
+    return torch.view_as_real(x) if x.is_complex() else x

@@ -40,12 +40,14 @@ def test_mutant_the_noise_is_not_taken_out():
         law_steps_are_as_large_as_without_noise(lambda params: AdamBC(params, lambda: 0.0, floor=1e-3))
 
 
-def test_without_noise_it_is_adamw():
-    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 5, dtype=torch.float64)) for _ in range(2))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_without_noise_it_is_adamw(dtype):
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 5, dtype=torch.float64).to(dtype)) for _ in range(2))
     one = AdamBC([ours], lambda: 0.0, lr=0.01, floor=1e-30, weight_decay=0.1)
     other = torch.optim.AdamW([theirs], lr=0.01, eps=0, weight_decay=0.1)
     for step in range(5):
-        ours.grad = theirs.grad = torch.cos(torch.arange(5.0, dtype=torch.float64) + step)
+        phase = 1 if dtype.is_floating_point else 1 + 2j
+        ours.grad = theirs.grad = phase * torch.cos(torch.arange(5.0, dtype=torch.float64) + step).to(dtype)
         one.step()
         other.step()
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)

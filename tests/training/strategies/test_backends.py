@@ -89,7 +89,7 @@ def test_mutant_runs_out_of_order_are_caught(monkeypatch: pytest.MonkeyPatch) ->
     """Group ids must go with the examples they belong to."""
     honest = backends.by_vmap
     monkeypatch.setattr("dplit.grads.factors.base.MAX_INSTANTIATED", 4 * 63)
-    monkeypatch.setitem(backends.BACKENDS, "vmap", lambda *a: iter([*honest(*a)][::-1]))
+    monkeypatch.setitem(backends.BACKENDS, "vmap", lambda *a, **k: iter([*honest(*a, **k)][::-1]))
     monkeypatch.setattr(PrivateFit, "_probe", lambda self, given: None)
     with pytest.raises(AssertionError):
         law_engines_agree(POLICIES["groups"])
