@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dplit.errors import ConfigurationError
 from dplit.grads.factors.base import DenseGrad
+from dplit.grads.ownership.proof import Proof
 from dplit.grads.parameters import trainable_parameters
 from dplit.grads.per_example import PerExample
 from dplit.grads.tape.tape import Tape
@@ -19,12 +20,25 @@ Backend = Callable[[nn.Module, Losses, Batch, int], Iterator[LossesAndGradients]
 """From a module, its losses, a batch and its number of examples to the gradients of runs of consecutive examples."""
 
 
-def by_tape(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> Iterator[LossesAndGradients]:
+def by_tape(
+    module: nn.Module, losses: Losses, batch: Batch, examples: int, proof: Proof | None = None
+) -> Iterator[LossesAndGradients]:
     """Yield losses and gradients of the whole batch, recorded operation by operation.
+
+    Args:
+        module: its trainable parameters get gradients.
+        losses: computes the losses of the batch.
+        batch: tensors in mappings, sequences and dataclasses.
+        examples: n.
+        proof: certifies the path that the step takes; None where gradients are compared, and not used.
 
     Raises:
         UnsupportedOperation: a trainable parameter meets an operation without a rule, or gets a gradient unseen.
+        CoupledExamples, PrivacyError: as `Proof.record`.
     """
+    if proof is not None:
+        yield proof.record(module, losses, batch, examples)
+        return
     with Tape(module, examples) as tape:
         value = losses(batch, examples)
     yield value.detach(), tape.backward(value)

@@ -13,15 +13,16 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
-from dplit.errors import ConfigurationError, PrivacyError
 from dplit.grads.backends import BACKENDS, MAX_EXAMPLES, averaged, joined
 from dplit.grads.batch_layout import BatchLayout, batch_layout
 from dplit.grads.factors.units import Units
+from dplit.grads.ownership.proof import Proof
 from dplit.grads.per_example import PerExample
 from dplit.groups import GroupKey, group_ids
 from dplit.sampling.draws import Draw, PhysicalBatch, PhysicalCollate
 from dplit.sampling.loader import check_owners
 from dplit.sampling.units import group_of_units
+from dplit.training.losses import StepLosses
 from dplit.training.step import PrivateStep
 
 Part = tuple[Tensor, PerExample]
@@ -30,9 +31,6 @@ Part = tuple[Tensor, PerExample]
 
 Guard = Callable[[Callable[[Callable[[Any], Any]], None]], AbstractContextManager[None]]
 """From what runs a physical batch again, altered by a function, to what is active around it."""
-
-LossReduction = Literal["mean", "sum"]
-"""What a scalar loss is of the losses of its examples."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,9 @@ class PhysicalBatches:
         group: where a batch keeps its group ids.
         groups: the declared list of groups.
         unit: where a batch says whose each record is, where persons are drawn.
-        loss_reduction: what a scalar loss stands for.
+        losses: takes the losses of the examples out of what `training_step` returns.
         layout: which parts of a batch on the device belong to the examples; None while it is not known.
+        proof: certifies the paths of the steps whose gradients are used.
     """
 
     module: LightningModule
@@ -66,8 +65,9 @@ class PhysicalBatches:
     group: GroupKey | None = None
     groups: Sequence[str] = ()
     unit: GroupKey | None = None
-    loss_reduction: LossReduction | None = None
+    losses: StepLosses = field(default_factory=StepLosses)
     layout: BatchLayout | None = None
+    proof: Proof = field(default_factory=Proof)
 
     def on(self, module: LightningModule) -> PhysicalBatches:
         """Return the same for another module, such as a copy to measure."""
@@ -79,7 +79,20 @@ class PhysicalBatches:
         Raises:
             ConfigurationError: the collate function makes no batch of one sample more.
         """
-        return replace(self, layout=batch_layout(lambda few: self.to_device(collate.collate(few)), samples))
+        layout = batch_layout(lambda few: self.to_device(collate.collate(few)), samples)
+        self.proof.owners = replace(self.proof.owners, layout=layout)
+        return replace(self, layout=layout)
+
+    def certify(self, samples: Sequence[Any], collate: PhysicalCollate, given: StepArguments) -> None:
+        """Show on some samples that loss and gradient of each depend on it alone, where the backend takes them together.
+
+        Raises:
+            CoupledExamples, PrivacyError, UnsupportedOperation: as `Proof.certify`.
+        """
+        if self.grads == "tape" and len(samples) > 1:
+            batch = self.to_device(collate.collate(list(samples)))
+            self._begin_logging(batch, len(samples))
+            self.proof.certify(self.module, partial(self._losses, given=given), batch, len(samples))
 
     def add(self, draw: Draw, step: PrivateStep, given: StepArguments, guard: Guard | None = None) -> Tensor:
         """Add the clipped gradients of a draw to a step that has begun.
@@ -99,19 +112,31 @@ class PhysicalBatches:
                 losses.append(self._add_part(part, step, given))
         return torch.stack(losses).sum() / draw.units if losses else torch.zeros((), device=self.device)
 
-    def gradients(self, batch: Any, size: int, given: StepArguments) -> Iterator[Part]:
+    def gradients(self, batch: Any, size: int, given: StepArguments, *, proven: bool = False) -> Iterator[Part]:
         """Yield losses and gradients of a batch on the device, in runs of consecutive examples.
+
+        Args:
+            batch: on the device.
+            size: its number of examples.
+            given: what the trainer passes to `training_step` beside it.
+            proven: whether the gradients will be used, so that what they depend on has to be certified.
 
         Raises:
             PrivacyError, ConfigurationError: `training_step` returned something else than losses of its examples.
         """
+        self._begin_logging(batch, size)
+        options: dict[str, Any] = {}
+        if self.grads == "vmap":
+            options = {"layout": self.layout}
+        elif self.grads == "tape" and proven:
+            options = {"proof": self.proof}
+        yield from BACKENDS[self.grads](self.module, partial(self._losses, given=given), batch, size, **options)
+
+    def _begin_logging(self, batch: Any, size: int) -> None:
+        """Tell the trainer which batch it is about to log."""
         trainer = self.module._trainer
         if trainer is not None and trainer._results is not None and trainer.lightning_module is self.module:
             trainer._results.batch, trainer._results.batch_size = batch, size
-        options = {"layout": self.layout} if self.grads == "vmap" else {}
-        yield from BACKENDS[self.grads](
-            self.module, lambda part, n: self._losses(part, n, given), batch, size, **options
-        )
 
     def gradients_of_samples(
         self, samples: Sequence[Any], collate: PhysicalCollate, given: StepArguments
@@ -156,7 +181,7 @@ class PhysicalBatches:
     ) -> Tensor:
         """Add rows that are each a unit by themselves, run by run."""
         total, start = torch.zeros((), device=self.device), 0
-        for losses, gradients in self.gradients(batch, part.rows, given):
+        for losses, gradients in self.gradients(batch, part.rows, given, proven=True):
             end = start + gradients.examples
             step.accumulate(gradients, None if ids is None else ids[start:end])
             total, start = total + losses.sum(), end
@@ -173,7 +198,7 @@ class PhysicalBatches:
     ) -> Tensor:
         """Add units, each the mean of its rows."""
         units = Units(owner.to(self.device), part.units)
-        runs = list(self.gradients(batch, part.rows, given))
+        runs = list(self.gradients(batch, part.rows, given, proven=True))
         step.accumulate(joined(runs).averaged(units), ids)
         losses = torch.cat([values.expand(1) if values.dim() == 0 else values for values, _ in runs])
         return units.means(losses).sum() if len(losses) == part.rows else losses.sum() * part.units / part.rows
@@ -184,9 +209,9 @@ class PhysicalBatches:
         """Add one unit that has more rows than go through the model at one time."""
 
         def runs() -> Iterator[Part]:
-            yield from self.gradients(batch, part.rows, given)
+            yield from self.gradients(batch, part.rows, given, proven=True)
             for piece in part.more:
-                yield from self.gradients(self._checked(piece), piece.rows, given)
+                yield from self.gradients(self._checked(piece), piece.rows, given, proven=True)
 
         loss, gradients = averaged(runs(), part.rows + sum(piece.rows for piece in part.more))
         step.accumulate(gradients, ids)
@@ -205,32 +230,6 @@ class PhysicalBatches:
         return group_of_units(self.group_ids(batch), part.owner)
 
     def _losses(self, batch: Any, size: int, given: StepArguments) -> Tensor:
-        with self.precision.train_step_context():
+        with self.precision.train_step_context(), self.losses.following(size) as scalars:
             output = self.module.training_step(batch, *given.args, **given.kwargs)
-        loss = output.get("loss") if isinstance(output, Mapping) else output
-        return losses_per_example(loss, size, self.loss_reduction)
-
-
-def losses_per_example(loss: object, size: int, reduction: LossReduction | None) -> Tensor:
-    """Return `(n,)` losses, or the sum of the n losses that a declared reduction stands for.
-
-    Raises:
-        PrivacyError: it is no tensor.
-        ConfigurationError: it has another shape, or is a scalar without a declared reduction.
-    """
-    if not isinstance(loss, Tensor):
-        raise PrivacyError(
-            f"training_step returned {type(loss).__name__}; return losses per example, shape (n,), as a tensor or under 'loss'"
-        )
-    if loss.shape == (size,):
-        return loss
-    if loss.dim() == 0 and reduction is not None:
-        return loss * size if reduction == "mean" else loss
-    if loss.dim() == 0:
-        raise ConfigurationError(
-            "training_step returned a scalar; return losses per example, shape (n,), or say what the scalar is with "
-            "DPStrategy(loss_reduction='mean')"
-        )
-    raise ConfigurationError(
-        f"training_step returned a loss of shape {tuple(loss.shape)} for {size} examples; it must be ({size},)"
-    )
+        return self.losses.of(output, size, scalars)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -18,7 +18,7 @@ from dplit.training.checks.collate import check_collation
 from dplit.training.checks.loader import TrainLoader
 from dplit.training.checks.model import FixedNorms, check_norms
 from dplit.training.physical_batches import PhysicalBatches, StepArguments
-from dplit.training.probing import Probes, find_physical_batch_size, with_layout
+from dplit.training.probing import Probes, certify, find_physical_batch_size, with_layout
 from dplit.training.run_record import RunRecord
 from dplit.training.setup import FitPlan
 from dplit.training.state_guard import StateGuard
@@ -99,6 +99,7 @@ class PrivateFit:
         now = spending.fingerprints(tensor for tensor in tensors if isinstance(tensor, Tensor))
         spending.remember_values(now - self._before, self.step.ledger.run_id)
         spending.remember_spending(self.step.ledger)
+
     def trained_alone(self) -> AbstractContextManager[None]:
         """Return a context in which the parameters that no optimizer steps on are frozen."""
         return idle_frozen(self.batches.module, self.trainer.optimizers)
@@ -133,6 +134,7 @@ class PrivateFit:
             with self.guard.draw(), self.record.figures.step("training_step"):
                 loss = self.batches.add(draw, self.step, given, self.guard.physical_batch)
         check_norms(self.batches.module)
+        self.record.note_python_reads(self.batches.proof.harmless.lines())
         self.record.other_releases.update(
             f"{name}: metric, exact, kept by training_step" for name in self.guard.metrics
         )
@@ -155,12 +157,20 @@ class PrivateFit:
         self._fixed_norms.hold()
         check_norms(self.batches.module)
 
+    @contextmanager
+    def _unseen(self) -> Iterator[None]:
+        """Run the model a second time within a step, without a trace beside its gradients."""
+        with self.record.figures.silence(), self.guard.trials_within().run():
+            yield
+
     def _probe(self, given: StepArguments) -> None:
         """Look at real records before the first release, and again when it is time to; nothing of it is logged."""
         first = not self.probes.done
         if first:
             check_collation(self.train)
             self.batches = self.probes.batches = with_layout(self.batches, self.train, self.guard.trials)
+            self.batches.proof.unseen = self._unseen
+            certify(self.batches, self.train, given, self.guard.trials)
         self.probes.before_draw(given, self.trainer.current_epoch)
         if first and self.find_size:
             policy = self.plan.policy

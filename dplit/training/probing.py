@@ -23,6 +23,8 @@ from dplit.training.physical_batches import PhysicalBatches, StepArguments
 
 PROBES = 2
 """How often fresh records are compared alone and in company before the first release."""
+CERTIFIED = 8
+"""Most records of the step that is followed before the first; later steps of other paths are followed as they come."""
 POOL = 256
 """Records among which labels, and the longest and the shortest, are looked for."""
 POOL_SECONDS = 0.5
@@ -122,6 +124,17 @@ def with_layout(batches: PhysicalBatches, train: TrainLoader, trials: Trials | N
     records = single_records(train.loader.dataset)
     with (trials or Trials(batches.module)).run():
         return batches.laid_out(_random(records, LOOKED_AT), train.collate)
+
+
+def certify(batches: PhysicalBatches, train: TrainLoader, given: StepArguments, trials: Trials) -> None:
+    """Follow the operations of one step, on random records, before anything else is seen of them.
+
+    Raises:
+        CoupledExamples, PrivacyError, UnsupportedOperation: as `PhysicalBatches.certify`.
+    """
+    records = single_records(train.loader.dataset)
+    with trials.run():
+        batches.certify(_random(records, min(train.collate.max_rows, CERTIFIED)), train.collate, given)
 
 
 def check_coupling(

@@ -60,6 +60,11 @@ class StateGuard:
         """Runs of the model that leave no trace."""
         return Trials(self._module, self.state, self._scratch_tensors())
 
+    def trials_within(self) -> Trials:
+        """Return trials for the inside of a physical batch: they keep what it changed so far."""
+        state = LastingState(self._module, datamodule=datamodule_of(self._module._trainer))
+        return Trials(self._module, state, self._scratch_tensors())
+
     @contextmanager
     def draw(self, judge_anew: bool = False) -> Iterator[None]:
         """Guard one draw; with `judge_anew` what passed as a cache before is looked at again."""

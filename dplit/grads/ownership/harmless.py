@@ -66,3 +66,7 @@ class Harmless:
         if read.place in self.found:
             return "nothing of the losses follows from it: seen by giving Python other values"
         return next((why for (file, function), why in KNOWN.items() if read.is_in(file, function)), None)
+
+    def lines(self) -> list[str]:
+        """Return a line for each place that was read, with the reason why it passes."""
+        return [f"{read}: {why}" for read, why in sorted(self.met.items())]

@@ -36,6 +36,8 @@ class NotPlain:
     """A scalar that is no plain mean or sum over the examples, or is not seen to be one."""
 
     why: str
+    alone: bool = True
+    """Whether it is the loss of an example that is alone in its batch."""
 
 
 Seen = Plain | NotPlain
@@ -128,7 +130,8 @@ class ScalarLosses(TorchFunctionMode):
         if settings["weight"] is not None:
             return NotPlain(
                 f"{at} divides by the weights of the classes that are in the batch; multiply the losses of "
-                'reduction="none" by weight[target], or use reduction="sum"'
+                'reduction="none" by weight[target], or use reduction="sum"',
+                alone=False,
             )
         if target.is_floating_point():
             return None

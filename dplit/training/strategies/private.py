@@ -19,6 +19,9 @@ from dplit import noise as noise_sources
 from dplit.clipping import ClippingPolicy, Flat
 from dplit.errors import BudgetExhausted, ConfigurationError, PrivacyError
 from dplit.grads.backends import MAX_EXAMPLES, PROBE_EXAMPLES
+from dplit.grads.ownership.batch_owners import BatchOwners, Rows
+from dplit.grads.ownership.harmless import Harmless
+from dplit.grads.ownership.proof import Proof
 from dplit.groups import GroupKey, declared, group_ids
 from dplit.privacy import Gaussian, Ledger, Record, Target
 from dplit.protocols import DeclaresGroups, callbacks_of, datamodule_of
@@ -32,9 +35,10 @@ from dplit.training.checks.ledger import check_ledger
 from dplit.training.checks.loader import poisson_train_loader
 from dplit.training.checks.model import check_optimizers
 from dplit.training.checks.trainer import check_counts, check_throughput, check_trainer
+from dplit.training.losses import LossReduction, StepLosses
 from dplit.training.outlets.closure import return_no_loss, step_output
 from dplit.training.outlets.figures import Figures
-from dplit.training.physical_batches import LossReduction, PhysicalBatches, StepArguments
+from dplit.training.physical_batches import PhysicalBatches, StepArguments
 from dplit.training.private_fit import PrivateFit
 from dplit.training.run_record import RunRecord, Spent
 from dplit.training.saved_fit import SavedFit, path_from
@@ -63,7 +67,8 @@ class PrivateHooks(Strategy):
         unit: where a batch says whose each record is: key, index, or callable. Persons are drawn, with all their records,
             `batch_size` counts persons, and all that is said of a record's privacy holds for a person: the gradients of
             their records are averaged before the clip.
-        loss_reduction: "mean" or "sum" for modules whose `training_step` returns a scalar.
+        loss_reduction: what a scalar that `training_step` returns is said to be, "mean" or "sum" over the examples; it is seen
+            anyhow, and checked if it is said.
         noise_seed: None: from the operating system. A number is for tests, and the privacy statement says so.
         delta: δ at which ε is shown where `noise` is a number; None takes the smaller of 1e-5 and 1/(10 N).
         training_logs: False drops what `training_step` logs or hands to a logger, which is un-noised and released without
@@ -79,6 +84,10 @@ class PrivateHooks(Strategy):
             stopping or on the checkpoint to keep. The privacy statement says which do. Any other is refused.
         public_splits: "validation", "test", or both, where their records are free to publish: figures of them may
             steer training, and need no line in the statement.
+        rows: key or index in a batch of a tensor `(m,)` that says to which example, from 0 to n - 1, each row belongs of the
+            tensors with m rows: of packed sequences or the nodes of graphs.
+        python_reads: places such as "model.py:31", or files, at which Python may look at values of the examples, because
+            no loss follows from what it sees there; the privacy statement lists them.
         scratch: names, or patterns such as "*.attention_map", of attributes and buffers of the module that `training_step` may
             set to anything; they are put back after every physical batch. Others that take values of the records are refused.
         disjoint_splits: declare that no record (or person, with `unit`) is in two splits that are charged. Undeclared, train
@@ -112,6 +121,8 @@ class PrivateHooks(Strategy):
         noise_source: str = "gaussian",
         steered_by: Sequence[str] = (),
         public_splits: Sequence[str] = (),
+        rows: Rows = None,
+        python_reads: Sequence[str] = (),
         scratch: Sequence[str] = (),
         disjoint_splits: bool = False,
         **engine: Any,
@@ -135,6 +146,8 @@ class PrivateHooks(Strategy):
         self.training_logs = training_logs
         self.grads: Literal["tape", "vmap", "loop"] = grads
         self.memory_limit = memory_limit
+        self.rows = rows
+        self.python_reads = checked_names("python_reads", python_reads)
         self.scratch = checked_names("scratch", scratch)
         self.disjoint_splits = disjoint_splits
         self._asked_size = physical_batch_size
@@ -338,7 +351,8 @@ class PrivateHooks(Strategy):
             group=self.group,
             groups=self.groups or (),
             unit=self.unit,
-            loss_reduction=self.loss_reduction,
+            losses=StepLosses(self.loss_reduction),
+            proof=Proof(BatchOwners(rows=self.rows), Harmless(self.python_reads)),
         )
 
     def _first_size(self) -> int:
