@@ -95,8 +95,7 @@ class PrivateFit:
             raise PrivacyError("the optimizer evaluated its closure twice in one step; use one that does so once")
         self._last_draw = draw
         self.step.begin()
-        self._probe(given)
-        with self.guard.draw():
+        with self.guard.draw(judge_anew=self._probe(given)):
             loss = self.batches.add(draw, self.step, given, self.guard.physical_batch)
         self.record.logged_by_training(self.trainer._results, keep=self.training_logs)
         self.record.other_releases.update(
@@ -114,16 +113,17 @@ class PrivateFit:
         if self.exhausted:
             self.trainer.should_stop = True
 
-    def _probe(self, given: StepArguments) -> None:
-        """Look at real records before the first release, and again when it is time to; nothing of it is logged."""
+    def _probe(self, given: StepArguments) -> bool:
+        """Look at real records before the first release, and again when it is time to; return whether it was."""
         first = not self.probes.done
-        self.probes.before_draw(given, self.trainer.current_epoch)
+        looked = self.probes.before_draw(given, self.trainer.current_epoch)
         if first and self.find_size:
             policy = self.plan.policy
             self.train.collate.max_rows = find_physical_batch_size(
                 self.batches, self.train, policy, given, self.memory_limit, self.guard.trials
             )
             self.record.other_releases.add("physical batch size: chosen by the memory that long records take, printed")
+        return looked
 
 
 def check_draw(draw: Draw, sampler: PoissonBatches, trainer: Trainer) -> None:
