@@ -187,3 +187,21 @@ def test_the_size_in_use_is_looked_at() -> None:
     train.collate.max_rows = 16
     with pytest.raises(CoupledExamples):
         check_coupling(batches, train, GIVEN)
+
+
+def test_where_all_gradients_are_zero_it_is_looked_again() -> None:
+    class Later(Changing):
+        """Coupled, behind a factor that is 0 at first."""
+
+        factor = 0.0
+        coupled = True
+
+        def losses(self, batch: dict[str, Tensor]) -> Tensor:
+            return self.factor * super().losses(batch)
+
+    module = Later()
+    probes = probes_of(module)
+    assert [probes.before_draw(GIVEN) for _ in range(4)] == [True] * 4
+    module.factor = 1.0
+    with pytest.raises(CoupledExamples):
+        probes.before_draw(GIVEN)
