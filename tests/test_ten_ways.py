@@ -226,7 +226,8 @@ def test_group_mean_losses_are_refused() -> None:
 
 
 def test_mutant_without_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dplit.training.probing.examine", lambda *a, **k: None)
+    for look in ("examine", "examine_in_company"):
+        monkeypatch.setattr(f"dplit.training.probing.{look}", lambda *a, **k: True)
     with pytest.raises(AssertionError):
         law_coupling_is_refused()
 

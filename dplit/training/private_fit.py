@@ -130,8 +130,8 @@ class PrivateFit:
         self._fix_norms()
         with self.trained_alone():
             with self.record.figures.silence():
-                self._probe(given)
-            with self.guard.draw(), self.record.figures.step("training_step"):
+                looked = self._probe(given)
+            with self.guard.draw(judge_anew=looked), self.record.figures.step("training_step"):
                 loss = self.batches.add(draw, self.step, given, self.guard.physical_batch)
         check_norms(self.batches.module)
         self.record.note_python_reads(self.batches.proof.harmless.lines())
@@ -163,21 +163,22 @@ class PrivateFit:
         with self.record.figures.silence(), self.guard.trials_within().run():
             yield
 
-    def _probe(self, given: StepArguments) -> None:
-        """Look at real records before the first release, and again when it is time to; nothing of it is logged."""
+    def _probe(self, given: StepArguments) -> bool:
+        """Look at real records before the first release, and again when it is time to; return whether it was."""
         first = not self.probes.done
         if first:
             check_collation(self.train)
             self.batches = self.probes.batches = with_layout(self.batches, self.train, self.guard.trials)
             self.batches.proof.unseen = self._unseen
             certify(self.batches, self.train, given, self.guard.trials)
-        self.probes.before_draw(given, self.trainer.current_epoch)
+        looked = self.probes.before_draw(given, self.trainer.current_epoch)
         if first and self.find_size:
             policy = self.plan.policy
             self.train.collate.max_rows = find_physical_batch_size(
                 self.batches, self.train, policy, given, self.memory_limit, self.guard.trials
             )
             self.record.other_releases.add("physical batch size: chosen by the memory that long records take, printed")
+        return looked
 
 
 def check_rates(step: PrivateStep, sampler: PoissonBatches) -> None:

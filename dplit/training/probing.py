@@ -58,8 +58,8 @@ class Probes:
         self._draws = 0
         self._epochs: set[int] = set()
         self._flags: set[int] = set()
-        self._waiting = False
-        self._spent = 0.0
+        self._waiting = self._unseen = False
+        self._first = self._spent = 0.0
         self._cost = 0.0
         self._start = time.perf_counter()
 
@@ -73,15 +73,25 @@ class Probes:
         changed = self._changed()
         due = self._is_new_epoch(epoch) | _is_power_of_two(self._draws)
         self._draws += 1
-        if not self.done:
-            check_coupling(self.batches, self.train, given, self.trials)
-            self.done, self._start = True, time.perf_counter()
+        if not self.done or (self._unseen and self._fits(self._first)):
+            self._look_thoroughly(given)
             return True
         self._waiting |= due
         if not changed and not (self._waiting and self._fits(self._cost)):
             return False
         self._again(given)
         return True
+
+    def _look_thoroughly(self, given: StepArguments) -> None:
+        """Look for the first time, or where nothing was seen so far, because all gradients were zero."""
+        start = time.perf_counter()
+        self._unseen = not check_coupling(self.batches, self.train, given, self.trials)
+        now = time.perf_counter()
+        self._first = now - start
+        if self.done:
+            self._spent += self._first
+        else:
+            self.done, self._start = True, now
 
     def _again(self, given: StepArguments) -> None:
         """Look at a few records, and at as many as go through the model at one time, where that fits."""
@@ -139,8 +149,11 @@ def certify(batches: PhysicalBatches, train: TrainLoader, given: StepArguments, 
 
 def check_coupling(
     batches: PhysicalBatches, train: TrainLoader, given: StepArguments, trials: Trials | None = None
-) -> None:
+) -> bool:
     """Compare the gradients of random records alone and in company, by the backend that trains.
+
+    Returns:
+        Whether any could be compared; False where all are zero.
 
     Raises:
         CoupledExamples: one example's gradient depends on another's.
@@ -149,13 +162,15 @@ def check_coupling(
     trials = trials or Trials(batches.module)
     records, few = single_records(train.loader.dataset), PROBE_EXAMPLES[batches.grads]
     pool, start = _pool(records), time.perf_counter()
+    compared = False
     for turn in range(PROBES):
         gradients, rough, classes = _gradients(batches, train, given), _rough(batches), _classes(batches)
         chosen, company = _random(records, few), pool if turn == PROBES - 1 else None
-        examine(trials, gradients, chosen, rough, company, classes, LEVELS[turn % 2 :])
+        compared |= examine(trials, gradients, chosen, rough, company, classes, LEVELS[turn % 2 :])
     seconds, size = time.perf_counter() - start, min(train.collate.max_rows, len(records))
     if size > few and batches.grads not in MAX_EXAMPLES and seconds * size / few / 10 < FREE_SECONDS:
         check_company(batches, train, given, trials, size, pool)
+    return compared
 
 
 def check_company(

@@ -141,13 +141,13 @@ class StateGuard:
             raise PrivacyError(
                 f"training_step makes the parameter {trained[0]}, which no optimizer would step on; make it in __init__"
             )
+        for alter in ALTERATIONS:
+            self._compare(first, changes, trials, lambda alter=alter: again(alter))  # type: ignore[misc]
         for name in first:
             if not same_picture(first[name], second[name]):
                 raise _refused(
                     name, "changes with every physical batch, so that it tells how many there were (a counter, perhaps)"
                 )
-        for alter in ALTERATIONS:
-            self._compare(first, changes, trials, lambda alter=alter: again(alter))  # type: ignore[misc]
         self._caches.update(first)
 
     def _compare(

@@ -208,3 +208,21 @@ def test_vmap_learns_which_parts_belong_to_examples() -> None:
     assert layout.roles["batch['x']"] is Role.ROWS
     assert torch.equal(torch.get_rng_state(), random)
     check_coupling(probing.with_layout(looked_at(Priors(), "vmap")[0], train), train, GIVEN)
+
+
+def test_where_all_gradients_are_zero_it_is_looked_again() -> None:
+    class Later(Changing):
+        """Coupled, behind a factor that is 0 at first."""
+
+        factor = 0.0
+        coupled = True
+
+        def losses(self, batch: dict[str, Tensor]) -> Tensor:
+            return self.factor * super().losses(batch)
+
+    module = Later()
+    probes = probes_of(module)
+    assert [probes.before_draw(GIVEN) for _ in range(4)] == [True] * 4
+    module.factor = 1.0
+    with pytest.raises(CoupledExamples):
+        probes.before_draw(GIVEN)

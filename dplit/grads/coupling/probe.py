@@ -68,7 +68,7 @@ def examine(
     pool: Sequence[Sample] | None = (),
     classes: int | None = None,
     levels: Sequence[float] = LEVELS,
-) -> None:
+) -> bool:
     """Refuse a model in which one example reaches another's gradient.
 
     Four questions are asked:
@@ -93,23 +93,27 @@ def examine(
         classes: a declared number of classes.
         levels: quantiles at which randomness is fixed for the first question.
 
+    Returns:
+        Whether a gradient could be compared; False where all were zero, so that they carry nothing and show nothing.
+
     Raises:
         CoupledExamples: an example's gradient depends on another; the message names it and the parameter that differs most.
-        PrivacyError: no gradient could be compared, or a tensor that stays was written.
+        PrivacyError: no gradient was finite, or a tensor that stays was written.
     """
     look = _Look(trials, gradients, tolerance)
     compared = sum(look.alone_as_together(samples, level) for level in levels)
     for parity in (0, 1):
         look.trading_places(samples, parity)
-    if not compared:
+    if not compared and not look.zeros:
         raise PrivacyError(
-            f"the gradients of {len(samples)} records are all zero, or not finite, so that nothing shows whether they depend "
-            "on one another; start from parameters and records with finite losses that depend on them"
+            f"the gradients of {len(samples)} records are not finite, so that nothing shows whether they depend on one another; "
+            "start from parameters and records that have finite losses"
         )
     kinds = [] if pool is None else look.companies(samples, pool or samples, classes)
     for turn, company in enumerate(kinds):
         look.in_company(samples, company, turn)
     look.after_others(samples, kinds)
+    return compared > 0
 
 
 @full_precision()
@@ -157,6 +161,7 @@ class _Look:
         self.trials = trials
         self.gradients = gradients
         self.tolerance = tolerance
+        self.zeros = 0
         self._known: dict[tuple[int, tuple[int, ...], float | None, int], tuple[Tensor, _Summary, float]] = {}
 
     def alone_as_together(self, samples: Sequence[Sample], level: float) -> int:
@@ -174,6 +179,7 @@ class _Look:
                     f"example {i} cannot be computed without the others: {first_line(error)}"
                 ) from error
             before, after = gradient_of(together, i), gradient_of(alone, 0)
+            self.zeros += all(not bool(g.any()) for g in (*before.values(), *after.values()))
             compared += compare(
                 i, before, after, allowed if repeatable else math.inf, "with the other examples of its batch"
             )

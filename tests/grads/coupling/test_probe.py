@@ -227,15 +227,15 @@ def together(chosen: Sequence[Pair]) -> Pair:
     return torch.stack(x), torch.stack(y)
 
 
-def look(step: Callable[[nn.Module, Tensor, Tensor], Tensor], pool: Sequence[Pair] = (), **options: Any) -> None:
+def look(step: Callable[[nn.Module, Tensor, Tensor], Tensor], pool: Sequence[Pair] = (), **options: Any) -> bool:
     """Examine a linear model of 8 pairs by a loop over `autograd`, whatever the tape would say of it."""
     torch.manual_seed(1)
     net = nn.Linear(6, 3)
     net.metric = SumMetric()
-    look_at(net, step, pairs(), pool, **options)
+    return look_at(net, step, pairs(), pool, **options)
 
 
-def look_at(net: nn.Module, step: Any, samples: Sequence[Any], pool: Sequence[Any] = (), **options: Any) -> None:
+def look_at(net: nn.Module, step: Any, samples: Sequence[Any], pool: Sequence[Any] = (), **options: Any) -> bool:
     def gradients(chosen: Sequence[Pair]) -> PerExample:
         losses = step(net, *together(chosen))
         names, parameters = zip(*net.named_parameters(), strict=True)
@@ -245,7 +245,7 @@ def look_at(net: nn.Module, step: Any, samples: Sequence[Any], pool: Sequence[An
         factors = {name: [DenseGrad(torch.stack([row[k] for row in full]))] for k, name in enumerate(names)}
         return PerExample(dict(net.named_parameters()), factors, len(chosen))
 
-    probe_module.examine(Trials(net), gradients, samples, pool=pool, **options)
+    return probe_module.examine(Trials(net), gradients, samples, pool=pool, **options)
 
 
 def each(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -335,10 +335,11 @@ def test_a_loss_that_overflows_alone_and_in_company_is_no_alarm() -> None:
     probe(net, together, lambda batch, n: (net(batch[0]).exp().square().sum(1) + batch[1]).square(), samples)
 
 
-def test_nothing_compared_is_a_refusal() -> None:
-    for nothing in (lambda m, x, y: each(m, x, y) * 0, lambda m, x, y: each(m, x, y) * float("nan")):
-        with pytest.raises(PrivacyError, match="all zero, or not finite"):
-            look(nothing)
+def test_nothing_finite_is_a_refusal_and_zeros_show_nothing() -> None:
+    with pytest.raises(PrivacyError, match="are not finite"):
+        look(lambda m, x, y: each(m, x, y) * float("nan"))
+    assert not look(lambda m, x, y: each(m, x, y) * 0)
+    assert look(each)
 
 
 def test_what_cannot_be_repeated_is_refused() -> None:
