@@ -194,3 +194,26 @@ def test_mutant_that_leaves_out_the_derivative_is_caught(monkeypatch: pytest.Mon
     monkeypatch.setattr(vjp.VjpGrad, "weighted_sum", lambda grad, weights: grad.wrapped.weighted_sum(weights))
     with pytest.raises(AssertionError):
         law_of_one("pulled back")
+
+
+def law_an_example_moves_a_narrow_sum_by_its_share(narrow: torch.dtype) -> None:
+    """d = exp(p) in a narrow type: the sum of many is not rounded to it."""
+    torch.manual_seed(0)
+    parent = torch.randn(30, dtype=narrow).requires_grad_()
+    grad = VjpGrad(DenseGrad(torch.randn(200, 30)), parent.exp(), parent)
+    weights = 1 / grad.sq_norm().sqrt()
+    sums = [grad.select(slice(0, n)).weighted_sum(weights[:n]) for n in (199, 200)]
+    assert sums[0].dtype == sums[1].dtype == torch.float32
+    assert float((sums[1] - sums[0]).norm()) <= 1 + 1e-5
+    assert torch.equal(grad.select(slice(0, 0)).weighted_sum(weights[:0]), torch.zeros(30))
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16], ids=str)
+def test_an_example_moves_a_narrow_sum_by_its_share(narrow: torch.dtype) -> None:
+    law_an_example_moves_a_narrow_sum_by_its_share(narrow)
+
+
+def test_mutant_a_sum_in_a_narrow_type_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VjpGrad, "_is_narrow", lambda grad: False)
+    with pytest.raises(AssertionError):
+        law_an_example_moves_a_narrow_sum_by_its_share(torch.bfloat16)
