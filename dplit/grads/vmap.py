@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from dplit.errors import ConfigurationError, UnsupportedOperation
+from dplit.errors import ConfigurationError, DplitError, UnsupportedOperation
 from dplit.grads.factors import base
 from dplit.grads.messages import first_line
 from dplit.grads.parameters import trainable_parameters
@@ -24,7 +24,9 @@ LossesAndGradients = tuple[Tensor, PerExample]
 """The losses of a run of examples, `(n,)` or their sum, detached; and the examples' gradients."""
 
 
-def by_vmap(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> Iterator[LossesAndGradients]:
+def by_vmap(
+    module: nn.Module, losses: Losses, batch: Batch, examples: int, only: Collection[str] | None = None
+) -> Iterator[LossesAndGradients]:
     """Yield losses and gradients of a batch; the module sees each example as a batch of one.
 
     Tensors of the batch whose first dimension is n are taken apart; everything else is shared by the examples. What the
@@ -35,6 +37,7 @@ def by_vmap(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> I
         losses: computes the losses of one example, a batch of size 1.
         batch: tensors in mappings, sequences and dataclasses.
         examples: n.
+        only: names of the trainable parameters whose gradients are wanted; None for all.
 
     Yields:
         Runs of consecutive examples, short enough for their gradients to exist at one time.
@@ -49,30 +52,53 @@ def by_vmap(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> I
             f"no tensor of the batch has its {examples} examples in the first dimension, so grads='vmap' cannot take it "
             "apart; use grads='loop'"
         )
-    size = sum(p.numel() for p in trainable_parameters(module).values())
+    wanted = [name for name in trainable_parameters(module) if only is None or name in only]
+    size = sum(trainable_parameters(module)[name].numel() for name in wanted)
     step = max(1, base.MAX_INSTANTIATED // max(1, size))
     for start in range(0, examples, step):
         run = [leaf[start : start + step] if _has_examples_first(leaf, examples) else leaf for leaf in leaves]
         dims = tuple(0 if _has_examples_first(leaf, examples) else None for leaf in leaves)
-        yield _run(module, losses, batch, run, dims)
+        yield _run(module, losses, batch, run, dims, wanted)
+
+
+def taken_apart(batch: Batch, examples: int) -> Iterator[Batch] | None:
+    """Return each example's part of a batch as a batch of one, in the way of `by_vmap`; None if it cannot be taken apart.
+
+    Args:
+        batch: tensors in mappings, sequences and dataclasses.
+        examples: n.
+    """
+    leaves = _tensors(batch)
+    if not any(_has_examples_first(leaf, examples) for leaf in leaves):
+        return None
+    part = lambda leaf, i: leaf[i : i + 1] if _has_examples_first(leaf, examples) else leaf  # noqa: E731
+    return (_with_tensors(batch, [part(leaf, i) for leaf in leaves]) for i in range(examples))
 
 
 def _run(
-    module: nn.Module, losses: Losses, batch: Batch, run: Sequence[Tensor], dims: tuple[int | None, ...]
+    module: nn.Module,
+    losses: Losses,
+    batch: Batch,
+    run: Sequence[Tensor],
+    dims: tuple[int | None, ...],
+    wanted: Sequence[str],
 ) -> LossesAndGradients:
-    """Return losses and gradients of one run of examples, whose tensors are `run`."""
-    parameters = trainable_parameters(module)
-    with _logging_held_back(module) as calls, torch.compiler.set_stance("force_eager"):
+    """Return losses and gradients of one run of examples, whose tensors are `run`; the other parameters are constants."""
+    trainable = {name: p.detach() for name, p in trainable_parameters(module).items()}
+    parameters = {name: trainable[name] for name in wanted}
+    with logging_held_back(module) as calls, torch.compiler.set_stance("force_eager"):
 
         def example_loss(values: Mapping[str, Tensor], *leaves: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
             calls.clear()
             batch_of_one = [leaf if dim is None else leaf.unsqueeze(0) for leaf, dim in zip(leaves, dims, strict=True)]
-            value = _with_parameters(module, values, lambda: losses(_with_tensors(batch, batch_of_one), 1))
+            value = _with_parameters(module, {**trainable, **values}, lambda: losses(_with_tensors(batch, batch_of_one), 1))
             return value.sum(), [_tensors(call.arguments) for call in calls]
 
         compute = vmap(grad_and_value(example_loss, has_aux=True), in_dims=(None, *dims), randomness="different")
         try:
-            grads, (values, logged) = compute({name: p.detach() for name, p in parameters.items()}, *run)
+            grads, (values, logged) = compute(parameters, *run)
+        except (DplitError, torch.OutOfMemoryError):
+            raise
         except RuntimeError as error:
             raise UnsupportedOperation(
                 f"torch.vmap cannot run this model: {first_line(error)}; use grads='loop', which computes every example alone"
@@ -84,11 +110,16 @@ def _run(
     return values, PerExample(parameters, factors, len(values))
 
 
-class _LogCall(NamedTuple):
+class LogCall(NamedTuple):
     """One call of `LightningModule.log`, made once for all examples of a run."""
 
     log: Callable[..., None]
     arguments: tuple[Args, Kwargs]
+
+    def again(self, examples: int) -> None:
+        """Log what was held back, of a batch of n examples."""
+        args, kwargs = self.arguments
+        self.log(*args, **{"batch_size": examples, **kwargs})
 
     def replay(self, figures: Sequence[Tensor], examples: int) -> None:
         """Log the mean over the examples, or each example's figure where another reduction was asked for.
@@ -105,13 +136,13 @@ class _LogCall(NamedTuple):
 
 
 @contextmanager
-def _logging_held_back(module: nn.Module) -> Iterator[list[_LogCall]]:
-    """Collect what LightningModules log, because a figure inside vmap is not a number yet."""
-    calls: list[_LogCall] = []
+def logging_held_back(module: nn.Module) -> Iterator[list[LogCall]]:
+    """Collect what LightningModules log: a figure inside vmap is not a number yet, and a trial that fails logs nothing."""
+    calls: list[LogCall] = []
     loggers = [m for m in module.modules() if isinstance(m, LightningModule)]
     before = [vars(m).get("log") for m in loggers]
     for m in loggers:
-        vars(m)["log"] = lambda *args, _log=m.log, **kwargs: calls.append(_LogCall(_log, (args, kwargs)))
+        vars(m)["log"] = lambda *args, _log=m.log, **kwargs: calls.append(LogCall(_log, (args, kwargs)))
     try:
         yield calls
     finally:

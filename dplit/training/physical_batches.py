@@ -13,9 +13,11 @@ from torch import Tensor
 
 from dplit.clipping import ClippingPolicy
 from dplit.errors import ConfigurationError, PrivacyError
+from dplit.grads.auto import Auto
 from dplit.grads.backends import BACKENDS, MAX_EXAMPLES, averaged, joined
 from dplit.grads.factors.units import Units
 from dplit.grads.per_example import PerExample
+from dplit.grads.types import Losses
 from dplit.groups import GroupKey, group_ids
 from dplit.sampling.draws import Draw, PhysicalBatch, PhysicalCollate
 from dplit.sampling.loader import check_owners
@@ -25,6 +27,9 @@ from dplit.training.step import PrivateStep
 Part = tuple[Tensor, PerExample]
 """Losses of a run of consecutive examples, `(n,)` or their sum, and their gradients."""
 
+
+Grads = Literal["auto", "tape", "vmap", "loop"]
+"""What computes per-example gradients."""
 
 LossReduction = Literal["mean", "sum"]
 """What a scalar loss is of the losses of its examples."""
@@ -46,21 +51,33 @@ class PhysicalBatches:
         module: the LightningModule.
         precision: the trainer's precision plugin.
         device: where batches and gradients are.
-        grads: name of the backend that computes per-example gradients.
+        grads: name of the backend that computes per-example gradients; "auto" leaves it to `auto`.
         group: where a batch keeps its group ids.
         groups: the declared list of groups.
         unit: where a batch says whose each record is, where persons are drawn.
         loss_reduction: what a scalar loss stands for.
+        auto: chooses the backend where `grads` is "auto".
     """
 
     module: LightningModule
     precision: Precision
     device: torch.device
-    grads: Literal["tape", "vmap", "loop"] = "tape"
+    grads: Grads = "tape"
     group: GroupKey | None = None
     groups: Sequence[str] = ()
     unit: GroupKey | None = None
     loss_reduction: LossReduction | None = None
+    auto: Auto = field(default_factory=Auto)
+
+    @property
+    def engine(self) -> Literal["tape", "vmap", "loop"]:
+        """What computes the gradients of the next batch."""
+        return self.auto.engine if self.grads == "auto" else self.grads
+
+    @property
+    def max_rows(self) -> int | None:
+        """Most rows that the engine takes at a time, if there is a limit."""
+        return MAX_EXAMPLES.get(self.engine)
 
     def on(self, module: LightningModule) -> PhysicalBatches:
         """Return the same for another module, such as a copy to measure."""
@@ -81,16 +98,19 @@ class PhysicalBatches:
         Raises:
             PrivacyError, ConfigurationError: `training_step` returned something else than losses of its examples.
         """
-        trainer = self.module._trainer
-        if trainer is not None and trainer._results is not None and trainer.lightning_module is self.module:
-            trainer._results.batch, trainer._results.batch_size = batch, size
-        yield from BACKENDS[self.grads](self.module, lambda part, n: self._losses(part, n, given), batch, size)
+        backend = self.auto.gradients if self.grads == "auto" else BACKENDS[self.grads]
+        yield from backend(self.module, self._losses_of(given), batch, size)
+
+    def in_company(self, samples: Sequence[Any], collate: PhysicalCollate, given: StepArguments) -> Iterator[Part]:
+        """Yield losses and gradients of samples that go through the model together, also where each trains alone."""
+        batch = self.to_device(collate.collate(list(samples)))
+        yield from self.auto.in_company(self.module, self._losses_of(given), batch, len(samples))
 
     def gradients_of_samples(
         self, samples: Sequence[Any], collate: PhysicalCollate, given: StepArguments
     ) -> Iterator[Part]:
         """Yield losses and gradients of samples, as many at a time as the backend takes."""
-        limit = MAX_EXAMPLES.get(self.grads, len(samples))
+        limit = self.max_rows or len(samples)
         for start in range(0, len(samples), limit):
             few = list(samples[start : start + limit])
             yield from self.gradients(self.to_device(collate.collate(few)), len(few), given)
@@ -171,6 +191,17 @@ class PhysicalBatches:
         if self.group is None or not policy.needs_groups:
             return None
         return group_of_units(self.group_ids(batch), part.owner)
+
+    def _losses_of(self, given: StepArguments) -> Losses:
+        """Return what computes losses; the trainer is told which batch it is about to log."""
+
+        def losses(batch: Any, size: int) -> Tensor:
+            trainer = self.module._trainer
+            if trainer is not None and trainer._results is not None and trainer.lightning_module is self.module:
+                trainer._results.batch, trainer._results.batch_size = batch, size
+            return self._losses(batch, size, given)
+
+        return losses
 
     def _losses(self, batch: Any, size: int, given: StepArguments) -> Tensor:
         with self.precision.train_step_context():

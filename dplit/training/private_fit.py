@@ -92,6 +92,7 @@ class PrivateFit:
         if not self._probed:
             self._probe(given)
         loss = self.batches.add(draw, self.step, given)
+        self._follow_backend()
         self.record.logged_by_training(self.trainer._results, keep=self.training_logs)
         return loss if self.training_logs else loss.new_zeros(())
 
@@ -104,6 +105,13 @@ class PrivateFit:
         self.step.release()
         if self.exhausted:
             self.trainer.should_stop = True
+
+    def _follow_backend(self) -> None:
+        """Cut the next draws as the backend takes them, and say which it is, where `grads="auto"` has changed it."""
+        limit = self.batches.max_rows
+        if limit is not None and self.train.collate.max_rows > limit:
+            self.train.collate.max_rows = limit
+        self.batches.auto.say()
 
     def _probe(self, given: StepArguments) -> None:
         """Look at real records once, before the first release; nothing of it is logged."""

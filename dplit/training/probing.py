@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 import numpy as np
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from dplit.clipping import ClippingPolicy
-from dplit.grads.backends import MAX_EXAMPLES, PROBE_EXAMPLES, joined
-from dplit.grads.coupling.probe import ROUGH, examine
+from dplit.grads.backends import PROBE_EXAMPLES, joined
+from dplit.grads.coupling.probe import ROUGH, examine, undisturbed
+from dplit.grads.per_example import PerExample
 from dplit.protocols import fetch_samples
 from dplit.sampling.units import single_records
 from dplit.training.checks.loader import TrainLoader
@@ -21,21 +26,48 @@ PROBES = 2
 def check_coupling(batches: PhysicalBatches, train: TrainLoader, given: StepArguments) -> None:
     """Compare the gradients of random records alone and in company, by the backend that trains.
 
+    Where `grads="auto"` falls back to a backend that takes examples apart, their company is a batch that goes through the
+    model as one, which that backend alone would never see.
+
     Raises:
         CoupledExamples: one example's gradient depends on another's.
         PrivacyError: a buffer or frozen parameter takes values from the records.
     """
     records = single_records(train.loader.dataset)
-    size = min(PROBE_EXAMPLES[batches.grads], len(records))
-    rough = batches.grads != "tape" and isinstance(batches.precision, MixedPrecision)
     for _ in range(PROBES):
-        chosen = np.random.default_rng().choice(len(records), size, replace=False).tolist()
-        examine(
-            batches.module,
-            lambda samples: joined(batches.gradients_of_samples(samples, train.collate, given)),
-            fetch_samples(records, chosen),
-            ROUGH if rough else 0,
-        )
+        _choose_backend(batches, train, _some(records, PROBE_EXAMPLES["tape"]), given)
+        rough = _takes_apart(batches) and isinstance(batches.precision, MixedPrecision)
+        samples = _some(records, PROBE_EXAMPLES[batches.engine])
+        examine(batches.module, partial(_gradients, batches, train, given), samples, ROUGH if rough else 0)
+    if batches.grads == "auto":
+        batches.auto.say()
+
+
+def _choose_backend(batches: PhysicalBatches, train: TrainLoader, samples: Sequence[Any], given: StepArguments) -> None:
+    """Let `grads="auto"` find out what runs these samples, together and one of them alone."""
+    if batches.grads == "auto":
+        with undisturbed(batches.module):
+            for few in (samples, samples[:1]):
+                joined(batches.gradients_of_samples(few, train.collate, given))
+
+
+def _gradients(
+    batches: PhysicalBatches, train: TrainLoader, given: StepArguments, samples: Sequence[Any]
+) -> PerExample:
+    alone = joined(batches.gradients_of_samples(samples, train.collate, given))
+    if len(samples) == 1 or batches.grads != "auto" or not batches.auto.fell_back:
+        return alone
+    return joined(batches.in_company(samples, train.collate, given))
+
+
+def _takes_apart(batches: PhysicalBatches) -> bool:
+    return batches.auto.fell_back if batches.grads == "auto" else batches.grads != "tape"
+
+
+def _some(records: Any, size: int) -> list[Any]:
+    """Return as many random records, or all."""
+    chosen = np.random.default_rng().choice(len(records), min(size, len(records)), replace=False)
+    return fetch_samples(records, chosen.tolist())
 
 
 def find_physical_batch_size(
@@ -56,6 +88,6 @@ def find_physical_batch_size(
         policy,
         train.loader,
         batches.device,
-        MAX_EXAMPLES.get(batches.grads),
+        batches.max_rows,
         memory_limit,
     )

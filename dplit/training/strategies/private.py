@@ -31,7 +31,7 @@ from dplit.training.checks.ledger import check_ledger
 from dplit.training.checks.loader import poisson_train_loader
 from dplit.training.checks.model import check_optimizers
 from dplit.training.checks.trainer import check_counts, check_trainer
-from dplit.training.physical_batches import LossReduction, PhysicalBatches, StepArguments
+from dplit.training.physical_batches import Grads, LossReduction, PhysicalBatches, StepArguments
 from dplit.training.private_fit import PrivateFit
 from dplit.training.run_record import RunRecord, Spent
 from dplit.training.saved_fit import SavedFit
@@ -63,8 +63,10 @@ class PrivateHooks(Strategy):
         noise_seed: None: from the operating system. A number is for tests, and the privacy statement says so.
         delta: δ at which ε is shown where `noise` is a number; None takes the smaller of 1e-5 and 1/(10 N).
         training_logs: False drops what `training_step` logs, which is un-noised and released without charge.
-        grads: "tape"; "vmap" (torch.func) for models with operations the tape refuses; or "loop", one example at a time,
-            whatever `physical_batch_size` is, for every other. All are exact; the last two build every gradient.
+        grads: "auto" takes the tape, torch.func for the parameters that the tape refuses, and the loop where torch.func
+            cannot run the model either, and says so once; or by hand: "tape", which refuses operations without a rule;
+            "vmap" (torch.func); "loop", one example at a time, whatever `physical_batch_size` is. All are exact; the last two
+            build every gradient.
         memory_limit: GiB that training may take, for "auto"; None for what is free, or half of it on the CPU.
         ledger: another strategy's, to go on charging where a model is trained further without a checkpoint.
         accountant: name of what turns the ledger into an ε (`dplit.privacy.accountants`); None for the given ledger's own,
@@ -91,7 +93,7 @@ class PrivateHooks(Strategy):
         noise_seed: int | None = None,
         delta: float | None = None,
         training_logs: bool = True,
-        grads: Literal["tape", "vmap", "loop"] = "tape",
+        grads: Grads = "auto",
         memory_limit: float | None = None,
         ledger: Ledger | None = None,
         accountant: str | None = None,
@@ -114,7 +116,7 @@ class PrivateHooks(Strategy):
         self.loss_reduction: LossReduction | None = loss_reduction
         self.noise_seed = noise_seed
         self.training_logs = training_logs
-        self.grads: Literal["tape", "vmap", "loop"] = grads
+        self.grads: Grads = grads
         self.memory_limit = memory_limit
         self._asked_size = physical_batch_size
         self._asked_delta = delta
@@ -276,8 +278,9 @@ class PrivateHooks(Strategy):
         )
 
     def _first_size(self) -> int:
-        size = PROBE_EXAMPLES[self.grads] if self._asked_size == "auto" else self._asked_size
-        return min(size, MAX_EXAMPLES.get(self.grads, size))
+        engine = "tape" if self.grads == "auto" else self.grads
+        size = PROBE_EXAMPLES[engine] if self._asked_size == "auto" else self._asked_size
+        return min(size, MAX_EXAMPLES.get(engine, size))
 
     def _strata(self, rate: float, loader: DataLoader[Any]) -> Strata | None:
         """Return where each rate holds, if the policy has rates by group; refuse a person in two groups."""

@@ -1,0 +1,227 @@
+"""`grads="auto"`: the tape, and for the parameters that it refuses torch.func, or one example at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Literal
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
+from torch import nn
+
+from dplit.errors import ConfigurationError, DplitError, ForbiddenOperation, UnsupportedOperation
+from dplit.grads.backends import by_backward, by_loop, by_tape
+from dplit.grads.messages import first_line
+from dplit.grads.parameters import trainable_parameters
+from dplit.grads.per_example import PerExample
+from dplit.grads.types import Batch, Losses
+from dplit.grads.vmap import LossesAndGradients, by_vmap, logging_held_back, taken_apart
+
+NAMED = 3
+"""Most parameters that a message names."""
+
+
+Second = Callable[[nn.Module, Losses, Batch, int, Collection[str]], Iterator[LossesAndGradients]]
+"""As a backend, for the trainable parameters of some names alone."""
+
+
+class Auto:
+    """Takes the quickest backend that is exact, and a slower one from the batch on in which it is refused.
+
+    First the tape. Parameters that it refuses (see `UnsupportedOperation.parameters`) are frozen while it records the others,
+    and torch.func computes their gradients in a second pass of the same batch, in which dropout masks are others: an
+    example's gradient is still a function of this example alone, and both parts are clipped together. Where torch.func
+    cannot run the model, every example goes through it alone. What is no matter of the backend (mixed examples, a layer
+    that keeps data) is refused as before.
+
+    Attributes:
+        engine: what computes the gradients of the next batch: "tape" (with torch.func for `apart`), "vmap" or "loop".
+        apart: names of the parameters that the tape refuses.
+    """
+
+    def __init__(self) -> None:
+        self.engine: Literal["tape", "vmap", "loop"] = "tape"
+        self.apart: dict[str, None] = {}
+        self._why: list[str] = []
+        self._said = 0
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether the tape does not compute all gradients."""
+        return self.engine != "tape" or bool(self.apart)
+
+    def gradients(
+        self, module: nn.Module, losses: Losses, batch: Batch, examples: int
+    ) -> Iterator[LossesAndGradients]:
+        """Yield losses and gradients in runs of consecutive examples.
+
+        Raises:
+            ForbiddenOperation, CoupledExamples: examples are mixed, or an operation is refused whatever the backend.
+            ConfigurationError: the losses are not those of the examples.
+        """
+        while self.engine != "loop":
+            try:
+                with logging_held_back(module) as calls:
+                    runs = self._attempt(module, losses, batch, examples)
+            except (torch.OutOfMemoryError, MemoryError):
+                raise
+            except Exception as error:
+                if isinstance(error, DplitError) and not self._is_about_the_backend(error):
+                    raise
+                self._step_down(module, error)
+                continue
+            for call in calls:
+                call.again(examples)
+            yield from runs
+            return
+        yield from one_by_one(module, losses, batch, examples)
+
+    def in_company(
+        self, module: nn.Module, losses: Losses, batch: Batch, examples: int
+    ) -> Iterator[LossesAndGradients]:
+        """Yield the same for examples that go through the model together, also where `gradients` takes them apart.
+
+        Compared with the gradients of examples alone, this shows whether they depend on one another.
+
+        Raises:
+            ConfigurationError: the losses are not of shape (n,).
+        """
+        if self.engine == "tape" and self.apart:
+            yield from _merged(module, losses, batch, examples, self.apart, _only_by_backward)
+        elif self.fell_back:
+            yield from by_backward(module, losses, batch, examples)
+        else:
+            yield from by_tape(module, losses, batch, examples)
+
+    def say(self) -> None:
+        """Print, once for each change, which parameters are computed how, why, and how to choose by hand."""
+        if len(self._why) > self._said:
+            self._said = len(self._why)
+            _print(self.line())
+
+    def line(self) -> str:
+        """Return what is printed."""
+        by_hand = 'set DPStrategy(grads="vmap") or "loop" to choose by hand, "tape" to have it refused'
+        if self.engine == "loop":
+            cost = "so every example goes through the model alone, which is exact and takes many times as long"
+        elif self.engine == "vmap":
+            cost = "so torch.func builds the gradient of every example, which is exact and takes more time and memory"
+        else:
+            names = [*self.apart][:NAMED] + ([f"{len(self.apart) - NAMED} more"] if len(self.apart) > NAMED else [])
+            cost = f"so torch.func builds the gradients of {', '.join(names)} in a second pass, which is exact and slower"
+        return f'grads="auto": {self._why[-1]}, {cost}; {by_hand}'
+
+    def _attempt(
+        self, module: nn.Module, losses: Losses, batch: Batch, examples: int
+    ) -> Iterator[LossesAndGradients]:
+        """Return the runs by the present engine; the first is computed, so that a refusal is raised here."""
+        if self.engine == "vmap":
+            return _begun(by_vmap(module, losses, batch, examples))
+        if self.apart:
+            return _begun(_merged(module, losses, batch, examples, self.apart, by_vmap))
+        return _begun(by_tape(module, losses, batch, examples))
+
+    def _is_about_the_backend(self, error: DplitError) -> bool:
+        """Whether another backend may compute what this error refuses."""
+        if isinstance(error, UnsupportedOperation):
+            return not isinstance(error, ForbiddenOperation)
+        return isinstance(error, ConfigurationError) and self.engine == "vmap"
+
+    def _step_down(self, module: nn.Module, error: Exception) -> None:
+        """Choose what comes next after a refusal."""
+        refused = error.parameters if isinstance(error, UnsupportedOperation) else ()
+        new = [name for name in refused if name not in self.apart]
+        if self.engine == "vmap" or isinstance(error, _NotByVmap):
+            self.engine = "loop"
+        elif new:
+            self.apart.update(dict.fromkeys(new))
+            self.engine = "tape" if trainable_parameters(module).keys() - self.apart.keys() else "vmap"
+        else:
+            self.engine = "vmap"
+        self._why.append(first_line(error).partition(";")[0])
+
+
+def one_by_one(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> Iterator[LossesAndGradients]:
+    """Yield loss and gradient of each example alone; of one in company where the batch cannot be taken apart.
+
+    Raises:
+        ConfigurationError: it cannot be taken apart, and the losses are not of shape (n,).
+    """
+    singles = iter([batch]) if examples == 1 else taken_apart(batch, examples)
+    if singles is None:
+        yield from by_backward(module, losses, batch, examples)
+        return
+    for single in singles:
+        yield from by_loop(module, losses, single, 1)
+
+
+class _NotByVmap(UnsupportedOperation):
+    """torch.func cannot compute the parameters that the tape refuses."""
+
+
+def _merged(
+    module: nn.Module, losses: Losses, batch: Batch, examples: int, apart: Collection[str], second: Second
+) -> Iterator[LossesAndGradients]:
+    """Yield losses and gradients: of the parameters `apart` by a second pass, which logs nothing, of the others by the tape."""
+    parameters = trainable_parameters(module)
+    with _frozen(parameters, apart):
+        ((values, taped),) = by_tape(module, losses, batch, examples)
+    start = 0
+    for their_values, built in _unlogged(module, second(module, losses, batch, examples, apart)):
+        run = slice(start, start + built.examples)
+        factors = {name: [grad.select(run) for grad in grads] for name, grads in taped.factors.items()}
+        yield values[run] if values.dim() else their_values, PerExample(
+            parameters, {**factors, **built.factors}, built.examples
+        )
+        start = run.stop
+
+
+def _unlogged(module: nn.Module, runs: Iterator[LossesAndGradients]) -> Iterator[LossesAndGradients]:
+    """Yield the runs; what computing them logs is dropped, and an error says that they cannot be computed."""
+    while True:
+        try:
+            with logging_held_back(module):
+                run = next(runs, None)
+        except (torch.OutOfMemoryError, MemoryError, ForbiddenOperation):
+            raise
+        except (UnsupportedOperation, ConfigurationError) as error:
+            raise _NotByVmap(str(error)) from error
+        if run is None:
+            return
+        yield run
+
+
+def _only_by_backward(
+    module: nn.Module, losses: Losses, batch: Batch, examples: int, only: Collection[str]
+) -> Iterator[LossesAndGradients]:
+    parameters = trainable_parameters(module)
+    with _frozen(parameters, parameters.keys() - set(only)):
+        runs = list(by_backward(module, losses, batch, examples))
+    yield from runs
+
+
+@contextmanager
+def _frozen(parameters: Mapping[str, nn.Parameter], names: Collection[str]) -> Iterator[None]:
+    """Let some parameters want no gradient inside this context."""
+    frozen = [parameters[name] for name in names if name in parameters]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def _begun(runs: Iterator[LossesAndGradients]) -> Iterator[LossesAndGradients]:
+    """Compute the first run now."""
+    first = next(runs)
+    return chain([first], runs)
+
+
+@rank_zero_only
+def _print(line: str) -> None:
+    print(f"dplit: {line}", file=sys.stderr)
