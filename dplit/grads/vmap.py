@@ -103,6 +103,7 @@ def _run(
             raise UnsupportedOperation(
                 f"torch.vmap cannot run this model: {first_line(error)}; use grads='loop', which computes every example alone"
             ) from error
+    _refresh_recurrent(module)
     _check_nothing_kept(module)
     for call, figures in zip(calls, logged, strict=True):
         call.replay(figures, len(values))
@@ -167,6 +168,13 @@ def _with_parameters(module: nn.Module, values: Mapping[str, Tensor], compute: C
     state = {f"module.{name}": value for name, value in (*module.named_buffers(), *values.items())}
     result: Tensor = functional_call(_Computation(module, compute), state, ())
     return result
+
+
+def _refresh_recurrent(module: nn.Module) -> None:
+    """Let recurrent layers, which keep a list of their parameters, forget the values that stood in their places."""
+    for part in module.modules():
+        if isinstance(part, nn.RNNBase):
+            part._init_flat_weights()
 
 
 def _check_nothing_kept(module: nn.Module) -> None:

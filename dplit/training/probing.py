@@ -35,10 +35,11 @@ def check_coupling(batches: PhysicalBatches, train: TrainLoader, given: StepArgu
     """
     records = single_records(train.loader.dataset)
     for _ in range(PROBES):
-        _choose_backend(batches, train, _some(records, PROBE_EXAMPLES["tape"]), given)
-        rough = _takes_apart(batches) and isinstance(batches.precision, MixedPrecision)
         samples = _some(records, PROBE_EXAMPLES[batches.engine])
-        examine(batches.module, partial(_gradients, batches, train, given), samples, ROUGH if rough else 0)
+        _choose_backend(batches, train, samples, given)
+        rough = _takes_apart(batches) and isinstance(batches.precision, MixedPrecision)
+        few = samples[: PROBE_EXAMPLES[batches.engine]]
+        examine(batches.module, partial(_gradients, batches, train, given), few, ROUGH if rough else 0)
     if batches.grads == "auto":
         batches.auto.say()
 

@@ -189,9 +189,9 @@ def test_mutant_a_run_of_the_wrong_examples_is_caught(monkeypatch: pytest.Monkey
     honest = vmap_module._run
     first: list[Any] = []
 
-    def repeating(module: Any, losses: Any, batch: Any, run: Any, dims: Any) -> Any:
+    def repeating(module: Any, losses: Any, batch: Any, run: Any, *rest: Any) -> Any:
         first.append(run)
-        return honest(module, losses, batch, [leaf[: len(now)] for leaf, now in zip(first[0], run, strict=True)], dims)
+        return honest(module, losses, batch, [leaf[: len(now)] for leaf, now in zip(first[0], run, strict=True)], *rest)
 
     monkeypatch.setattr(vmap_module, "_run", repeating)
     with pytest.raises(AssertionError):

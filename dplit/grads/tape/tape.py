@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from types import TracebackType
 from typing import Self
 
@@ -86,9 +87,19 @@ class Tape(TorchFunctionMode):
             for parameter in submodule._parameters.values():
                 if parameter is not None and not parameter.requires_grad:
                     self._constants.add(parameter)
-            for value in (*submodule._buffers.values(), *vars(submodule).values()):
+            for value in tensors((vars(submodule),), {}):
                 if type(value) is Tensor:
                     self._constants.add(value)
+
+    def _learn_made(self, parameter: nn.Parameter) -> None:
+        """Note that a parameter which the model made while it runs is constant, if it holds the numbers of a known tensor.
+
+        `nn.Parameter(weight.T)` is no operation that a mode sees; it shares memory with what it was made of, without its graph.
+        """
+        memory = parameter.untyped_storage().data_ptr()
+        known = chain((t.tensor for t in self._tracked.values()), self._constants)
+        if any(t.untyped_storage().data_ptr() == memory for t in known):
+            self._constants.add(parameter)
 
     # -- what rules call ---------------------------------------------------------------------------------------
 
@@ -268,6 +279,9 @@ class Tape(TorchFunctionMode):
         for t in given if self._detached_copies else ():
             if t.requires_grad and id(t) in self._detached_copies:
                 tracked[id(t)] = self._detached_copies[id(t)][1]
+        for t in given:
+            if type(t) is nn.Parameter and id(t) not in tracked and t not in self._constants:
+                self._learn_made(t)
         if not any(id(t) in tracked for t in given):
             result = func(*args, **kwargs)
             if makes_data(func, result, self.examples):
