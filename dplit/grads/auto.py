@@ -13,7 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import nn
 
 from dplit.errors import ConfigurationError, DplitError, ForbiddenOperation, UnsupportedOperation
-from dplit.grads.backends import by_backward, by_loop, by_tape
+from dplit.grads.backends import as_one, by_backward, by_loop, by_tape
 from dplit.grads.messages import first_line
 from dplit.grads.parameters import trainable_parameters
 from dplit.grads.per_example import PerExample
@@ -22,6 +22,8 @@ from dplit.grads.vmap import LossesAndGradients, by_vmap, logging_held_back, tak
 
 NAMED = 3
 """Most parameters that a message names."""
+LONGEST_REASON = 200
+"""Most characters that a message repeats of a refusal."""
 
 
 Second = Callable[[nn.Module, Losses, Batch, int, Collection[str]], Iterator[LossesAndGradients]]
@@ -84,17 +86,20 @@ class Auto:
     ) -> Iterator[LossesAndGradients]:
         """Yield the same for examples that go through the model together, also where `gradients` takes them apart.
 
-        Compared with the gradients of examples alone, this shows whether they depend on one another.
-
-        Raises:
-            ConfigurationError: the losses are not of shape (n,).
+        Compared with the gradients of examples alone, this shows whether they depend on one another. Where the loss is a
+        scalar, which has one gradient, it is one run of one example: the sum, of the parameters that are taken apart.
         """
-        if self.engine == "tape" and self.apart:
-            yield from _merged(module, losses, batch, examples, self.apart, _only_by_backward)
-        elif self.fell_back:
-            yield from by_backward(module, losses, batch, examples)
-        else:
+        if not self.fell_back:
             yield from by_tape(module, losses, batch, examples)
+            return
+        parameters = trainable_parameters(module)
+        kept = parameters.keys() - self.apart.keys() if self.engine == "tape" else ()
+        with _frozen(parameters, kept):
+            together = _together(module, losses, batch, examples)
+        if len(together) < examples or not kept:
+            yield from together
+        else:
+            yield from _merged(module, losses, batch, examples, self.apart, lambda *_: iter(together))
 
     def say(self) -> None:
         """Print, once for each change, which parameters are computed how, why, and how to choose by hand."""
@@ -105,14 +110,18 @@ class Auto:
     def line(self) -> str:
         """Return what is printed."""
         by_hand = 'set DPStrategy(grads="vmap") or "loop" to choose by hand, "tape" to have it refused'
+        what = f"the tape refuses this model ({_shortened(self._why[0])})"
         if self.engine == "loop":
-            cost = "so every example goes through the model alone, which is exact and takes many times as long"
+            what += f" and so does torch.func ({_shortened(self._why[-1])}), so each example goes through it alone"
+            cost = "exact, many times slower"
         elif self.engine == "vmap":
-            cost = "so torch.func builds the gradient of every example, which is exact and takes more time and memory"
+            what += ", so torch.func builds the gradient of each example"
+            cost = "exact, slower, n times the memory of the gradient"
         else:
             names = [*self.apart][:NAMED] + ([f"{len(self.apart) - NAMED} more"] if len(self.apart) > NAMED else [])
-            cost = f"so torch.func builds the gradients of {', '.join(names)} in a second pass, which is exact and slower"
-        return f'grads="auto": {self._why[-1]}, {cost}; {by_hand}'
+            what += f", so torch.func builds the gradients of {', '.join(names)} in a second pass"
+            cost = "exact, slower; dropout masks differ between the passes"
+        return f'grads="auto": {what}: {cost}; {by_hand}'
 
     def _attempt(
         self, module: nn.Module, losses: Losses, batch: Batch, examples: int
@@ -142,6 +151,10 @@ class Auto:
         else:
             self.engine = "vmap"
         self._why.append(first_line(error).partition(";")[0])
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
 
 
 def one_by_one(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> Iterator[LossesAndGradients]:
@@ -194,13 +207,12 @@ def _unlogged(module: nn.Module, runs: Iterator[LossesAndGradients]) -> Iterator
         yield run
 
 
-def _only_by_backward(
-    module: nn.Module, losses: Losses, batch: Batch, examples: int, only: Collection[str]
-) -> Iterator[LossesAndGradients]:
-    parameters = trainable_parameters(module)
-    with _frozen(parameters, parameters.keys() - set(only)):
-        runs = list(by_backward(module, losses, batch, examples))
-    yield from runs
+def _together(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> list[LossesAndGradients]:
+    """Return loss and gradient of each example, or of their sum where the loss is a scalar."""
+    try:
+        return list(by_backward(module, losses, batch, examples))
+    except ConfigurationError:
+        return [as_one(module, losses, batch, examples)]
 
 
 @contextmanager

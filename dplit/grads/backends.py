@@ -38,10 +38,15 @@ def by_loop(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> I
     """
     if examples != 1:
         raise ConfigurationError(f"grads='loop' computes one example at a time, got a batch of {examples}; cut it up")
+    yield as_one(module, losses, batch, examples)
+
+
+def as_one(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> LossesAndGradients:
+    """Return the losses of a batch and the gradient of their sum, as if the batch were one example."""
     parameters = trainable_parameters(module)
-    value = losses(batch, 1)
+    value = losses(batch, examples)
     factors = {name: [DenseGrad(grad[None])] for name, grad in _gradients(parameters, value).items()}
-    yield value.detach(), PerExample(parameters, factors, 1)
+    return value.detach(), PerExample(parameters, factors, 1)
 
 
 def by_backward(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> Iterator[LossesAndGradients]:

@@ -58,4 +58,4 @@ class VjpGrad(FactoredGrad):
         (pulled_back,) = torch.autograd.grad(
             self.attached, self.parent, grads, retain_graph=True, allow_unused=True, is_grads_batched=batched
         )
-        return self.parent.new_zeros(shape) if pulled_back is None else pulled_back.detach()
+        return self.parent.new_zeros(shape) if pulled_back is None else pulled_back.detach().contiguous()
