@@ -55,9 +55,7 @@ class Auto:
         """Whether the tape does not compute all gradients."""
         return self.engine != "tape" or bool(self.apart)
 
-    def gradients(
-        self, module: nn.Module, losses: Losses, batch: Batch, examples: int
-    ) -> Iterator[LossesAndGradients]:
+    def gradients(self, module: nn.Module, losses: Losses, batch: Batch, examples: int) -> Iterator[LossesAndGradients]:
         """Yield losses and gradients in runs of consecutive examples.
 
         Raises:
@@ -123,9 +121,7 @@ class Auto:
             cost = "exact, slower; dropout masks differ between the passes"
         return f'grads="auto": {what}: {cost}; {by_hand}'
 
-    def _attempt(
-        self, module: nn.Module, losses: Losses, batch: Batch, examples: int
-    ) -> Iterator[LossesAndGradients]:
+    def _attempt(self, module: nn.Module, losses: Losses, batch: Batch, examples: int) -> Iterator[LossesAndGradients]:
         """Return the runs by the present engine; the first is computed, so that a refusal is raised here."""
         if self.engine == "vmap":
             return _begun(by_vmap(module, losses, batch, examples))
@@ -186,8 +182,9 @@ def _merged(
     for their_values, built in _unlogged(module, second(module, losses, batch, examples, apart)):
         run = slice(start, start + built.examples)
         factors = {name: [grad.select(run) for grad in grads] for name, grads in taped.factors.items()}
-        yield values[run] if values.dim() else their_values, PerExample(
-            parameters, {**factors, **built.factors}, built.examples
+        yield (
+            values[run] if values.dim() else their_values,
+            PerExample(parameters, {**factors, **built.factors}, built.examples),
         )
         start = run.stop
 

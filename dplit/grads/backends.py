@@ -106,9 +106,7 @@ def _dense(gradients: PerExample, name: str) -> Tensor:
     return sum((grad.dense() for grad in gradients.factors.get(name, ())), zeros)
 
 
-def _gradients(
-    parameters: Mapping[str, nn.Parameter], value: Tensor, keep_graph: bool = False
-) -> dict[str, Tensor]:
+def _gradients(parameters: Mapping[str, nn.Parameter], value: Tensor, keep_graph: bool = False) -> dict[str, Tensor]:
     """Return the gradients of the parameters that took part.
 
     A whole backward computes them, because some models (with reentrant checkpoints) cannot run under `autograd.grad`.

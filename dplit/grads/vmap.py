@@ -91,7 +91,9 @@ def _run(
         def example_loss(values: Mapping[str, Tensor], *leaves: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
             calls.clear()
             batch_of_one = [leaf if dim is None else leaf.unsqueeze(0) for leaf, dim in zip(leaves, dims, strict=True)]
-            value = _with_parameters(module, {**trainable, **values}, lambda: losses(_with_tensors(batch, batch_of_one), 1))
+            value = _with_parameters(
+                module, {**trainable, **values}, lambda: losses(_with_tensors(batch, batch_of_one), 1)
+            )
             return value.sum(), [_tensors(call.arguments) for call in calls]
 
         compute = vmap(grad_and_value(example_loss, has_aux=True), in_dims=(None, *dims), randomness="different")

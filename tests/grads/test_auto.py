@@ -121,13 +121,24 @@ class Penalised(Ruled):
         return torch.cat([out, slope], 1)
 
 
+class BiasesPenalised(Penalised):
+    """Of the weights nothing is trained, so that nothing but the second derivative shows what is missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.endswith("bias"))
+
+
 class Adapting(Ruled):
     """Takes a step of its own in the forward, and differentiates through it."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = []
         for v in x:
-            (slope,) = torch.autograd.grad(self.last.weight.square().sum() * v.sum(), self.last.weight, create_graph=True)
+            (slope,) = torch.autograd.grad(
+                self.last.weight.square().sum() * v.sum(), self.last.weight, create_graph=True
+            )
             rows.append(F.linear(self.norm(self.first(v)), self.last.weight - 0.1 * slope))
         return torch.stack(rows)
 
@@ -141,6 +152,7 @@ CASES: dict[type[nn.Module], tuple[str, set[str]]] = {
     OnlyRefused: ("vmap", {"centres"}),
     Branching: ("loop", set()),
     Penalised: ("loop", set()),
+    BiasesPenalised: ("loop", set()),
     Adapting: ("vmap", {"last.weight"}),
 }
 
@@ -159,7 +171,8 @@ def law_exact_for(kind: type[nn.Module], n: int = N, seed: int = 0) -> Auto:
     expected = loop_gradients(module, lambda i: losses_of(module)(x[i : i + 1], 1), n)
     law_exact(found(module, x, choice), expected, TOLERANCE)
     law_exact(found(module, x, choice), expected, TOLERANCE)
-    assert all(p.requires_grad and p.grad is None for p in module.parameters())
+    assert expected.keys() == {name for name, p in module.named_parameters() if p.requires_grad}
+    assert all(p.grad is None for p in module.parameters())
     return choice
 
 
@@ -243,7 +256,9 @@ FORBIDDEN: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "batch_norm": lambda m, x: F.batch_norm(x, None, None, m.weight, training=True),
     "layer_norm": lambda m, x: F.layer_norm(x, x.shape, m.weight.expand(x.shape)),
     "max_norm": lambda m, x: F.embedding(x[:, 0].long().abs() % 4, m.weight[:, None], max_norm=0.1),
-    "scale_grad_by_freq": lambda m, x: F.embedding(x[:, 0].long().abs() % 4, m.weight[:, None], scale_grad_by_freq=True),
+    "scale_grad_by_freq": lambda m, x: F.embedding(
+        x[:, 0].long().abs() % 4, m.weight[:, None], scale_grad_by_freq=True
+    ),
 }
 
 
@@ -322,6 +337,8 @@ def test_mutant_that_gives_a_run_the_gradients_of_the_first_is_caught(monkeypatc
 
 
 def test_mutant_that_takes_a_refusal_for_zero_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto, "by_vmap", lambda module, losses, x, n, apart: iter([(torch.zeros(n), PerExample({}, {}, n))]))
+    monkeypatch.setattr(
+        auto, "by_vmap", lambda module, losses, x, n, apart: iter([(torch.zeros(n), PerExample({}, {}, n))])
+    )
     with pytest.raises(AssertionError):
         law_exact_for(Distances)

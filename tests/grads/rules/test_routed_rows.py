@@ -111,14 +111,18 @@ MIXED = [True, False, False, True, False]
 def test_mutant_that_gives_gradients_to_other_examples_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = RowOwners.outermost
     monkeypatch.setattr(RowOwners, "outermost", lambda self, x: honest(self, x).flip(0))
-    monkeypatch.setattr(RowOwners, "restored", lambda self, y: y.flip(0).flatten(0, 1).index_select(0, self._slots()[0]))
+    monkeypatch.setattr(
+        RowOwners, "restored", lambda self, y: y.flip(0).flatten(0, 1).index_select(0, self._slots()[0])
+    )
     with pytest.raises(AssertionError):
         law_routed("conv", MIXED)
 
 
 def test_mutant_that_drops_what_has_numbers_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """An operation may only pass without its rule if its result is empty."""
-    monkeypatch.setattr(Tape, "_apply_to_no_rows", lambda self, func, args, kwargs, given: (True, func(*args, **kwargs)))
+    monkeypatch.setattr(
+        Tape, "_apply_to_no_rows", lambda self, func, args, kwargs, given: (True, func(*args, **kwargs))
+    )
 
     class Joined(nn.Module):
         def __init__(self) -> None:

@@ -355,7 +355,10 @@ def coupled(losses: Tensor) -> Tensor:
 def test_a_coupling_is_found_whatever_computes_the_gradients(
     monkeypatch: pytest.MonkeyPatch, kind: type[Net], reduction: Any
 ) -> None:
-    step = lambda self, batch, i: coupled(self.losses(batch)) if reduction is None else coupled(self.losses(batch)).sum()  # noqa: E731
+    def step(self: Net, batch: Any, batch_idx: int) -> Tensor:
+        losses = coupled(self.losses(batch))
+        return losses if reduction is None else losses.sum()
+
     monkeypatch.setattr(kind, "training_step", step)
     if kind is Net and reduction:
         pytest.xfail("a scalar of all examples on the tape shows nothing to the probe")
@@ -373,7 +376,9 @@ def test_mutant_that_never_sees_examples_together_is_caught(monkeypatch: pytest.
 def test_batch_norm_is_no_matter_of_the_backend(monkeypatch: pytest.MonkeyPatch, kind: type[Net]) -> None:
     honest = kind.logits
     monkeypatch.setattr(
-        kind, "logits", lambda self, x: honest(self, F.batch_norm(x, None, None, self.centres.new_ones(6), training=True))
+        kind,
+        "logits",
+        lambda self, x: honest(self, F.batch_norm(x, None, None, self.centres.new_ones(6), training=True)),
     )
     with pytest.raises(PrivacyError):
         fit(kind(), dplit.DPStrategy())
