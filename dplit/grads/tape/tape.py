@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from types import TracebackType
@@ -32,6 +32,9 @@ from dplit.grads.types import Args, Kwargs, Result, TorchFunction
 
 registry.load()
 propagate.load()
+
+
+_COLLECTIONS = frozenset({dict, list, tuple})
 
 
 class Tape(TorchFunctionMode):
@@ -87,9 +90,11 @@ class Tape(TorchFunctionMode):
             for parameter in submodule._parameters.values():
                 if parameter is not None and not parameter.requires_grad:
                     self._constants.add(parameter)
-            for value in tensors((vars(submodule),), {}):
+            for value in submodule._buffers.values():
                 if type(value) is Tensor:
                     self._constants.add(value)
+            for value in _kept_by(submodule):
+                self._constants.add(value)
 
     def _learn_made(self, parameter: nn.Parameter) -> None:
         """Note that a parameter which the model made while it runs is constant, if it holds the numbers of a known tensor.
@@ -470,6 +475,15 @@ class Tape(TorchFunctionMode):
         self._constants.add(copy)
         self._detached_copies[id(copy)] = copy, self._tracked[id(value)]
         return copy
+
+
+def _kept_by(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the tensors that are attributes of a module or in its public dictionaries and lists (the tokens of a prompt, say)."""
+    for name, value in vars(module).items():
+        if type(value) is Tensor:
+            yield value
+        elif type(value) in _COLLECTIONS and value and name[0] != "_":
+            yield from (t for t in tensors((value,), {}) if type(t) is Tensor)
 
 
 def _parameters_of(tracked: Iterable[Tracked]) -> tuple[str, ...]:

@@ -337,6 +337,11 @@ def test_persons_are_clipped_as_one(kind: type[Net]) -> None:
     assert float((mine - loop).abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize("kind", [Apart, Alone])
+def test_mixed_precision(kind: type[Net]) -> None:
+    fit(kind(), dplit.DPStrategy(), precision="bf16-mixed")
+
+
 def test_workers_cut_draws_as_the_backend_takes_them() -> None:
     torch.manual_seed(0)
     run = fit(Alone(), dplit.DPStrategy(physical_batch_size=9), DataLoader(Data(), batch_size=16, num_workers=1))
