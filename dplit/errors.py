@@ -1,5 +1,12 @@
 """What dplit says when it refuses. Every message is one line: what was given, what would break, what to do."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class DplitError(Exception):
     """Base of all refusals that a user can mend; `python -m dplit.fit` prints the message alone."""
@@ -22,7 +29,20 @@ class JournalError(PrivacyError):
 
 
 class UnsupportedOperation(PrivacyError):
-    """A trainable parameter reached an operation without a rule, or got gradient by an unseen road."""
+    """A trainable parameter reached an operation without a rule, or got gradient by an unseen road.
+
+    Args:
+        message: what is shown.
+        parameters: names of the parameters concerned; none where it is not known which.
+    """
+
+    def __init__(self, message: str, parameters: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.parameters = tuple(parameters)
+
+
+class ForbiddenOperation(UnsupportedOperation):
+    """An operation that no backend may run: it mixes examples, or writes what it reads into the model."""
 
 
 class CoupledExamples(PrivacyError):

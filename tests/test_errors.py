@@ -23,3 +23,9 @@ def test_errors_are_what_people_already_catch() -> None:
     assert issubclass(PrivacyError, RuntimeError)
     assert issubclass(BudgetExhausted, PrivacyError)
     assert issubclass(JournalError, PrivacyError)
+
+
+def test_a_refused_operation_knows_its_parameters() -> None:
+    assert errors.UnsupportedOperation("why", ["a", "b"]).parameters == ("a", "b")
+    assert errors.UnsupportedOperation("why").parameters == ()
+    assert issubclass(errors.ForbiddenOperation, errors.UnsupportedOperation)

@@ -52,17 +52,43 @@ def by_loop(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> I
     """
     if examples != 1:
         raise ConfigurationError(f"grads='loop' computes one example at a time, got a batch of {examples}; cut it up")
+    yield as_one(module, losses, batch, examples)
+
+
+def as_one(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> LossesAndGradients:
+    """Return the losses of a batch and the gradient of their sum, as if the batch were one example."""
     parameters = trainable_parameters(module)
-    value = losses(batch, 1)
+    value = losses(batch, examples)
     factors = {name: [DenseGrad(grad[None])] for name, grad in _gradients(parameters, value).items()}
-    yield value.detach(), PerExample(parameters, factors, 1)
+    return value.detach(), PerExample(parameters, factors, 1)
+
+
+def by_backward(module: nn.Module, losses: Losses, batch: Batch, examples: int) -> Iterator[LossesAndGradients]:
+    """Yield loss and gradient of each example of a batch that goes through the model as one: a backward for each loss.
+
+    It costs n backward passes of n examples. Examples that depend on one another in the batch do so here, too.
+
+    Raises:
+        ConfigurationError: the losses are not of shape (n,).
+    """
+    parameters = trainable_parameters(module)
+    values = losses(batch, examples)
+    if values.shape != (examples,):
+        raise ConfigurationError(
+            f"a batch of {examples} examples with a loss of shape {tuple(values.shape)} cannot be taken apart; return losses "
+            "of shape (n,), or set DPStrategy(grads='loop')"
+        )
+    for i, value in enumerate(values):
+        grads = _gradients(parameters, value, keep_graph=i + 1 < examples)
+        factors = {name: [DenseGrad(grad[None])] for name, grad in grads.items()}
+        yield value.detach(), PerExample(parameters, factors, 1)
 
 
 BACKENDS: dict[str, Backend] = {"tape": by_tape, "vmap": by_vmap, "loop": by_loop}
 MAX_EXAMPLES = {"loop": 1}
 """Most examples that a backend takes at a time, where it has a limit."""
-PROBE_EXAMPLES = {"tape": 8, "vmap": 8, "loop": 3}
-"""Records that the probe compares alone and together. Three are too few to trade places, but batches of one cannot show that."""
+PROBE_EXAMPLES = {"tape": 8, "vmap": 8, "loop": 4}
+"""Records that the probe compares alone and together; four are the fewest that can trade places."""
 
 
 def joined(parts: Iterable[LossesAndGradients]) -> PerExample:
@@ -94,7 +120,7 @@ def _dense(gradients: PerExample, name: str) -> Tensor:
     return sum((grad.dense() for grad in gradients.factors.get(name, ())), zeros)
 
 
-def _gradients(parameters: Mapping[str, nn.Parameter], value: Tensor) -> dict[str, Tensor]:
+def _gradients(parameters: Mapping[str, nn.Parameter], value: Tensor, keep_graph: bool = False) -> dict[str, Tensor]:
     """Return the gradients of the parameters that took part.
 
     A whole backward computes them, because some models (with reentrant checkpoints) cannot run under `autograd.grad`.
@@ -104,7 +130,7 @@ def _gradients(parameters: Mapping[str, nn.Parameter], value: Tensor) -> dict[st
         p.grad = None
     try:
         if value.requires_grad:
-            torch.autograd.backward(value.sum())
+            torch.autograd.backward(value.sum(), retain_graph=keep_graph)
         grads = {name: p.grad for name, p in parameters.items()}
     finally:
         for name, p in parameters.items():

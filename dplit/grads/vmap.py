@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -27,7 +27,12 @@ LossesAndGradients = tuple[Tensor, PerExample]
 
 
 def by_vmap(
-    module: nn.Module, losses: Losses, batch: Batch, examples: int, layout: BatchLayout | None = None
+    module: nn.Module,
+    losses: Losses,
+    batch: Batch,
+    examples: int,
+    layout: BatchLayout | None = None,
+    only: Collection[str] | None = None,
 ) -> Iterator[LossesAndGradients]:
     """Yield losses and gradients of a batch; the module sees each example as a batch of one.
 
@@ -40,6 +45,7 @@ def by_vmap(
         batch: tensors in mappings, sequences and dataclasses.
         examples: n.
         layout: what belongs to the examples; None where tensors of n rows are to be taken for theirs.
+        only: names of the trainable parameters whose gradients are wanted; None for all.
 
     Yields:
         Runs of consecutive examples, short enough for their gradients to exist at one time.
@@ -50,10 +56,12 @@ def by_vmap(
             batch that holds several examples otherwise than row by row.
     """
     rows, batch = _taken_apart(batch, examples, layout or layout_of_one(batch, examples))
-    size = sum(p.numel() for p in trainable_parameters(module).values())
+    wanted = [name for name in trainable_parameters(module) if only is None or name in only]
+    size = sum(trainable_parameters(module)[name].numel() for name in wanted)
     step = max(1, base.MAX_INSTANTIATED // max(1, size))
     for start in range(0, examples, step):
-        yield _run(module, losses, batch, {path: leaf[start : start + step] for path, leaf in rows.items()})
+        run = {path: leaf[start : start + step] for path, leaf in rows.items()}
+        yield _run(module, losses, batch, run, wanted)
 
 
 def _taken_apart(batch: Batch, examples: int, layout: BatchLayout) -> tuple[dict[Path, Tensor], Batch]:
@@ -78,6 +86,21 @@ def _taken_apart(batch: Batch, examples: int, layout: BatchLayout) -> tuple[dict
     return rows, with_parts(batch, withheld)
 
 
+def singles(batch: Batch, examples: int, layout: BatchLayout | None = None) -> Iterator[Batch] | None:
+    """Return each example's part of a batch as a batch of one, in the way of `by_vmap`; None if it cannot be taken apart.
+
+    Args:
+        batch: tensors in mappings, sequences and dataclasses.
+        examples: n.
+        layout: as for `by_vmap`.
+    """
+    try:
+        rows, shared = _taken_apart(batch, examples, layout or layout_of_one(batch, examples))
+    except ConfigurationError:
+        return None
+    return (with_parts(shared, {path: leaf[i : i + 1] for path, leaf in rows.items()}) for i in range(examples))
+
+
 def _check_rows(path: Path, part: Tensor, examples: int) -> None:
     if part.shape[:1] != (examples,):
         raise ConfigurationError(
@@ -86,28 +109,34 @@ def _check_rows(path: Path, part: Tensor, examples: int) -> None:
         )
 
 
-def _run(module: nn.Module, losses: Losses, batch: Batch, run: Mapping[Path, Tensor]) -> LossesAndGradients:
-    """Return losses and gradients of one run of examples, whose rows are `run`."""
-    parameters = trainable_parameters(module)
-    with _logging_held_back(module) as calls, torch.compiler.set_stance("force_eager"):
+def _run(
+    module: nn.Module, losses: Losses, batch: Batch, run: Mapping[Path, Tensor], wanted: Sequence[str]
+) -> LossesAndGradients:
+    """Return losses and gradients of one run of examples, whose rows are `run`; parameters not wanted are constants."""
+    trainable = {name: p.detach() for name, p in trainable_parameters(module).items()}
+    parameters = {name: trainable[name] for name in wanted}
+    with logging_held_back(module) as calls, torch.compiler.set_stance("force_eager"):
 
         def example_loss(values: Mapping[str, Tensor], *leaves: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
             calls.clear()
             batch_of_one = {path: leaf.unsqueeze(0) for path, leaf in zip(run, leaves, strict=True)}
-            value = _with_parameters(module, values, lambda: losses(with_parts(batch, batch_of_one), 1))
+            value = _with_parameters(
+                module, {**trainable, **values}, lambda: losses(with_parts(batch, batch_of_one), 1)
+            )
             return value.sum(), [_tensors(call.arguments) for call in calls]
 
         compute = vmap(
             grad_and_value(example_loss, has_aux=True), in_dims=(None, *[0] * len(run)), randomness="different"
         )
         try:
-            grads, (values, logged) = compute({name: p.detach() for name, p in parameters.items()}, *run.values())
-        except DplitError:
+            grads, (values, logged) = compute(parameters, *run.values())
+        except (DplitError, torch.OutOfMemoryError):
             raise
         except RuntimeError as error:
             raise UnsupportedOperation(
                 f"torch.vmap cannot run this model: {first_line(error)}; use grads='loop', which computes every example alone"
             ) from error
+    _refresh_recurrent(module)
     _check_nothing_kept(module)
     for call, figures in zip(calls, logged, strict=True):
         call.replay(figures, len(values))
@@ -115,11 +144,16 @@ def _run(module: nn.Module, losses: Losses, batch: Batch, run: Mapping[Path, Ten
     return values, PerExample(parameters, factors, len(values))
 
 
-class _LogCall(NamedTuple):
+class LogCall(NamedTuple):
     """One call of `LightningModule.log`, made once for all examples of a run."""
 
     log: Callable[..., None]
     arguments: tuple[Args, Kwargs]
+
+    def again(self, examples: int) -> None:
+        """Log what was held back, of a batch of n examples."""
+        args, kwargs = self.arguments
+        self.log(*args, **{"batch_size": examples, **kwargs})
 
     def replay(self, figures: Sequence[Tensor], examples: int) -> None:
         """Log the mean over the examples, or each example's figure where another reduction was asked for.
@@ -136,13 +170,13 @@ class _LogCall(NamedTuple):
 
 
 @contextmanager
-def _logging_held_back(module: nn.Module) -> Iterator[list[_LogCall]]:
-    """Collect what LightningModules log, because a figure inside vmap is not a number yet."""
-    calls: list[_LogCall] = []
+def logging_held_back(module: nn.Module) -> Iterator[list[LogCall]]:
+    """Collect what LightningModules log: a figure inside vmap is not a number yet, and a trial that fails logs nothing."""
+    calls: list[LogCall] = []
     loggers = [m for m in module.modules() if isinstance(m, LightningModule)]
     before = [vars(m).get("log") for m in loggers]
     for m in loggers:
-        vars(m)["log"] = lambda *args, _log=m.log, **kwargs: calls.append(_LogCall(_log, (args, kwargs)))
+        vars(m)["log"] = lambda *args, _log=m.log, **kwargs: calls.append(LogCall(_log, (args, kwargs)))
     try:
         yield calls
     finally:
@@ -167,6 +201,13 @@ def _with_parameters(module: nn.Module, values: Mapping[str, Tensor], compute: C
     state = {f"module.{name}": value for name, value in (*module.named_buffers(), *values.items())}
     result: Tensor = functional_call(_Computation(module, compute), state, ())
     return result
+
+
+def _refresh_recurrent(module: nn.Module) -> None:
+    """Let recurrent layers, which keep a list of their parameters, forget the values that stood in their places."""
+    for part in module.modules():
+        if isinstance(part, nn.RNNBase):
+            part._init_flat_weights()
 
 
 def _check_nothing_kept(module: nn.Module) -> None:

@@ -13,11 +13,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
+from dplit.grads.auto import Auto
 from dplit.grads.backends import BACKENDS, MAX_EXAMPLES, averaged, joined
 from dplit.grads.batch_layout import BatchLayout, batch_layout
 from dplit.grads.factors.units import Units
 from dplit.grads.ownership.proof import Proof
 from dplit.grads.per_example import PerExample
+from dplit.grads.types import Losses
 from dplit.groups import GroupKey, group_ids
 from dplit.sampling.draws import Draw, PhysicalBatch, PhysicalCollate
 from dplit.sampling.loader import check_owners
@@ -31,6 +33,9 @@ Part = tuple[Tensor, PerExample]
 
 Guard = Callable[[Callable[[Callable[[Any], Any]], None]], AbstractContextManager[None]]
 """From what runs a physical batch again, altered by a function, to what is active around it."""
+
+Grads = Literal["auto", "tape", "vmap", "loop"]
+"""What computes per-example gradients."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +54,37 @@ class PhysicalBatches:
         module: the LightningModule.
         precision: the trainer's precision plugin.
         device: where batches and gradients are.
-        grads: name of the backend that computes per-example gradients.
+        grads: name of the backend that computes per-example gradients; "auto" leaves it to `auto`.
         group: where a batch keeps its group ids.
         groups: the declared list of groups.
         unit: where a batch says whose each record is, where persons are drawn.
         losses: takes the losses of the examples out of what `training_step` returns.
         layout: which parts of a batch on the device belong to the examples; None while it is not known.
         proof: certifies the paths of the steps whose gradients are used.
+        auto: chooses the backend where `grads` is "auto".
     """
 
     module: LightningModule
     precision: Precision
     device: torch.device
-    grads: Literal["tape", "vmap", "loop"] = "tape"
+    grads: Grads = "tape"
     group: GroupKey | None = None
     groups: Sequence[str] = ()
     unit: GroupKey | None = None
     losses: StepLosses = field(default_factory=StepLosses)
     layout: BatchLayout | None = None
     proof: Proof = field(default_factory=Proof)
+    auto: Auto = field(default_factory=Auto)
+
+    @property
+    def engine(self) -> Literal["tape", "vmap", "loop"]:
+        """What computes the gradients of the next batch."""
+        return self.auto.engine if self.grads == "auto" else self.grads
+
+    @property
+    def max_rows(self) -> int | None:
+        """Most rows that the engine takes at a time, if there is a limit."""
+        return MAX_EXAMPLES.get(self.engine)
 
     def on(self, module: LightningModule) -> PhysicalBatches:
         """Return the same for another module, such as a copy to measure."""
@@ -89,10 +106,9 @@ class PhysicalBatches:
         Raises:
             CoupledExamples, PrivacyError, UnsupportedOperation: as `Proof.certify`.
         """
-        if self.grads == "tape" and len(samples) > 1:
+        if self.engine == "tape" and len(samples) > 1:
             batch = self.to_device(collate.collate(list(samples)))
-            self._begin_logging(batch, len(samples))
-            self.proof.certify(self.module, partial(self._losses, given=given), batch, len(samples))
+            self.auto.certify(self.module, self._losses_of(given), batch, len(samples), self.proof)
 
     def add(self, draw: Draw, step: PrivateStep, given: StepArguments, guard: Guard | None = None) -> Tensor:
         """Add the clipped gradients of a draw to a step that has begun.
@@ -124,25 +140,23 @@ class PhysicalBatches:
         Raises:
             PrivacyError, ConfigurationError: `training_step` returned something else than losses of its examples.
         """
-        self._begin_logging(batch, size)
-        options: dict[str, Any] = {}
-        if self.grads == "vmap":
-            options = {"layout": self.layout}
-        elif self.grads == "tape" and proven:
-            options = {"proof": self.proof}
-        yield from BACKENDS[self.grads](self.module, partial(self._losses, given=given), batch, size, **options)
+        proof = self.proof if proven else None
+        if self.grads == "auto":
+            yield from self.auto.gradients(self.module, self._losses_of(given), batch, size, self.layout, proof)
+            return
+        by_name: dict[str, dict[str, Any]] = {"vmap": {"layout": self.layout}, "tape": {"proof": proof}}
+        yield from BACKENDS[self.grads](self.module, self._losses_of(given), batch, size, **by_name.get(self.grads, {}))
 
-    def _begin_logging(self, batch: Any, size: int) -> None:
-        """Tell the trainer which batch it is about to log."""
-        trainer = self.module._trainer
-        if trainer is not None and trainer._results is not None and trainer.lightning_module is self.module:
-            trainer._results.batch, trainer._results.batch_size = batch, size
+    def in_company(self, samples: Sequence[Any], collate: PhysicalCollate, given: StepArguments) -> Iterator[Part]:
+        """Yield losses and gradients of samples that go through the model together, also where each trains alone."""
+        batch = self.to_device(collate.collate(list(samples)))
+        yield from self.auto.in_company(self.module, self._losses_of(given), batch, len(samples), self.layout)
 
     def gradients_of_samples(
         self, samples: Sequence[Any], collate: PhysicalCollate, given: StepArguments
     ) -> Iterator[Part]:
         """Yield losses and gradients of samples, as many at a time as the backend takes."""
-        limit = MAX_EXAMPLES.get(self.grads, len(samples))
+        limit = self.max_rows or len(samples)
         for start in range(0, len(samples), limit):
             few = list(samples[start : start + limit])
             yield from self.gradients(self.to_device(collate.collate(few)), len(few), given)
@@ -228,6 +242,17 @@ class PhysicalBatches:
         if self.group is None or not step.reads_groups:
             return None
         return group_of_units(self.group_ids(batch), part.owner)
+
+    def _losses_of(self, given: StepArguments) -> Losses:
+        """Return what computes losses; the trainer is told which batch it is about to log."""
+
+        def losses(batch: Any, size: int) -> Tensor:
+            trainer = self.module._trainer
+            if trainer is not None and trainer._results is not None and trainer.lightning_module is self.module:
+                trainer._results.batch, trainer._results.batch_size = batch, size
+            return self._losses(batch, size, given)
+
+        return losses
 
     def _losses(self, batch: Any, size: int, given: StepArguments) -> Tensor:
         with self.precision.train_step_context(), self.losses.following(size) as scalars:

@@ -18,7 +18,7 @@ from dplit.training.checks.collate import check_collation
 from dplit.training.checks.loader import TrainLoader
 from dplit.training.checks.model import FixedNorms, check_norms
 from dplit.training.physical_batches import PhysicalBatches, StepArguments
-from dplit.training.probing import Probes, certify, find_physical_batch_size, with_layout
+from dplit.training.probing import Probes, certify, choose_backend, find_physical_batch_size, with_layout
 from dplit.training.run_record import RunRecord
 from dplit.training.setup import FitPlan
 from dplit.training.state_guard import StateGuard
@@ -133,6 +133,7 @@ class PrivateFit:
                 looked = self._probe(given)
             with self.guard.draw(judge_anew=looked), self.record.figures.step("training_step"):
                 loss = self.batches.add(draw, self.step, given, self.guard.physical_batch)
+        self._follow_backend()
         check_norms(self.batches.module)
         self.record.note_python_reads(self.batches.proof.harmless.lines())
         self.record.other_releases.update(
@@ -150,6 +151,13 @@ class PrivateFit:
             self.step.release()
         if self.exhausted:
             self.trainer.should_stop = True
+
+    def _follow_backend(self) -> None:
+        """Cut the next draws as the backend takes them, and say which it is, where `grads="auto"` has changed it."""
+        limit = self.batches.max_rows
+        if limit is not None and self.train.collate.max_rows > limit:
+            self.train.collate.max_rows = limit
+        self.batches.auto.say()
 
     def _fix_norms(self) -> None:
         """Hold norms in eval mode that are in it now that the first draw is taken, after every hook at the fit's start."""
@@ -170,6 +178,7 @@ class PrivateFit:
             check_collation(self.train)
             self.batches = self.probes.batches = with_layout(self.batches, self.train, self.guard.trials)
             self.batches.proof.unseen = self._unseen
+            choose_backend(self.batches, self.train, given, self.guard.trials)
             certify(self.batches, self.train, given, self.guard.trials)
         looked = self.probes.before_draw(given, self.trainer.current_epoch)
         if first and self.find_size:

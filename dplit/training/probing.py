@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from dplit.clipping import ClippingPolicy
-from dplit.grads.backends import MAX_EXAMPLES, PROBE_EXAMPLES, joined
+from dplit.errors import DplitError
+from dplit.grads.backends import PROBE_EXAMPLES, joined
 from dplit.grads.batch_layout import LOOKED_AT
 from dplit.grads.coupling.probe import LEVELS, ROUGH, examine, examine_in_company
 from dplit.grads.coupling.trial import Trials
@@ -95,7 +97,7 @@ class Probes:
 
     def _again(self, given: StepArguments) -> None:
         """Look at a few records, and at as many as go through the model at one time, where that fits."""
-        start, few = time.perf_counter(), PROBE_EXAMPLES[self.batches.grads]
+        start, few = time.perf_counter(), PROBE_EXAMPLES[self.batches.engine]
         check_company(self.batches, self.train, given, self.trials, few)
         self._cost = time.perf_counter() - start
         self._spent += self._cost
@@ -152,6 +154,9 @@ def check_coupling(
 ) -> bool:
     """Compare the gradients of random records alone and in company, by the backend that trains.
 
+    Where `grads="auto"` falls back to a backend that takes examples apart, their company is a batch that goes through the
+    model as one, which that backend alone would never see.
+
     Returns:
         Whether any could be compared; False where all are zero.
 
@@ -160,7 +165,7 @@ def check_coupling(
         PrivacyError: a tensor that stays takes values from the records, or nothing could be compared.
     """
     trials = trials or Trials(batches.module)
-    records, few = single_records(train.loader.dataset), PROBE_EXAMPLES[batches.grads]
+    records, few = single_records(train.loader.dataset), PROBE_EXAMPLES[batches.engine]
     pool, start = _pool(records), time.perf_counter()
     compared = False
     for turn in range(PROBES):
@@ -168,7 +173,7 @@ def check_coupling(
         chosen, company = _random(records, few), pool if turn == PROBES - 1 else None
         compared |= examine(trials, gradients, chosen, rough, company, classes, LEVELS[turn % 2 :])
     seconds, size = time.perf_counter() - start, min(train.collate.max_rows, len(records))
-    if size > few and batches.grads not in MAX_EXAMPLES and seconds * size / few / 10 < FREE_SECONDS:
+    if size > few and batches.max_rows is None and seconds * size / few / 10 < FREE_SECONDS:
         check_company(batches, train, given, trials, size, pool)
     return compared
 
@@ -200,6 +205,26 @@ def check_company(
     examine_in_company(trials, _gradients(batches, train, given), samples, _rough(batches), pool, _classes(batches))
 
 
+def choose_backend(batches: PhysicalBatches, train: TrainLoader, given: StepArguments, trials: Trials) -> None:
+    """Let `grads="auto"` find out what runs random records, together and one of them alone; what none runs is told later."""
+    if batches.grads != "auto":
+        return
+    samples = _random(single_records(train.loader.dataset), PROBE_EXAMPLES["tape"])
+    for few in (samples, samples[:1]):
+        with trials.run():
+            try:
+                joined(batches.gradients_of_samples(few, train.collate, given))
+            except (DplitError, torch.OutOfMemoryError, MemoryError):
+                raise
+            except Exception:
+                break
+    batches.auto.say()
+
+
+def _takes_apart(batches: PhysicalBatches) -> bool:
+    return batches.auto.fell_back if batches.grads == "auto" else batches.grads != "tape"
+
+
 def find_physical_batch_size(
     batches: PhysicalBatches,
     train: TrainLoader,
@@ -219,14 +244,18 @@ def find_physical_batch_size(
         policy,
         train.loader,
         batches.device,
-        MAX_EXAMPLES.get(batches.grads),
+        batches.max_rows,
         memory_limit,
         trials,
     )
 
 
 def _gradients(batches: PhysicalBatches, train: TrainLoader, given: StepArguments) -> Any:
+    """Return what computes gradients as the backend does; of samples in company where it would take them apart."""
+
     def gradients(samples: Sequence[Any]) -> PerExample:
+        if batches.grads == "auto" and batches.auto.fell_back and len(samples) > 1:
+            return joined(batches.in_company(samples, train.collate, given))
         return joined(batches.gradients_of_samples(samples, train.collate, given))
 
     return gradients
@@ -255,7 +284,7 @@ def _pool(records: SingleRecords) -> list[Any]:
 
 def _rough(batches: PhysicalBatches) -> float:
     """Return the tolerance where gradients do not show the narrow types they were computed in."""
-    return ROUGH if batches.grads != "tape" and isinstance(batches.precision, MixedPrecision) else 0
+    return ROUGH if _takes_apart(batches) and isinstance(batches.precision, MixedPrecision) else 0
 
 
 def _classes(batches: PhysicalBatches) -> int | None:

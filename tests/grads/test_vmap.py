@@ -190,9 +190,9 @@ def test_mutant_a_run_of_the_wrong_examples_is_caught(monkeypatch: pytest.Monkey
     honest = vmap_module._run
     first: list[Any] = []
 
-    def repeating(module: Any, losses: Any, batch: Any, run: Any) -> Any:
+    def repeating(module: Any, losses: Any, batch: Any, run: Any, *rest: Any) -> Any:
         first.append(run)
-        return honest(module, losses, batch, {path: first[0][path][: len(now)] for path, now in run.items()})
+        return honest(module, losses, batch, {path: first[0][path][: len(now)] for path, now in run.items()}, *rest)
 
     monkeypatch.setattr(vmap_module, "_run", repeating)
     with pytest.raises(AssertionError):

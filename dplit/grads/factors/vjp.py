@@ -61,7 +61,7 @@ class VjpGrad(FactoredGrad):
         (pulled_back,) = torch.autograd.grad(
             self.attached, self.parent, grads, retain_graph=True, allow_unused=True, is_grads_batched=batched
         )
-        return self.parent.new_zeros(shape) if pulled_back is None else pulled_back.detach()
+        return self.parent.new_zeros(shape) if pulled_back is None else pulled_back.detach().contiguous()
 
 
 def _sum_of_built(grad: FactoredGrad, size: int, weights: Tensor) -> Tensor:

@@ -135,6 +135,20 @@ class Proof:
             self._known.add(tape.path.digest)
         return value.detach(), gradients
 
+    def check_losses(self, module: nn.Module, losses: Losses, batch: Batch, examples: int) -> None:
+        """Follow the losses of a step alone, for gradients that one backward for each loss computes.
+
+        Raises:
+            CoupledExamples, PrivacyError: as `record`.
+        """
+        state = random_state()
+        with self.unseen():
+            with again(state), Ownership(examples) as ownership:
+                self.owners.tell(ownership, batch)
+                value = losses(batch, examples)
+            _check_losses(ownership, value)
+            self._judge_reads(ownership.reads, module, losses, batch, examples, state)
+
 
 class MixedGradients(CoupledExamples):
     """Each loss depends on its own example, but what was recorded of a gradient depends on several."""

@@ -44,12 +44,11 @@ def _by_channel(grad: Tensor, weight: Tensor, examples: int) -> Tensor:
     return split.sum((1, 3)).view(examples, *weight.shape)
 
 
-@rule(F.prelu, Tensor.prelu)
+@rule(F.prelu, Tensor.prelu, any_batch_axis=True)
 def prelu(tape: Tape, input: Tensor, weight: Tensor) -> Tensor:
     """`F.prelu` with one slope, or one slope for each channel (dimension 1).
 
     Raises:
         UnsupportedOperation: the input does not have the examples outermost.
     """
-    tape.check_outermost(F.prelu, input, weight)
-    return _PReLU.apply(input, weight, tape)
+    return tape.apply_by_row(F.prelu, lambda x: _PReLU.apply(x, weight, tape), input, weight)

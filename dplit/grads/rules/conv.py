@@ -307,7 +307,6 @@ def conv_grad(x: Tensor, back: Tensor, geometry: Geometry, examples: int) -> Con
 def _convolve(
     tape: Tape, operation: TorchFunction, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
 ) -> Tensor:
-    tape.check_outermost(operation, x, weight, bias)
     if x.dim() != weight.dim():
         raise tape.refusal(
             operation,
@@ -316,11 +315,13 @@ def _convolve(
             "examples first",
         )
     tape.refuse_data(operation, weight, bias)
-    return _Conv.apply(to_product_dtype(x), weight, bias, geometry, tape)
+    return tape.apply_by_row(
+        operation, lambda v: _Conv.apply(to_product_dtype(v), weight, bias, geometry, tape), x, weight, bias
+    )
 
 
 def _conv(operation: TorchFunction, dimensions: int) -> None:
-    @rule(operation)
+    @rule(operation, any_batch_axis=True)
     def convolution(
         tape: Tape,
         input: Tensor,
@@ -340,14 +341,16 @@ def _conv(operation: TorchFunction, dimensions: int) -> None:
         if padding == "same" and set(strides) != {1}:
             raise tape.refusal(operation, (weight, bias), "has padding='same' and a stride; use padding in numbers")
         if padding == "same" and input.dim() == weight.dim():
-            input, padding = _same(input, kernel, dilations)
+            padded, padding = _same(input, kernel, dilations)
+            tape.keep_batch_axis(input, padded)
+            input = padded
         sides = (0,) * dimensions if isinstance(padding, str) else _as_tuple(padding, dimensions)
         geometry = Geometry(kernel, strides, sides, dilations, groups, False, (0,) * dimensions)
         return _convolve(tape, operation, input, weight, bias, geometry)
 
 
 def _conv_transposed(operation: TorchFunction, dimensions: int) -> None:
-    @rule(operation)
+    @rule(operation, any_batch_axis=True)
     def convolution(
         tape: Tape,
         input: Tensor,

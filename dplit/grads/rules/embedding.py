@@ -51,12 +51,12 @@ def embedding(
     """`F.embedding` with `padding_idx`, of ids for each example or of one row of ids for all examples.
 
     Raises:
-        UnsupportedOperation: `max_norm` (it rewrites the table as it reads) or `scale_grad_by_freq` (it counts ids
+        ForbiddenOperation: `max_norm` (it rewrites the table as it reads) or `scale_grad_by_freq` (it counts ids
             over the batch, which makes the gradient of one example depend on the others).
     """
     if max_norm is not None or scale_grad_by_freq:
         why = "rewrites the table with max_norm" if max_norm is not None else "couples examples by scale_grad_by_freq"
-        raise tape.refusal(F.embedding, (weight,), f"{why}; leave that option out")
+        raise tape.forbidden(F.embedding, (weight,), f"{why}; leave that option out")
     padding = None if padding_idx is None else padding_idx % weight.shape[0]
     shared = tape.examples > 1 and (input.dim() == 0 or input.shape[0] == 1)
     if shared or tape.is_constant(input):

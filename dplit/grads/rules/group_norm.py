@@ -68,7 +68,7 @@ def _by_example(by_channel: Tensor, examples: int) -> Tensor:
     return summed
 
 
-@rule(F.group_norm)
+@rule(F.group_norm, any_batch_axis=True)
 def group_norm(
     tape: Tape,
     input: Tensor,
@@ -85,7 +85,7 @@ def group_norm(
     return _normalise(tape, F.group_norm, input, num_groups, weight, bias, eps)
 
 
-@rule(F.instance_norm)
+@rule(F.instance_norm, any_batch_axis=True)
 def instance_norm(
     tape: Tape,
     input: Tensor,
@@ -100,21 +100,26 @@ def instance_norm(
     """`F.instance_norm` by the statistics of its input, a group norm with one group for each channel; or by fixed ones.
 
     Raises:
-        UnsupportedOperation: it keeps running statistics, which hold data without noise.
+        ForbiddenOperation: it keeps running statistics, which hold data without noise.
     """
     if running_mean is not None and running_var is not None and not use_input_stats:
         return by_fixed_statistics(tape, F.instance_norm, input, running_mean, running_var, weight, bias, eps)
     if running_mean is not None or running_var is not None or not use_input_stats:
         why = "keeps running statistics, which mix examples and hold them without noise; leave track_running_stats out"
-        raise tape.refusal(F.instance_norm, (weight, bias), why)
+        raise tape.forbidden(F.instance_norm, (weight, bias), why)
     return _normalise(tape, F.instance_norm, input, input.shape[1] if input.dim() > 1 else 1, weight, bias, eps)
 
 
 def _normalise(
     tape: Tape, operation: TorchFunction, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    tape.check_outermost(operation, x, weight, bias)
     if x.dim() < 2 or (operation is F.instance_norm and x.dim() < 3):
         raise tape.refusal(operation, (weight, bias), f"got an activation of shape {tuple(x.shape)} without channels")
     tape.refuse_data(operation, weight, bias)
-    return _GroupNorm.apply(to_statistics_dtype(x).contiguous(), groups, weight, bias, eps, tape)
+    return tape.apply_by_row(
+        operation,
+        lambda v: _GroupNorm.apply(to_statistics_dtype(v).contiguous(), groups, weight, bias, eps, tape),
+        x,
+        weight,
+        bias,
+    )

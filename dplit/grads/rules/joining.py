@@ -83,6 +83,9 @@ def cat(
         UnsupportedOperation: it would put parameters between the examples, data does not have the examples outermost, or
             `out` is given.
     """
+    tensors = [p for p in tensors if p.shape != (0,)]  # torch leaves them out, whatever the shapes of the others
+    if out is None and all(tape.tracked(p) is not None or tape.is_constant(p) for p in tensors):
+        return tape.derive(torch.cat, tensors, dim if axis is None else axis)
     dim = (dim if axis is None else axis) % tensors[0].dim()
     sizes = [p.shape[dim] for p in tensors]
     return _join(tape, torch.cat, tensors, dim, out, lambda p: torch.cat(p, dim), lambda g: g.split(sizes, dim))

@@ -73,7 +73,7 @@ def layer_norm(
     """`F.layer_norm` over trailing dimensions.
 
     Raises:
-        UnsupportedOperation: the normalised dimensions include the examples.
+        ForbiddenOperation: the normalised dimensions include the examples.
     """
     tape.refuse_data(F.layer_norm, weight, bias)
     within_one_example(tape, F.layer_norm, input, normalized_shape, weight, bias)
@@ -92,9 +92,9 @@ def within_one_example(
     """Refuse statistics over the last dimensions, of this shape, if one of them is that of the examples.
 
     Raises:
-        UnsupportedOperation: it is.
+        ForbiddenOperation: it is.
     """
     axis = tape.batch_axis(x)
     examples = axis.dim if isinstance(axis, InDim) else 0
     if len(shape) >= x.dim() - examples:
-        raise tape.refusal(operation, parameters, "normalises over the examples, which couples them")
+        raise tape.forbidden(operation, parameters, "normalises over the examples, which couples them")

@@ -50,7 +50,7 @@ def rms_norm(
     """`F.rms_norm` over trailing dimensions; without `eps`, the epsilon of the input's type.
 
     Raises:
-        UnsupportedOperation: the normalised dimensions include the examples.
+        ForbiddenOperation: the normalised dimensions include the examples.
     """
     within_one_example(tape, F.rms_norm, input, normalized_shape, weight)
     eps = torch.finfo(input.dtype).eps if eps is None else eps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -38,6 +39,10 @@ class Constants:
     def discard(self, value: Tensor) -> None:
         """Remove a tensor if it is in the set."""
         self._refs.pop(id(value), None)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield those that are alive."""
+        yield from (value for ref in list(self._refs.values()) if (value := ref()) is not None)
 
     def __contains__(self, value: Tensor) -> bool:
         ref = self._refs.get(id(value))

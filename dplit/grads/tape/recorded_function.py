@@ -50,7 +50,13 @@ class RecordedFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Context, back: Tensor) -> InputGradients:
-        """Unpack what was saved, then compute the gradient unseen by the tape."""
+        """Unpack what was saved, then compute the gradient unseen by the tape.
+
+        Raises:
+            UnsupportedOperation: the gradient is to be differentiated in turn, as a gradient penalty does.
+        """
+        if torch.is_grad_enabled():
+            raise ctx.tape.differentiated_twice(vars(ctx).values())
         saved = ctx.saved_tensors
         with torch._C.DisableTorchFunction():
             return ctx._forward_cls.gradient(ctx, saved, back)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from types import TracebackType
 from typing import Self
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
-from dplit.errors import ConfigurationError, UnsupportedOperation
+from dplit.errors import ConfigurationError, ForbiddenOperation, UnsupportedOperation
 from dplit.grads.batch_axis import propagate
-from dplit.grads.batch_axis.axes import BatchAxes, BatchAxis, InDim, Mixed
+from dplit.grads.batch_axis.axes import BatchAxes, BatchAxis, InDim, Mixed, RowOwners
 from dplit.grads.factors.base import FactoredGrad
 from dplit.grads.factors.rows import RowPerExampleGrad
 from dplit.grads.messages import operation_name, shape_text
@@ -31,6 +33,9 @@ from dplit.grads.types import Args, Kwargs, Result, TorchFunction
 
 registry.load()
 propagate.load()
+
+
+_COLLECTIONS = frozenset({dict, list, tuple})
 
 
 class Tape(TorchFunctionMode):
@@ -95,9 +100,21 @@ class Tape(TorchFunctionMode):
             for parameter in submodule._parameters.values():
                 if parameter is not None and not parameter.requires_grad:
                     self._constants.add(parameter)
-            for value in (*submodule._buffers.values(), *vars(submodule).values()):
+            for value in submodule._buffers.values():
                 if type(value) is Tensor:
                     self._constants.add(value)
+            for value in _kept_by(submodule):
+                self._constants.add(value)
+
+    def _learn_made(self, parameter: nn.Parameter) -> None:
+        """Note that a parameter which the model made while it runs is constant, if it holds the numbers of a known tensor.
+
+        `nn.Parameter(weight.T)` is no operation that a mode sees; it shares memory with what it was made of, without its graph.
+        """
+        memory = parameter.untyped_storage().data_ptr()
+        known = chain((t.tensor for t in self._tracked.values()), self._constants)
+        if any(t.untyped_storage().data_ptr() == memory for t in known):
+            self._constants.add(parameter)
 
     def know_constant(self, value: Tensor) -> None:
         """Note that a tensor of the batch is the same for all examples."""
@@ -179,6 +196,29 @@ class Tape(TorchFunctionMode):
         self._axes.put(result, axis)
         return result
 
+    def apply_by_row(
+        self, operation: TorchFunction, rule: Callable[[Tensor], Tensor], value: Tensor, *parameters: object
+    ) -> Tensor:
+        """Apply a rule that treats each row (image) by itself to an activation whose rows may be in any order.
+
+        Args:
+            operation: for messages.
+            rule: from `(rows, ...)` to `(rows, ...)`; as many rows belong to each example, the examples outermost.
+            value: the activation, of any number of rows for each example.
+            parameters: for messages.
+
+        Raises:
+            UnsupportedOperation: it is not known which example a row belongs to.
+        """
+        axis = self._axes.of(value)
+        if not isinstance(axis, RowOwners):
+            self.check_outermost(operation, value, *parameters)
+            return rule(value)
+        filled = axis.outermost(value)
+        result: Tensor = axis.restored(rule(filled.flatten(0, 1)).unflatten(0, filled.shape[:2]))
+        self._axes.put(result, axis)
+        return result
+
     def batch_axis(self, value: Tensor) -> BatchAxis | None:
         """Return where the examples are in an activation, or None for outermost."""
         return self._axes.of(value)
@@ -212,9 +252,28 @@ class Tape(TorchFunctionMode):
 
     def refusal(self, operation: TorchFunction, values: Iterable[object], why: str) -> UnsupportedOperation:
         """Return the error that names the operation, the tracked tensors among the values, and their shapes."""
-        tracked = [self.tracked(value) for value in values]
-        names = ", ".join(f"{t.name} {tuple(t.tensor.shape)}" for t in tracked if t) or "a trainable parameter"
-        return UnsupportedOperation(f"{operation_name(operation)} on {names} {why}")
+        message, parameters = self._refused(operation, values, why)
+        return UnsupportedOperation(f'{message}; or set DPStrategy(grads="auto") or "loop"', parameters)
+
+    def forbidden(self, operation: TorchFunction, values: Iterable[object], why: str) -> ForbiddenOperation:
+        """Return the error of an operation that is refused whatever computes the gradients."""
+        return ForbiddenOperation(*self._refused(operation, values, why))
+
+    def differentiated_twice(self, values: Iterable[object]) -> UnsupportedOperation:
+        """Return the error of a gradient that the model computes to differentiate it; some of the values are `Tracked`."""
+        parts = [part for v in values for part in (v if isinstance(v, list | tuple) else (v,))]
+        tracked = [part for part in parts if isinstance(part, Tracked)]
+        names = ", ".join(t.name for t in tracked)
+        return UnsupportedOperation(
+            f"the model differentiates a gradient (create_graph=True, as a gradient penalty does) through {names}, which the "
+            'tape records once only; set DPStrategy(grads="auto") or "loop"',
+            _parameters_of(tracked),
+        )
+
+    def _refused(self, operation: TorchFunction, values: Iterable[object], why: str) -> tuple[str, tuple[str, ...]]:
+        tracked = [t for t in map(self.tracked, tensors(tuple(values), {})) if t]
+        names = ", ".join(f"{t.name} {tuple(t.tensor.shape)}" for t in tracked) or "a trainable parameter"
+        return f"{operation_name(operation)} on {names} {why}", _parameters_of(tracked)
 
     # -- forward -----------------------------------------------------------------------------------------------
 
@@ -250,6 +309,9 @@ class Tape(TorchFunctionMode):
         for t in given if self._detached_copies else ():
             if t.requires_grad and id(t) in self._detached_copies:
                 tracked[id(t)] = self._detached_copies[id(t)][1]
+        for t in given:
+            if type(t) is nn.Parameter and id(t) not in tracked and t not in self._constants:
+                self._learn_made(t)
         if not any(id(t) in tracked for t in given):
             result = func(*args, **kwargs)
             if makes_data(func, result, self):
@@ -259,6 +321,10 @@ class Tape(TorchFunctionMode):
             return self._detach_in_recomputation(given[0])
         if func not in registry.TAKES_NO_DATA and all(id(t) in tracked or t in self._constants for t in given):
             return self._derive(func, args, kwargs)
+        if not all(t.numel() for t in given):
+            applied, result = self._apply_to_no_rows(func, args, kwargs, given)
+            if applied:
+                return result
         if func in registry.RULES and torch.is_grad_enabled():
             self._refuse_complex(func, given)
             if self._axes and func not in registry.TAKES_ANY_BATCH_AXIS:
@@ -355,6 +421,22 @@ class Tape(TorchFunctionMode):
         self._tracked[id(leaf)] = DerivedTensor(leaf, result, parents, operation, args, kwargs)
         return leaf
 
+    def _apply_to_no_rows(
+        self, func: TorchFunction, args: Args, kwargs: Kwargs, given: list[Tensor]
+    ) -> tuple[bool, Result]:
+        """Apply an operation as torch does if its result has no numbers, such as a layer to which no example was sent.
+
+        Returns:
+            Whether that is so, and the result; no gradient passes through it.
+        """
+        constant = lambda v: v.detach() if isinstance(v, Tensor) and id(v) in self._tracked else v  # noqa: E731
+        constant_args, constant_kwargs = tree_map(constant, (args, dict(kwargs)))
+        result = func(*constant_args, **constant_kwargs)
+        if any(t.numel() for t in tensors((result,), {})):
+            return False, None
+        self._follow_batch_axis(func, args, kwargs, result, given)
+        return True, result
+
     def _apply_without_rule(self, func: TorchFunction, args: Args, kwargs: Kwargs, given: list[Tensor]) -> Result:
         """Apply an operation step by step if it is written in Python, at once if it needs no gradient; else refuse it."""
         steps = without_override_check(func)
@@ -369,7 +451,7 @@ class Tape(TorchFunctionMode):
             func,
             given,
             f"has no rule (arguments {', '.join(shape_text(t) for t in given)}); "
-            'freeze the parameter, set DPStrategy(grads="vmap") or "loop", or add a rule in dplit/grads/rules',
+            "freeze the parameter, or add a rule in dplit/grads/rules",
         )
 
     # -- backward ----------------------------------------------------------------------------------------------
@@ -416,17 +498,18 @@ class Tape(TorchFunctionMode):
         self._recording = True
         try:
             self._run_recorded(torch.autograd.backward, losses.sum())
-            unseen = [tracked.name for tracked in self._tracked.values() if tracked.tensor.grad is not None]
-            unseen += [tracked.name for copy, tracked in self._detached_copies.values() if copy.grad is not None]
+            unseen = [tracked for tracked in self._tracked.values() if tracked.tensor.grad is not None]
+            unseen += [tracked for copy, tracked in self._detached_copies.values() if copy.grad is not None]
         finally:
             self._recording = False
             for name, p in self._parameters.items():
                 p.grad = before[name]
         if unseen:
             raise UnsupportedOperation(
-                f"{', '.join(unseen)} got gradient by a road the tape cannot see (a scripted module or a custom "
-                "autograd.Function, perhaps); write it with torch functions, freeze the parameter, or set "
-                'DPStrategy(grads="loop")'
+                f"{', '.join(tracked.name for tracked in unseen)} got gradient by a road the tape cannot see (a scripted "
+                "module or a custom autograd.Function, perhaps); write it with torch functions, freeze the parameter, or "
+                'set DPStrategy(grads="auto") or "loop"',
+                _parameters_of(unseen),
             )
 
     def _run_recorded(self, func: TorchFunction, *args: object, **kwargs: object) -> Result:
@@ -446,6 +529,19 @@ class Tape(TorchFunctionMode):
         self._constants.add(copy)
         self._detached_copies[id(copy)] = copy, self._tracked[id(value)]
         return copy
+
+
+def _kept_by(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the tensors that are attributes of a module or in its public dictionaries and lists (the tokens of a prompt, say)."""
+    for name, value in vars(module).items():
+        if type(value) is Tensor:
+            yield value
+        elif type(value) in _COLLECTIONS and value and name[0] != "_":
+            yield from (t for t in tensors((value,), {}) if type(t) is Tensor)
+
+
+def _parameters_of(tracked: Iterable[Tracked]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for t in tracked for name in t.parameters))
 
 
 def _unchanged(value: Tensor) -> Tensor:

@@ -25,6 +25,11 @@ class Tracked(ABC):
     def name(self) -> str:
         """How messages call it."""
 
+    @property
+    @abstractmethod
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the parameters that it was computed from."""
+
     @abstractmethod
     def pull_back(self, grad: FactoredGrad) -> Iterator[tuple[str, FactoredGrad]]:
         """Yield `(parameter name, gradient of that parameter)`: what a gradient of this tensor means for the parameters."""
@@ -40,6 +45,10 @@ class TrackedParameter(Tracked):
     @property
     def name(self) -> str:
         return self.label
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return (self.label,)
 
     def pull_back(self, grad: FactoredGrad) -> Iterator[tuple[str, FactoredGrad]]:
         yield self.label, grad
@@ -65,6 +74,10 @@ class DerivedTensor(Tracked):
     @property
     def name(self) -> str:
         return f"{getattr(self.operation, '__name__', 'f')}({', '.join(parent.name for parent in self.parents)})"
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for parent in self.parents for name in parent.parameters))
 
     def pull_back(self, grad: FactoredGrad) -> Iterator[tuple[str, FactoredGrad]]:
         rule = None if self.operation is None else VJP_RULES.get(self.operation)

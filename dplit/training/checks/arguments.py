@@ -24,8 +24,8 @@ def check_arguments(noise: object, loss_reduction: object, delta: float | None, 
         raise ConfigurationError(f"noise={noise!r} must be a Target(epsilon, delta) or a noise multiplier above 0")
     if loss_reduction not in (None, "mean", "sum"):
         raise ConfigurationError(f"loss_reduction={loss_reduction!r} must be None, 'mean' or 'sum'")
-    if grads not in BACKENDS:
-        names = [repr(name) for name in BACKENDS]
+    if grads not in ("auto", *BACKENDS):
+        names = [repr(name) for name in ("auto", *BACKENDS)]
         raise ConfigurationError(f"grads={grads!r} must be {', '.join(names[:-1])} or {names[-1]}")
     if delta is not None and not 0 < delta < 1:
         raise ConfigurationError(f"delta={delta!r} must lie between 0 and 1")

@@ -79,7 +79,7 @@ def check_optimizers(optimizers: Sequence[Optimizer], module: nn.Module) -> None
             raise PrivacyError(f"{name} has a gradient hook, which a private step would not call; remove it")
     known = {id(p) for p in module.parameters()}
     stepped = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    if any(id(p) not in known for p in stepped):
+    if any(p.requires_grad and id(p) not in known for p in stepped):
         raise PrivacyError("the optimizer steps on parameters outside the LightningModule; make them part of it")
     if not any(p.requires_grad for p in stepped):
         raise ConfigurationError("the optimizer steps on frozen parameters alone; give it those that are to be trained")

@@ -38,7 +38,7 @@ from dplit.training.checks.trainer import check_counts, check_throughput, check_
 from dplit.training.losses import LossReduction, StepLosses
 from dplit.training.outlets.closure import return_no_loss, step_output
 from dplit.training.outlets.figures import Figures
-from dplit.training.physical_batches import PhysicalBatches, StepArguments
+from dplit.training.physical_batches import Grads, PhysicalBatches, StepArguments
 from dplit.training.private_fit import PrivateFit
 from dplit.training.run_record import RunRecord, Spent
 from dplit.training.saved_fit import SavedFit, path_from
@@ -73,8 +73,10 @@ class PrivateHooks(Strategy):
         delta: δ at which ε is shown where `noise` is a number; None takes the smaller of 1e-5 and 1/(10 N).
         training_logs: False drops what `training_step` logs or hands to a logger, which is un-noised and released without
             charge.
-        grads: "tape"; "vmap" (torch.func) for models with operations the tape refuses; or "loop", one example at a time,
-            whatever `physical_batch_size` is, for every other. All are exact; the last two build every gradient.
+        grads: "auto" takes the tape, torch.func for the parameters that the tape refuses, and the loop where torch.func
+            cannot run the model either, and says so once; or by hand: "tape", which refuses operations without a rule;
+            "vmap" (torch.func); "loop", one example at a time, whatever `physical_batch_size` is. All are exact; the last two
+            build every gradient.
         memory_limit: GiB that training may take, for "auto"; None for what is free, or half of it on the CPU.
         ledger: another strategy's, to go on charging where a model is trained further without a checkpoint.
         accountant: name of what turns the ledger into an ε (`dplit.privacy.accountants`); None for the given ledger's own,
@@ -114,7 +116,7 @@ class PrivateHooks(Strategy):
         noise_seed: int | None = None,
         delta: float | None = None,
         training_logs: bool = True,
-        grads: Literal["tape", "vmap", "loop"] = "tape",
+        grads: Grads = "auto",
         memory_limit: float | None = None,
         ledger: Ledger | None = None,
         accountant: str | None = None,
@@ -144,7 +146,7 @@ class PrivateHooks(Strategy):
         self.loss_reduction: LossReduction | None = loss_reduction
         self.noise_seed = noise_seed
         self.training_logs = training_logs
-        self.grads: Literal["tape", "vmap", "loop"] = grads
+        self.grads: Grads = grads
         self.memory_limit = memory_limit
         self.rows = rows
         self.python_reads = checked_names("python_reads", python_reads)
@@ -356,8 +358,9 @@ class PrivateHooks(Strategy):
         )
 
     def _first_size(self) -> int:
-        size = PROBE_EXAMPLES[self.grads] if self._asked_size == "auto" else self._asked_size
-        return min(size, MAX_EXAMPLES.get(self.grads, size))
+        engine = "tape" if self.grads == "auto" else self.grads
+        size = PROBE_EXAMPLES[engine] if self._asked_size == "auto" else self._asked_size
+        return min(size, MAX_EXAMPLES.get(engine, size))
 
     def _strata(self, rate: float, loader: DataLoader[Any]) -> Strata | None:
         """Return where each rate holds, if the policy has rates by group; refuse a person in two groups."""

@@ -186,11 +186,11 @@ def test_an_example_of_weight_zero_is_left_out() -> None:
     "body",
     [
         lambda m, x: m.conv(x[0]),
-        lambda m, x: m.conv(x[:3]),
+        lambda m, x: m.conv(x.movedim(1, 0)[:, :4]),
         lambda m, x: F.conv2d(x, m.conv(x)[:4, :, :3, :3], m.conv.bias),
         lambda m, x: F.conv2d(x, m.conv.weight, m.conv.bias, stride=2, padding="same"),
     ],
-    ids=["unbatched", "gathered", "kernel_from_data", "same_with_stride"],
+    ids=["unbatched", "moved", "kernel_from_data", "same_with_stride"],
 )
 def test_refused(body: Callable[[nn.Module, Tensor], Tensor]) -> None:
     model = Reused(body)

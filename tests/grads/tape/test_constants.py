@@ -72,3 +72,43 @@ def test_mutant_that_keeps_overwritten_constants_is_caught(monkeypatch: pytest.M
     monkeypatch.setattr(Constants, "discard", lambda self, value: None)
     with pytest.raises(AssertionError):
         test_constants_are_followed_through_operations()
+
+
+def test_those_alive_are_listed() -> None:
+    constants, x = Constants(), torch.ones(2)
+    constants.add(x)
+    constants.add(torch.ones(2))
+    gc.collect()
+    assert [value is x for value in constants] == [True]
+
+
+class Making(nn.Module):
+    """Makes parameters while it runs, of what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.kept = nn.Parameter(torch.ones(2, 3)), {"ids": torch.arange(2)}
+        self.register_buffer("fixed", torch.ones(3, 2))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        of_constant, of_derived = nn.Parameter(self.fixed.T), nn.Parameter(self.weight * 2, requires_grad=False)
+        of_data = nn.Parameter(x)
+        for made in (of_constant, of_derived, of_data):
+            made + self.weight.sum()
+        return [of_constant, of_derived, of_data]
+
+
+def test_parameters_made_of_constants_are_constant_and_those_of_data_are_not() -> None:
+    module = Making()
+    with Tape(module, 2) as tape:
+        of_constant, of_derived, of_data = module(torch.tensor([[1.0, 2, 3], [4, 5, 6]]))
+    assert tape.is_constant(of_constant)
+    assert tape.is_constant(of_derived)
+    assert not tape.is_constant(of_data)
+    assert tape.is_constant(module.kept["ids"])
+
+
+def test_mutant_that_takes_every_made_parameter_for_constant_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tape, "_learn_made", lambda self, parameter: self._constants.add(parameter))
+    with pytest.raises(AssertionError):
+        test_parameters_made_of_constants_are_constant_and_those_of_data_are_not()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,10 +12,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from dplit.errors import UnsupportedOperation
 from dplit.grads import Tape
 from dplit.grads.rules.linear import _Linear
 from dplit.grads.tape.recorded_function import RecordedFunction
 from dplit.grads.tape.torch_functions import without_override_check
+from tests.oracle import law_exact, loop_gradients
 
 
 class Watched(TorchFunctionMode):
@@ -81,3 +86,63 @@ def test_mutant_whose_arithmetic_is_seen_is_caught(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(RecordedFunction, "backward", staticmethod(backward))
     with pytest.raises(AssertionError):
         law_arithmetic_is_unseen()
+
+
+class Biases(nn.Module):
+    """Only biases are trained; the loss holds the slope of the output."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(layer, nn.Tanh(), nn.Flatten(), nn.LazyLinear(2))
+        self.layers(torch.zeros(1, 2, 4))
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_("bias" in name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        out = self.layers(x)
+        (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+        return out.square().sum(1) + 5 * slope.square().sum((1, 2))
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "conv": lambda: nn.Conv1d(2, 3, 2),
+    "group_norm": lambda: nn.GroupNorm(1, 2),
+    "layer_norm": lambda: nn.LayerNorm(4),
+    "linear": lambda: nn.Linear(4, 4),
+}
+
+
+def law_exact_or_refused_twice(layer: str) -> None:
+    """A gradient that is differentiated in turn is exact, or refused by the names of the parameters."""
+    torch.manual_seed(0)
+    module, x = Biases(LAYERS[layer]()).double(), torch.randn(3, 2, 4).double()
+    expected = loop_gradients(module, lambda i: module(x[i : i + 1]), 3)
+    refusal = None
+    try:
+        with Tape(module, 3) as tape:
+            losses = module(x)
+        law_exact(tape.backward(losses), expected, 1e-10)
+    except UnsupportedOperation as error:
+        refusal = error
+    if refusal is not None:
+        assert refusal.parameters
+        assert set(refusal.parameters) <= expected.keys()
+        assert '"auto"' in str(refusal)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_gradient_that_is_differentiated_in_turn(layer: str) -> None:
+    law_exact_or_refused_twice(layer)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_mutant_that_drops_second_derivatives_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blind(ctx: Any, back: Tensor) -> Any:
+        with torch._C.DisableTorchFunction():
+            return ctx._forward_cls.gradient(ctx, ctx.saved_tensors, back)
+
+    monkeypatch.setattr(RecordedFunction, "backward", staticmethod(blind))
+    with pytest.raises(AssertionError):
+        law_exact_or_refused_twice("conv")

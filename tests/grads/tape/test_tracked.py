@@ -67,6 +67,13 @@ def test_names_say_how_it_was_computed() -> None:
     assert list(parameter.pull_back(grad := DenseGrad(torch.ones(N, 2)))) == [("layer.weight", grad)]
 
 
+def test_it_knows_the_parameters_behind_it() -> None:
+    p, q = (TrackedParameter(torch.ones(2), name) for name in "pq")
+    both = DerivedTensor(torch.ones(2), torch.ones(2), (p, q))
+    assert p.parameters == ("p",)
+    assert DerivedTensor(torch.ones(2), torch.ones(2), (both, p)).parameters == ("p", "q")
+
+
 def test_the_operation_applied_to_another_tensor() -> None:
     _, tracked = derived("exp")
     assert torch.equal(tracked.apply_to(torch.zeros(2)), torch.ones(2))

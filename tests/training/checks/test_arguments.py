@@ -27,7 +27,7 @@ def test_what_can_be_meant_passes(change: dict[str, Any]) -> None:
     [
         *((({"noise": bad}), "noise=.* must be a Target") for bad in (0, -1.0, math.nan, math.inf, True, None, "1")),
         ({"loss_reduction": "max"}, "must be None, 'mean' or 'sum'"),
-        ({"grads": "hooks"}, "must be 'tape', 'vmap' or 'loop'"),
+        ({"grads": "hooks"}, "must be 'auto', 'tape', 'vmap' or 'loop'"),
         ({"delta": 0}, "must lie between 0 and 1"),
         ({"delta": 1.0}, "must lie between 0 and 1"),
     ],

@@ -27,7 +27,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-EVERY = ["tape", "vmap", "loop"]
+EVERY = ["auto", "tape", "vmap", "loop"]
 SLOW = ["vmap", "loop"]
 
 
@@ -239,5 +239,5 @@ def test_a_loop_takes_one_example_at_a_time() -> None:
 
 
 def test_an_unknown_engine_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="grads='ghost' must be 'tape', 'vmap' or 'loop'"):
+    with pytest.raises(ConfigurationError, match="grads='ghost' must be 'auto', 'tape', 'vmap' or 'loop'"):
         dplit.DPStrategy(grads="ghost")
