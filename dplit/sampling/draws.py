@@ -17,6 +17,20 @@ class NoBatch(PrivacyError, AttributeError):
     """A draw was read as if it were a batch; for `hasattr`, it has no such attribute."""
 
 
+class DrawSize(int):
+    """How many units were drawn. A draw is no tensor: where `draw.size(0)` is asked for, what it is is told."""
+
+    error: NoBatch
+
+    def __call__(self, *args: object) -> NoReturn:
+        """Refuse to be the `size` of a tensor.
+
+        Raises:
+            NoBatch: always.
+        """
+        raise self.error
+
+
 class PhysicalBatch:
     """One part of a draw, collated, with how many rows and units it holds.
 
@@ -67,9 +81,11 @@ class Draw:
         self.records = records
 
     @property
-    def units(self) -> int:
+    def size(self) -> DrawSize:
         """How many units were drawn. This number is private: it must not be logged or released."""
-        return sum(part.units for part in self.parts)
+        size = DrawSize(sum(part.units for part in self.parts))
+        size.error = self._no_batch("the size of a tensor")
+        return size
 
     def __bool__(self) -> bool:
         return True

@@ -41,7 +41,7 @@ def poisson_loader(
     """Return a loader that gives Poisson draws where the given one gave batches.
 
     The rate is batch_size/N for N records, or N persons where persons are drawn, and a pass has as many draws as N has
-    batches. Records are those that the loader's own sampler draws from: with `SubsetRandomSampler` a part of the data set.
+    batches. Records are those that the loader's own sampler draws from.
     The loader's own collate function is called for each physical batch. Where the data set has `lengths`, one number for
     each record, such as its tokens, a draw is cut into physical batches by length, so that little is padded.
 

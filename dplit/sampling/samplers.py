@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch.utils.data import (
 from dplit.errors import ConfigurationError, PrivacyError
 
 REMEDY = "use shuffle=True, or Subset(data, indices) with shuffle=True for a part of the records"
+PART = "draw from its part of the records with DataLoader(Subset(data, indices), batch_size=..., shuffle=True)"
 WEIGHTED = "use shuffle=True; a policy such as GroupRates draws groups at rates of their own, and charges them"
 
 
@@ -31,14 +31,18 @@ def drawn_records(loader: DataLoader[Any]) -> NDArray[np.int64] | None:
     """
     dataset: Any = loader.dataset
     sampler, size = loader.sampler, len(dataset)
-    if type(sampler) is SubsetRandomSampler:
-        return _indices(sampler.indices, size)
+    if isinstance(sampler, SubsetRandomSampler):
+        raise _refusal(sampler, PART)
     source = getattr(sampler, "data_source", None)
     if type(sampler) is RandomSampler and (sampler.replacement or sampler.num_samples != len(sampler.data_source)):
         raise _refusal(sampler, _of_random(sampler))
     if type(sampler) not in (RandomSampler, SequentialSampler) or source is None:
         raise _refusal(sampler, WEIGHTED if isinstance(sampler, WeightedRandomSampler) else REMEDY)
-    return None if len(source) == size else _indices(range(len(source)), size)
+    if len(source) > size:
+        raise ConfigurationError(
+            f"the sampler gives {len(source)} records of a data set of {size}; give it the data set of the loader"
+        )
+    return None if len(source) == size else np.arange(len(source))
 
 
 def _of_random(sampler: RandomSampler) -> str:
@@ -48,20 +52,8 @@ def _of_random(sampler: RandomSampler) -> str:
     return "use shuffle=True and, for shorter passes, Trainer(limit_train_batches=...)"
 
 
-def _indices(given: Sequence[int], size: int) -> NDArray[np.int64]:
-    """Return indices into a data set of `size` records, counted from its beginning."""
-    indices = np.asarray(given, dtype=np.int64)
-    outside = indices[(indices < -size) | (indices >= size)]
-    if len(outside) or not len(indices):
-        what = f"index {outside[0]}" if len(outside) else "no index at all"
-        raise ConfigurationError(
-            f"the sampler gives {what} for a data set of {size} records; give it indices of its own"
-        )
-    return np.where(indices < 0, indices + size, indices)
-
-
 def _refusal(sampler: object, remedy: str) -> PrivacyError:
     return PrivacyError(
-        f"{type(sampler).__name__} does not give each record once a pass, all alike, so the ledger's rate would be untrue; "
-        f"{remedy}"
+        f"{type(sampler).__name__} does not give each record of the data set once a pass, all alike, so the ledger's rate would "
+        f"be untrue; {remedy}"
     )

@@ -126,7 +126,7 @@ class PhysicalBatches:
         for part in draw.parts:
             with nullcontext() if guard is None else guard(partial(self._run_altered, part, given)):
                 losses.append(self._add_part(part, step, given))
-        return torch.stack(losses).sum() / draw.units if losses else torch.zeros((), device=self.device)
+        return torch.stack(losses).sum() / draw.size if losses else torch.zeros((), device=self.device)
 
     def gradients(self, batch: Any, size: int, given: StepArguments, *, proven: bool = False) -> Iterator[Part]:
         """Yield losses and gradients of a batch on the device, in runs of consecutive examples.

@@ -81,7 +81,7 @@ def law_every_row_is_collated_once(sizes: list[int], max_rows: int) -> None:
         return default_collate(samples)
 
     draw = PhysicalCollate(collate, max_rows, 0.25, 50)(units_of(sizes))
-    assert (draw.units, draw.rate, draw.records) == (len(sizes), 0.25, 50)
+    assert (draw.size, draw.rate, draw.records) == (len(sizes), 0.25, 50)
     assert [row for part in draw.parts for row in rows_of(part)] == list(range(sum(sizes)))
     assert largest <= max_rows
     assert [name for part in draw.parts for name in part.who or ()] == [f"unit {i}" for i in range(len(sizes))]
@@ -122,7 +122,7 @@ def test_single_records_have_no_owner_and_no_name() -> None:
 
 def test_an_empty_draw_has_no_parts() -> None:
     draw = PhysicalCollate(default_collate, 3, 0.1, 20)([])
-    assert (draw.parts, draw.units) == ((), 0)
+    assert (draw.parts, draw.size) == ((), 0)
 
 
 def test_the_limit_follows_where_it_is_shared_and_a_worker_gets_a_copy() -> None:
@@ -170,7 +170,7 @@ def test_a_draw_read_as_a_batch_says_what_it_is(name: str) -> None:
 
 
 def test_mutant_draws_with_a_length_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Draw, "__len__", lambda draw: draw.units)
+    monkeypatch.setattr(Draw, "__len__", lambda draw: draw.size)
     with pytest.raises(pytest.fail.Exception):
         law_a_read_tells_what_a_draw_is_and_not_its_size(len)
 
@@ -179,4 +179,4 @@ def test_a_draw_has_no_attributes_of_a_batch() -> None:
     draw = PhysicalCollate(default_collate, 3, 0.25, 50)([1, 2])
     assert draw
     assert not any(hasattr(draw, name) for name in ("to", "pin_memory", "shape", "_fields", "__array__"))
-    assert copy.copy(draw).units == copy.deepcopy(draw).units == 2
+    assert copy.copy(draw).size == copy.deepcopy(draw).size == 2

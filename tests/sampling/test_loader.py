@@ -49,7 +49,7 @@ def test_draws_are_cut_into_physical_batches() -> None:
 def test_empty_draws_come_through(data: Dataset) -> None:
     loader = poisson_loader(DataLoader(data, batch_size=1, collate_fn=list), 4)
     loader.batch_sampler.draws = 200
-    sizes = [draw.units for draw in loader]
+    sizes = [draw.size for draw in loader]
     assert 0 in sizes
     assert max(sizes) > 1
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -41,48 +39,30 @@ def seen(given: DataLoader[Any], draws: int = 60) -> set[int]:
     return {int(value) for draw in ours for part in draw.parts for value in part.batch[0]}
 
 
-def law_only_the_samplers_records_are_drawn(indices: Sequence[int]) -> None:
-    own = {index % SIZE for index in indices}
-    given = loader(SubsetRandomSampler(indices))
+def law_only_the_samplers_records_are_drawn(first: int) -> None:
+    given = loader(RandomSampler(range(first)))
     ours = poisson_loader(given, 8)
-    assert (ours.batch_sampler.size, len(ours)) == (len(own), len(given))
-    assert ours.batch_sampler.rate == 2 / len(own)
-    assert seen(given) <= own
+    assert (ours.batch_sampler.size, len(ours)) == (first, len(given))
+    assert ours.batch_sampler.rate == 2 / first
+    assert seen(given) <= set(range(first))
 
 
 @settings(deadline=None, derandomize=True)
-@given(st.lists(st.integers(-SIZE, SIZE - 1), min_size=2, max_size=12, unique_by=lambda i: i % SIZE))
-def test_only_the_samplers_records_are_drawn(indices: list[int]) -> None:
-    law_only_the_samplers_records_are_drawn(indices)
+@given(st.integers(2, 12))
+def test_only_the_samplers_records_are_drawn(first: int) -> None:
+    law_only_the_samplers_records_are_drawn(first)
 
 
 def test_mutant_that_draws_from_all_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dplit.sampling.loader.drawn_records", lambda loader: None)
     with pytest.raises(AssertionError):
-        law_only_the_samplers_records_are_drawn(range(10))
-
-
-@pytest.mark.parametrize("indices", [range(5), torch.arange(5), np.arange(5), [torch.tensor(i) for i in range(5)]])
-def test_indices_may_be_anything_that_counts(indices: Any) -> None:
-    found = drawn_records(loader(SubsetRandomSampler(indices)))
-    assert found is not None
-    assert found.tolist() == [0, 1, 2, 3, 4]
+        law_only_the_samplers_records_are_drawn(10)
 
 
 @pytest.mark.parametrize("kind", [RandomSampler, SequentialSampler])
 def test_a_sampler_over_the_first_records_draws_from_those(kind: Any) -> None:
     assert seen(loader(kind(range(6)))) <= set(range(6))
     assert drawn_records(loader(kind(DATA))) is None
-
-
-def test_a_record_that_the_sampler_gives_twice_is_refused_and_the_check_matters(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for indices in ([0, 1, 1, 2], [3, 0, 3 - SIZE]):
-        with pytest.raises(PrivacyError, match="is in it 2 times"):
-            poisson_loader(loader(SubsetRandomSampler(indices)), 8)
-    monkeypatch.setattr("dplit.sampling.loader.check_repeats", lambda dataset: None)
-    assert len(poisson_loader(loader(SubsetRandomSampler([0, 1, 1, 2])), 8).dataset) == 4
 
 
 class Own(Sampler[int]):
@@ -105,8 +85,9 @@ class Odd(SubsetRandomSampler):
         (RandomSampler(DATA, replacement=True), "without replacement"),
         (RandomSampler(DATA, num_samples=5), "limit_train_batches"),
         (DistributedSampler(DATA, num_replicas=2, rank=0), r"DistributedSampler .*Subset\(data, indices\)"),
-        (Own(), r"Own does not give each record once .*Subset\(data, indices\)"),
-        (Odd(range(5)), r"Odd does not give each record once"),
+        (Own(), r"Own does not give each record .*Subset\(data, indices\)"),
+        (SubsetRandomSampler(range(5)), r"SubsetRandomSampler .*DataLoader\(Subset\(data, indices\)"),
+        (Odd(range(5)), r"Odd does not give each record of the data set once"),
     ],
 )
 def test_other_samplers_are_refused_with_what_works(sampler: Any, says: str) -> None:
@@ -115,12 +96,9 @@ def test_other_samplers_are_refused_with_what_works(sampler: Any, says: str) -> 
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("indices", "says"), [([0, 40], "index 40 .* 40 records"), ([-41], "index -41"), ([], "no index")]
-)
-def test_indices_outside_the_data_set_are_refused(indices: list[int], says: str) -> None:
-    with pytest.raises(ConfigurationError, match=says):
-        drawn_records(loader(SubsetRandomSampler(indices)))
+def test_more_records_than_there_are_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="41 records of a data set of 40"):
+        drawn_records(loader(SequentialSampler(range(41))))
 
 
 def test_the_remedies_work() -> None:
