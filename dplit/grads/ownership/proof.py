@@ -19,6 +19,7 @@ from dplit.grads.ownership.python_reads import Read
 from dplit.grads.ownership.random_state import RandomState, again, random_state
 from dplit.grads.ownership.read_trials import without_effect
 from dplit.grads.per_example import PerExample
+from dplit.grads.tape.tape import Tape
 from dplit.grads.types import Batch, Losses
 
 REMEDY = (
@@ -70,7 +71,7 @@ class Proof:
         with self.owners.tape(module, batch, examples, self.random_rows) as tape:
             value = losses(batch, examples)
         gradients = tape.backward(value)
-        if examples == 1 or tape.path.digest in self._known:
+        if examples == 1 or _digest(tape) in self._known:
             return value.detach(), gradients
         del value, gradients
         with self.unseen():
@@ -132,7 +133,7 @@ class Proof:
                 _check_gradients(ownership, gradients)
         self._judge_reads(ownership.reads, module, losses, batch, examples, state)
         if not ownership.conditional:
-            self._known.add(tape.path.digest)
+            self._known.add(_digest(tape))
         return value.detach(), gradients
 
     def check_losses(self, module: nn.Module, losses: Losses, batch: Batch, examples: int) -> None:
@@ -152,6 +153,11 @@ class Proof:
 
 class MixedGradients(CoupledExamples):
     """Each loss depends on its own example, but what was recorded of a gradient depends on several."""
+
+
+def _digest(tape: Tape) -> int:
+    assert tape.path is not None
+    return tape.path.digest
 
 
 def _check_losses(ownership: Ownership, losses: Tensor) -> None:
