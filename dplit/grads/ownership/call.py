@@ -70,8 +70,8 @@ class Call:
         return owned is not None and not owned.is_constant
 
     def refuse_order(self, *values: Tensor | None) -> bool:
-        """Whether records decide the order of rows of one of these tensors."""
-        return any(v is not None and self.owned(v).ordered for v in values)
+        """Whether records decide the order of rows of one of these tensors, or how many there are."""
+        return any(v is not None and self.owned(v).sized for v in values)
 
     def all_mixed(self, value: Tensor, why: str = "") -> Owned:
         """Return the map of a result of which every number may depend on every example that the arguments depend on."""
@@ -102,16 +102,20 @@ def orders_joined(call: Call, parts: list[tuple[Owned, int]], dim: int) -> tuple
         call: the operation.
         parts: each map with its number of dimensions.
         dim: dimensions of the result.
+
+    Where one part has rows and another numbers that are all the same, they are as many by chance, or because they were made so.
     """
     orders: list[Order] = [None] * dim
     clash = False
     for position in range(dim):
-        seen: set[Order] = set()
+        apart: set[Order] = set()
+        alike: set[Order] = set()
         for owned, dims in parts:
             own = position - (dim - dims)
-            if own < 0 or owned.uniform or (owned.owner.shape[own] == 1 and owned.orders[own] is None):
-                continue
-            seen.add(owned.orders[own])
+            if own >= 0 and not (owned.owner.shape[own] == 1 and owned.orders[own] is None):
+                (alike if owned.uniform else apart).add(owned.orders[own])
+        seen = apart or alike
         orders[position] = next(iter(seen - {None}), None)
-        clash |= len(seen) > 1
+        clash |= len(apart) > 1
+        call.conditional |= bool(apart) and not alike <= (apart | {None})
     return tuple(orders), clash

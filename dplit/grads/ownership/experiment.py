@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dplit.grads.ownership.call import Call, tensors_of
-from dplit.grads.ownership.owner_map import NONE, Owned, compact
+from dplit.grads.ownership.owner_map import NONE, Owned, compact, joined_over
 
-TRIALS = 4
+TRIALS = 12
 """How often numbers are drawn, for chance may hide a change."""
 
-MOST = 50_000_000
+MOST = 100_000_000
 """Most numbers that an experiment computes: those of the arguments, for each example and trial."""
 
 
@@ -34,7 +34,7 @@ def owners(call: Call, untouched: Mapping[str, Any], examples: int) -> list[Owne
     """
     given = list(tensors_of(list(untouched.values())))
     maps = [call.owned(v) for v in call.tensors()]
-    if any(m.ordered for m in maps):
+    if any(m.sized for m in maps):
         raise NotImplementedError("records decide the order of its rows")
     if sum(v.numel() for v in given) * examples * TRIALS > MOST:
         raise NotImplementedError("it has no rule, and its tensors are too large to try it out")
@@ -48,7 +48,19 @@ def owners(call: Call, untouched: Mapping[str, Any], examples: int) -> list[Owne
                 changed = _changed(call, untouched, base, given, maps, code, trial, before)
                 for owner, differs in zip(found, changed, strict=True):
                     _mark(owner, differs, code, call.mixed)
-    return [Owned(owner) for owner in found]
+    return [_by_slices(call, owner) for owner in found]
+
+
+def _by_slices(call: Call, owner: Tensor) -> Owned:
+    """Return a map in which each slice along some dimension is one example's, all of it, for chance may hide some of its changes.
+
+    Where there is no such dimension, any number may depend on all.
+    """
+    for dim in range(owner.dim()):
+        whole = joined_over(owner, [d for d in range(owner.dim()) if d != dim], call.mixed)
+        if not bool((compact(whole) < NONE).any()):
+            return Owned(whole.expand(owner.shape))
+    return Owned(owner) if not owner.dim() else call.all_mixed(owner, "it has no rule, and mixes examples in a trial")
 
 
 def _changed(

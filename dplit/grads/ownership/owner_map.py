@@ -87,7 +87,7 @@ class Owned:
     Args:
         owner: int32 in the tensor's shape; a dimension along which it does not change has stride 0.
         orders: for each dimension, what decides the order of its rows.
-        uniform: all numbers are the same constant, so that no order can be seen.
+        uniform: all numbers are the same, so that no order can be seen; how many there are can.
         meaning: what the numbers stand for, where they are positions.
         source: where the values of a constant come from.
     """
@@ -108,13 +108,28 @@ class Owned:
         return not self.uniform and any(order is not None for order in self.orders)
 
     @property
+    def sized(self) -> bool:
+        """Whether records decide how many rows there are along some dimension, or their order; also of numbers that are all the same."""
+        return any(order is not None for order in self.orders)
+
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether no number depends on any example."""
+        return bool((compact(self.owner) == NONE).all())
+
+    @property
     def is_constant(self) -> bool:
-        """Whether no number depends on any example, nor does the order of the numbers."""
-        return not self.ordered and bool((compact(self.owner) == NONE).all())
+        """Whether no number depends on any example, nor does the order of the numbers, nor how many there are."""
+        return not self.sized and self.is_nobodys
 
     def plain(self) -> Owned:
         """Return the same map of a tensor whose numbers stand for nothing in particular."""
         return replace(self, meaning=None, uniform=False)
+
+
+def keeps_number(order: Order) -> bool:
+    """Whether an order only arranges rows, of which there are as many whatever the records are."""
+    return order is None or (isinstance(order, tuple) and order[0] in ("sorted", "shuffled"))
 
 
 def constant(shape: Sequence[int], uniform: bool = False, source: Source = "given") -> Owned:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -178,7 +179,7 @@ class Ownership(TorchDispatchMode):
         maps = {id(t): owned for t in given if (owned := self._before(t)) is not None}
         depends = any(not owned.is_constant for owned in maps.values())
         name = func._schema.name.split("::")[1]
-        rule = registry.rule_of(name) or (registry.POINTWISE if torch.Tag.pointwise in func.tags else None)
+        rule = registry.rule_of(name) or (registry.POINTWISE if _is_pointwise(func) else None)
         written = [v for a, v in zip(func._schema.arguments, arguments.values(), strict=True) if _is_written(a)]
         keys = {id(t): self.memory.key(t) for t in given}
         untouched = _copied(arguments) if depends and rule is None else None
@@ -268,11 +269,15 @@ class Ownership(TorchDispatchMode):
             else:
                 self.memory.put(value, owned, hash((number, k)))
             self._note_mixing(call, owned)
-        for value in written:
-            if not any(value is r for r in call.results):
-                owned = call.all_mixed(value)
-                self.memory.write(value, owned, call.mixed, number)
-                self._note_mixing(call, owned)
+        for value, owned in self._written_beside(call, written):
+            self.memory.write(value, owned, call.mixed, number)
+            self._note_mixing(call, owned)
+
+    def _written_beside(self, call: Call, written: list[Tensor]) -> list[tuple[Tensor, Owned]]:
+        """Return the arguments that were written to and not returned, with their new maps."""
+        if call.name in registry.WRITTEN:
+            return [(call[name], owned) for name, owned in registry.WRITTEN[call.name](call).items()]
+        return [(v, call.all_mixed(v)) for v in written if not any(v is r for r in call.results)]
 
     def _found(self, call: Call, rule: registry.OwnerRule | None, untouched: Mapping[str, Any] | None) -> list[Owned]:
         try:
@@ -290,6 +295,17 @@ class Ownership(TorchDispatchMode):
         if len(self.blames) == SEVERAL - call.mixed and bool((compact(owned.owner) == call.mixed).any()):
             pair = first_pair(call.owner(v) for v in call.tensors())
             self.blames.append(Blame(call.name, place(), pair, call.why))
+
+
+@cache
+def _is_pointwise(func: OpOverload) -> bool:
+    """Whether torch marks an operation as acting number by number, or does so for the one that is not in place."""
+    namespace, name = func._schema.name.split("::")
+    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None) if name.endswith("_") else None
+    others = [] if packet is None else [getattr(packet, overload) for overload in packet.overloads()]
+    return torch.Tag.pointwise in func.tags or (
+        bool(others) and all(torch.Tag.pointwise in other.tags for other in others if not other._schema.is_mutable)
+    )
 
 
 def _rows(owner: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dplit.grads.ownership.blame import Place, is_own, place
+from dplit.grads.ownership.owner_map import keeps_number
 from dplit.grads.tape.constants import READS_VALUES
 from dplit.grads.torch_calls import property_getters, tensors
 from dplit.grads.types import Args, Kwargs, Result, TorchFunction
@@ -85,7 +86,7 @@ class FunctionReads(TorchFunctionMode):
     def _note_given(self, func: TorchFunction, given: list[Tensor], result: Result) -> Result:
         for value in given:
             owned = self.ownership.of(value)
-            if (owned.ordered or (func in HANDS_OUT and not owned.is_constant)) and not is_own():
+            if (owned.ordered or not all(map(keeps_number, owned.orders)) or (func in HANDS_OUT and not owned.is_constant)) and not is_own():
                 return self._given(HANDS_OUT.get(func) or SIZES[func], result)
         return result
 

@@ -29,9 +29,31 @@ def owner_rule(*names: str) -> Callable[[OwnerRule], OwnerRule]:
     return register
 
 
+Written = Callable[[Call], dict[str, Owned]]
+"""From an operation to the maps, by name, of arguments that it has written to."""
+
+WRITTEN: dict[str, Written] = {}
+"""For operations that write to arguments which they do not return."""
+
+
+def written_by(*names: str) -> Callable[[Written], Written]:
+    """Register a function that says what these operations write to."""
+
+    def register(function: Written) -> Written:
+        WRITTEN.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
 def rule_of(name: str) -> OwnerRule | None:
     """Return the rule of an operation, or None if it has none."""
     return RULES.get(name) or RULES.get(name.removesuffix("_")) or None
+
+
+def is_same_for_all(name: str) -> bool:
+    """Whether an operation number by number gives equal numbers for equal ones: neither draws nor looks at places."""
+    return name.removesuffix("_") not in DRAWS and name.removesuffix("_") not in ("triu", "tril", "rrelu_with_noise")
 
 
 def load() -> None:

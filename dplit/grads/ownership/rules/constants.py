@@ -50,7 +50,7 @@ DRAWS |= {"exponential", "geometric", "cauchy", "log_normal", "bernoulli", "mult
 
 @owner_rule(
     *("rand_like", "randn_like", "randint_like", "uniform", "normal", "exponential", "random", "geometric", "cauchy"),
-    *("log_normal", "rand", "randn", "randint", "randperm"),
+    "log_normal",
 )
 def drawn(call: Call) -> Owned:
     """Numbers that are drawn anew. In rows whose order records decide, they could as well have been drawn in another order."""

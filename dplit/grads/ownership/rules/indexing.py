@@ -91,7 +91,7 @@ def _orders_of(index: Index, owner: Tensor, dim: int) -> tuple[Order, ...]:
     return (None,) * index.values.dim() if isinstance(meaning, Ranks) else index.owned.orders
 
 
-@owner_rule("index", "_unsafe_index", "_index")
+@owner_rule("index", "_unsafe_index")
 def indexed(call: Call) -> Owned:
     """`x[i, :, j]`: index tensors are broadcast against one another."""
     value = call["self"]
@@ -222,7 +222,7 @@ def embedded(call: Call) -> Owned:
 @owner_rule("gather", "take_along_dim")
 def gathered(call: Call) -> Owned:
     """`x.gather(dim, index)`: the other dimensions are read where the index stands."""
-    value, index, result = call["self"], call["index"], call.results[0]
+    value, index, result = call["self"], call.get("index", "indices"), call.results[0]
     if not value.dim():
         return Owned(call.together(call.owner(value), call.owner(index)).expand(result.shape))
     dim = call["dim"] % value.dim()
@@ -320,7 +320,7 @@ def _back_in_order(call: Call, owned: Owned, index: Index, ranks: Ranks, values:
     places = ranks.owners.to(torch.int32)
     of_values = call.owned(values) if values is not None else Owned(call.owner(None))
     wide = places.view(-1, *[1] * (result.dim() - 1))
-    fits = of_values.owner.shape == result.shape and not of_values.ordered and first and owned.is_constant
+    fits = of_values.owner.shape == result.shape and not of_values.ordered and first and owned.is_nobodys
     if not fits or not bool(((of_values.owner == wide) | (of_values.owner == NONE)).all()):
         return call.all_mixed(result, ELSEWHERE)
     rows = torch.empty_like(places)
@@ -376,19 +376,20 @@ def _written_to_places(
     at = [None if p is None else p.values for p in places]
     before = torch.ops.aten.index(owned.owner, at)
     new = call.together(before, of_values.owner).expand(before.shape) if adds else of_values.owner.expand(before.shape)
-    start = _start(places)
-    matters = any(
-        size > 1
-        for size in compact(tidied(call.together(before, new))).shape[
-            start : start + before.dim() - owned.owner.dim() + len([p for p in places if p is not None])
-        ]
-    )
-    call.conditional |= matters and any(p.owned.source == "given" for p in places if p is not None)
-    if _repeats(places) and compact(of_values.owner).numel() > 1:
+    indices = [p for p in places if p is not None]
+    along = slice(_start(places), _start(places) + _dim(indices))
+    if _changes(call.together(before, new), along):
+        call.conditional |= any(p.owned.source == "given" for p in indices)
+    if _changes(of_values.owner.expand(before.shape), along) and _repeats(places):
         return call.all_mixed(result, "several rows are written to one")
     after = owned.owner.clone(memory_format=torch.contiguous_format)
     after = torch.ops.aten.index_put(after, at, new.contiguous())
     return Owned(after, owned.orders)
+
+
+def _changes(owner: Tensor, along: slice) -> bool:
+    """Whether a map changes along some of these dimensions."""
+    return any(size > 1 for size in compact(tidied(owner)).shape[along])
 
 
 def _repeats(places: Sequence[Index | None]) -> bool:
@@ -425,7 +426,7 @@ def indices_values(places: Sequence[Index | None], dim: int) -> Tensor:
     return index.values
 
 
-@owner_rule("scatter", "scatter_add", "scatter_reduce", "scatter_value")
+@owner_rule("scatter", "scatter_add", "scatter_reduce")
 def scattered(call: Call) -> Owned:
     """`x.scatter(dim, index, src)`: each number goes somewhere along a dimension, and stays in place in the others."""
     target, index, result = call["self"], call["index"], call.results[0]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from dplit.grads.ownership.call import Call
 from dplit.grads.ownership.owner_map import NONE, Meaning, Order, Owned, Positions, compact, joined_over, tidied
 from dplit.grads.ownership.registry import owner_rule
+
+MEET = "rows in an order that records decide meet rows in another order"
 
 
 @owner_rule("cat", "concat", "concatenate")
@@ -18,18 +22,27 @@ def joined_up(call: Call) -> Owned:
     owners = [call.owner(v) for v in parts]
     orders: list[Order] = []
     for d in range(parts[0].dim()):
-        seen = [call.owned(v).orders[d] for v in parts if d == dim or not call.owned(v).uniform]
         if d == dim:
-            orders.append(tuple(("part", o, len(v)) for o, v in zip(seen, parts, strict=True)) if any(seen) else None)
-        elif len(set(seen)) > 1:
-            return call.all_mixed(call.results[0], "rows in an order that records decide meet rows in another order")
-        else:
-            orders.append(seen[0] if seen else None)
+            seen = [call.owned(v).orders[d] for v in parts]
+            orders.append(("parts", *((o, v.shape[d]) for o, v in zip(seen, parts, strict=True))) if any(seen) else None)
+            continue
+        order, clash = common_order(call, parts, d)
+        if clash:
+            return call.all_mixed(call.results[0], MEET)
+        orders.append(order)
     meanings = [call.owned(v).meaning for v in parts]
     meaning = meanings[0] if len(meanings) == 1 else None
     return Owned(
         tidied(torch.cat(_alike(owners, dim), dim)).expand(call.results[0].shape), tuple(orders), meaning=meaning
     )
+
+
+def common_order(call: Call, parts: Sequence[Tensor], dim: int) -> tuple[Order, bool]:
+    """Return the order that parts of the same size along a dimension have in common, and whether there is none."""
+    apart = {call.owned(v).orders[dim] for v in parts if not call.owned(v).uniform}
+    alike = {call.owned(v).orders[dim] for v in parts if call.owned(v).uniform}
+    call.conditional |= bool(apart) and not alike <= (apart | {None})
+    return next(iter((apart or alike) - {None}), None), len(apart) > 1
 
 
 def _alike(owners: list[Tensor], dim: int) -> list[Tensor]:
@@ -45,10 +58,10 @@ def stacked(call: Call) -> Owned:
     """Parts side by side in a new dimension."""
     parts = list(call["tensors"])
     dim = call["dim"] % (parts[0].dim() + 1)
-    orders = {call.owned(v).orders for v in parts if not call.owned(v).uniform}
-    if len(orders) > 1:
-        return call.all_mixed(call.results[0], "rows in an order that records decide meet rows in another order")
-    kept = list(next(iter(orders), (None,) * parts[0].dim()))
+    common = [common_order(call, parts, d) for d in range(parts[0].dim())]
+    if any(clash for _, clash in common):
+        return call.all_mixed(call.results[0], MEET)
+    kept = [order for order, _ in common]
     owner = torch.cat(_alike([call.owner(v).unsqueeze(dim) for v in parts], dim), dim)
     meanings: list[Meaning] = [call.owned(v).meaning for v in parts]
     same = meanings[0] if len(parts) == 1 and isinstance(meanings[0], Positions) else None
@@ -110,11 +123,14 @@ def within_planes(call: Call) -> list[Owned]:
     if "grid" in call.name:
         owner = call.together(*(joined_over(call.owner(v), range(1, v.dim()), call.mixed).reshape(-1) for v in given))
         return [Owned(owner.view(-1, *[1] * (r.dim() - 1)).expand(r.shape)) for r in call.results]
-    owner = call.together(*(joined_over(call.owner(v), range(-places, 0), call.mixed) for v in given))
+    owners = [joined_over(call.owner(v), range(-places, 0), call.mixed) for v in given]
+    if call.name.startswith("fractional"):  # the second is (n, channels, places)
+        owners[1] = joined_over(call.owner(given[1]), [-1], call.mixed)[..., None].reshape(*given[1].shape[-3:-1], *[1] * places)
+    owner = call.together(*owners)
     return [Owned(compact(owner).expand(r.shape)) for r in call.results]
 
 
-@owner_rule("im2col", "col2im", "im2col_backward", "col2im_backward")
+@owner_rule("im2col", "col2im")
 def patches(call: Call) -> Owned:
     """Patches of an example's image; the first dimension is the examples if there are as many as the result has."""
     value, result = call.get("self", "grad_output"), call.results[0]

@@ -11,7 +11,7 @@ from dplit.grads.ownership.owner_map import Order, Owned, joined_over
 from dplit.grads.ownership.registry import owner_rule
 from dplit.grads.ownership.rules.pointwise import broadcast, met
 
-NO_REDUCTION = 0
+NO_REDUCTION, MEAN = 0, 1
 
 
 @owner_rule(
@@ -60,7 +60,7 @@ def likelihood_backward(call: Call) -> Owned:
         owners = [*owners, call.owner(back).unsqueeze(classes)]
     else:
         owners = [*owners, call.owner(back)]
-    if call["reduction"] != NO_REDUCTION:
+    if call["reduction"] == MEAN:
         owners = [*owners, call.owner(call["total_weight"])]
     scales = call.get("weight")
     if scales is not None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dplit.grads.ownership.call import Call
 from dplit.grads.ownership.owner_map import Owned, joined_over
-from dplit.grads.ownership.registry import owner_rule
+from dplit.grads.ownership.registry import owner_rule, written_by
 
 
 def _row(call: Call, value: Tensor, dims: list[int], *more: Tensor | None) -> tuple[Tensor, Owned]:
@@ -29,7 +29,7 @@ def _fitted(owner: Tensor, result: Tensor) -> Owned:
     return Owned(owner.expand(result.shape))
 
 
-@owner_rule("native_layer_norm", "_fused_rms_norm", "_fused_layer_norm")
+@owner_rule("native_layer_norm", "_fused_rms_norm")
 def layer_norm(call: Call) -> list[Owned]:
     """Over the last dimensions of each row."""
     value, over = call["input"], len(call["normalized_shape"])
@@ -60,7 +60,7 @@ def layer_norm_backward(call: Call) -> list[Owned]:
     return [Owned(found[k], orders if k == 0 else ()) for k in wanted][: len(call.results)]
 
 
-@owner_rule("native_group_norm", "instance_norm", "_instance_norm")
+@owner_rule("native_group_norm", "instance_norm")
 def group_norm(call: Call) -> list[Owned]:
     """Over the channels and places of each example."""
     value = call["input"]
@@ -99,12 +99,23 @@ def batch_norm(call: Call) -> list[Owned]:
     scales = [joined_over(call.owner(v), range(v.dim()), call.mixed, keepdim=False) for v in running]
     if not fixed:
         own = joined_over(own, [0, *range(2, value.dim())], call.mixed)
-        statistics = joined_over(own, range(value.dim()), call.mixed, keepdim=False)
-    else:
-        statistics = call.owner(None)
+    statistics = call.owner(None) if fixed else joined_over(own, range(value.dim()), call.mixed, keepdim=False)
+    statistics = call.together(statistics, *scales)
     wide = call.together(own, *scales).expand(value.shape)
     orders = call.owned(value).orders if fixed else ()
     return [Owned(wide, orders), *(Owned(statistics.expand(r.shape)) for r in call.results[1:])]
+
+
+@written_by(
+    *("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "miopen_batch_norm"),
+    "_batch_norm_with_update",
+)
+def running_statistics(call: Call) -> dict[str, Owned]:
+    """While training, the running mean and variance are moved towards those of the batch; some kernels do not say that they write."""
+    names = [name for name in ("running_mean", "running_var") if call.get(name) is not None]
+    if call.get("training", "train", default=True) is False:
+        return {name: call.owned(call[name]) for name in names}
+    return {name: call.all_mixed(call[name], "statistics of the batch") for name in names}
 
 
 @owner_rule("native_batch_norm_backward", "cudnn_batch_norm_backward")
@@ -114,7 +125,10 @@ def batch_norm_backward(call: Call) -> list[Owned]:
     both = call.together(call.owner(value), call.owner(back))
     if call.get("train", default=True) is not False:
         both = joined_over(both, [0, *range(2, value.dim())], call.mixed)
-    own = call.together(call.owner(back), both) if call.get("train", default=True) is not False else call.owner(back)
+    given = [v for name in ("weight", "running_mean", "running_var") if (v := call.get(name)) is not None]
+    scales = [joined_over(call.owner(v), range(v.dim()), call.mixed, keepdim=False) for v in given]
+    train = call.get("train", default=True) is not False
+    own = call.together(call.owner(back), *([both] if train else []), *scales).expand(value.shape)
     total = joined_over(both, range(value.dim()), call.mixed, keepdim=False)
     wanted = [k for k, kept in enumerate(call.get("output_mask", default=[True] * 3)) if kept]
     return [Owned((own if k == 0 else total).expand(r.shape)) for k, r in zip(wanted, call.results, strict=False)]

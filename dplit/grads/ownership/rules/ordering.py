@@ -85,10 +85,10 @@ def among(call: Call) -> Owned:
 
 @owner_rule("_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive")
 def distinct(call: Call) -> list[Owned]:
-    """The values that occur, and which of them each number is: that depends on how many smaller ones there are."""
+    """The values that occur, which of them each number is, and how often each occurs: that depends on what else there is."""
     found = [call.all_mixed(r) for r in call.results]
     return [
-        Owned(f.owner, (("distinct", call.keys[id(call["self"])]), *[None] * (r.dim() - 1)) if k == 0 else ())
+        Owned(f.owner, (("distinct", call.keys[id(call["self"])]), *[None] * (r.dim() - 1)) if k != 1 else ())
         for k, (f, r) in enumerate(zip(found, call.results, strict=True))
     ]
 

@@ -20,7 +20,8 @@ def broadcast(call: Call) -> Owned:
     orders, clash = orders_joined(call, given, len(shape))
     if clash:
         return met(call, given, owner, orders)
-    return Owned(owner, orders, meaning=_divided(call))
+    uniform = any(owned.uniform for owned, _ in given) and all(owned.uniform or not dims for owned, dims in given)
+    return Owned(owner, orders, uniform and registry.is_same_for_all(call.name), _divided(call))
 
 
 def met(call: Call, given: list[tuple[Owned, int]], owner: Tensor, orders: tuple[Order, ...]) -> Owned:
@@ -80,10 +81,10 @@ owner_rule(
         "hardshrink_backward",
         "log_sigmoid_backward",
     ),
-    *("_prelu_kernel", "bernoulli", "poisson", "isclose", "_masked_scale", "rrelu_with_noise", "log_sigmoid_forward"),
+    *("_prelu_kernel", "bernoulli", "poisson", "isclose", "_masked_scale", "eq", "ne", "lt", "le", "gt", "ge", "heaviside", "copysign", "rsub", "hardswish", "rrelu_with_noise", "log_sigmoid_forward"),
     *("_fused_dropout", "complex", "polar", "lerp", "addcmul", "addcdiv", "where"),
     *("mse_loss_backward", "smooth_l1_loss_backward", "huber_loss_backward", "binary_cross_entropy_backward"),
-    *("triu", "tril", "view_as_complex_copy", "logit_backward", "glu_jvp", "_conj_physical", "nan_to_num", "angle"),
+    *("triu", "tril", "logit_backward", "_conj_physical", "nan_to_num", "angle"),
     *("add", "sub", "mul", "div", "pow", "real", "imag", "soft_margin_loss_backward"),
 )(broadcast)
 

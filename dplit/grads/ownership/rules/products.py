@@ -19,13 +19,13 @@ def _product(call: Call, a: Tensor, b: Tensor, *added: Tensor | None) -> Owned:
     oa, ob = call.owned(a), call.owned(b)
     inner, outer = oa.orders[-1], ob.orders[-2]
     result = call.results[0]
-    if inner != outer and not (oa.uniform or ob.uniform):
-        return call.all_mixed(result, "rows in an order that records decide meet rows in another order")
+    if inner is not None or outer is not None:
+        return call.all_mixed(result, "records decide the order of what is summed over")
     owner = call.together(_over(call, a, -1), _over(call, b, -2), *(call.owner(v) for v in added))
     batch = [x if x is not None else y for x, y in zip(oa.orders[:-2], ob.orders[:-2], strict=True)]
     if any(x is not None and y is not None and x != y for x, y in zip(oa.orders[:-2], ob.orders[:-2], strict=True)):
         return call.all_mixed(result, "rows in an order that records decide meet rows in another order")
-    if any(call.owned(v).ordered for v in added if v is not None):
+    if call.refuse_order(*added):
         return call.all_mixed(result, "rows in an order that records decide are added")
     return Owned(owner.expand(result.shape), (*batch, oa.orders[-2], ob.orders[-1]))
 
@@ -63,8 +63,8 @@ def matrix_vector(call: Call) -> Owned:
 def inner(call: Call) -> Owned:
     """Sums of products of two vectors."""
     a, b = list(call.tensors())
-    if call.owned(a).orders != call.owned(b).orders:
-        return call.all_mixed(call.results[0], "rows in an order that records decide meet rows in another order")
+    if call.refuse_order(a, b):
+        return call.all_mixed(call.results[0], "records decide the order of what is summed over")
     owner = call.together(_over(call, a, 0), _over(call, b, 0))
     return Owned(owner[0])
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dplit.grads.ownership.call import Call
-from dplit.grads.ownership.owner_map import Counts, Order, Owned, joined_over
+from dplit.grads.ownership.owner_map import Counts, Order, Owned, joined_over, keeps_number
 from dplit.grads.ownership.registry import owner_rule
 
 
@@ -26,10 +26,15 @@ def order_decides(owned: Owned, dims: list[int]) -> bool:
     return any(owned.orders[d] is not None for d in dims if d < len(owned.orders))
 
 
+def number_decided(owned: Owned, dims: list[int]) -> bool:
+    """Whether records decide how many rows there are along one of these dimensions, which a sum over them tells."""
+    return any(not keeps_number(owned.orders[d]) for d in dims if d < len(owned.orders))
+
+
 @owner_rule(
     *("sum", "mean", "amax", "amin", "max", "min", "std", "var", "logsumexp", "prod", "norm", "median", "nanmedian"),
     *("any", "all", "argmax", "argmin", "nansum", "nanmean", "mode", "kthvalue", "std_mean", "var_mean", "aminmax"),
-    *("linalg_vector_norm", "count_nonzero", "std_correction", "sum_to_size", "frobenius_norm", "trace", "quantile"),
+    *("linalg_vector_norm", "count_nonzero", "frobenius_norm", "trace", "quantile"),
 )
 def reduced(call: Call) -> list[Owned]:
     """Sums, means, maxima and the like. A sum over rows does not see their order."""
@@ -42,7 +47,7 @@ def reduced(call: Call) -> list[Owned]:
         return [Owned(call.together(call.owner(call["self"]), *(call.owner(v) for v in others)))]
     value = call["self"]
     owned, dims = call.owned(value), dims_of(call, value)
-    if order_decides(owned, dims) and call.name in _TELLS_PLACE:
+    if order_decides(owned, dims) and (call.name in _TELLS_PLACE or number_decided(owned, dims)):
         return [call.all_mixed(result, "records decide the order along its dimension") for result in call.results]
     return [_reduced_to(call, owned, dims, result) for result in call.results]
 
@@ -73,7 +78,7 @@ def _reduced_to(call: Call, owned: Owned, dims: list[int], result: Tensor) -> Ow
         "cummax",
     ),
     *("cummin", "_softmax_backward_data", "_log_softmax_backward_data", "renorm"),
-    *("glu", "glu_backward", "_weight_norm_interface", "diff", "cumsum_backward", "_sparse_softmax", "unique_dim"),
+    *("glu", "glu_backward", "glu_jvp", "diff", "_sparse_softmax"),
 )
 def along(call: Call) -> list[Owned]:
     """Each number depends on all numbers along a dimension: normalised, accumulated or sorted along it."""
@@ -86,7 +91,8 @@ def along(call: Call) -> list[Owned]:
     if call.name == "renorm":
         return [_apart_from(call, subject, dim)]
     owned = [call.owned(v) for v in values]
-    if any(order_decides(o, [dim]) for o in owned) and call.name not in _SYMMETRIC:
+    told = order_decides if call.name not in _SYMMETRIC else number_decided
+    if any(told(o, [dim]) for o in owned):
         return [call.all_mixed(r, "records decide the order along its dimension") for r in call.results]
     kept = [joined_over(o.owner, [dim] if o.owner.dim() == subject.dim() else [], call.mixed) for o in owned]
     orders = tuple(None if d == dim and call.name not in _SYMMETRIC else o for d, o in enumerate(owned[0].orders))
@@ -120,6 +126,16 @@ def _wide_as(call: Call, wide: Tensor, orders: tuple[Order, ...], result: Tensor
                 else narrow.new_full((*narrow.shape[:d], 1, *narrow.shape[d + 1 :]), -1)
             )
     return Owned(narrow.expand(result.shape), orders)
+
+
+@owner_rule("_weight_norm_interface")
+def scaled_slices(call: Call) -> list[Owned]:
+    """Each slice of the weight along a dimension is divided by its own norm, and multiplied by its own length."""
+    value, dim = call["v"], call["dim"] % call["v"].dim()
+    if call.refuse_order(*call.tensors()):
+        return [call.all_mixed(r, "records decide the order of what is normalised") for r in call.results]
+    norms = joined_over(call.owner(value), [d for d in range(value.dim()) if d != dim], call.mixed)
+    return [Owned(call.together(norms, call.owner(call["g"])).expand(call.results[0].shape)), Owned(norms)]
 
 
 def _apart_from(call: Call, value: Tensor, dim: int) -> Owned:

@@ -37,7 +37,7 @@ def _reapplied(call: Call) -> list[Tensor]:
 
 
 @owner_rule(
-    "detach", "alias", "lift_fresh", "_reshape_alias_copy", "_conj", "_neg_view", "view_as_complex", "view_as_real"
+    "detach", "alias", "lift_fresh", "_conj", "_neg_view", "view_as_complex", "view_as_real", "view_as_complex_copy"
 )
 def same(call: Call) -> Owned:
     """The same numbers; complex ones may become pairs."""
@@ -50,25 +50,31 @@ def same(call: Call) -> Owned:
     return replace(owned, uniform=False)
 
 
-@owner_rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "_reshape_copy", "view_copy")
+@owner_rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "_reshape_copy", "view_copy", "_reshape_alias_copy")
 def reshaped_(call: Call) -> Owned:
     """The same numbers in the same row-major order, or with another type's eyes."""
     subject, result = _subject(call), call.results[0]
     owned = call.owned(subject)
-    if subject.numel() != result.numel():
-        return call.all_mixed(result, "numbers are seen as another type")
+    if subject.numel() != result.numel():  # as another type, by the bytes of each row
+        owner = joined_over(owned.owner, [-1], call.mixed)
+        return Owned(owner.expand(result.shape)) if not owned.sized else call.all_mixed(result, "seen as another type")
     if owned.uniform:
         return replace(
             owned,
             owner=owned.owner.reshape(-1)[:1].expand(result.shape)
             if subject.numel()
             else owned.owner.new_full(result.shape, -1),
-            orders=(None,) * result.dim(),
+            orders=_regrouped(call, owned, subject, result) or _somewhere(owned, result),
         )
     orders = _regrouped(call, owned, subject, result) if owned.ordered else ()
     if orders is None:
         return call.all_mixed(result, "rows in an order that records decide are joined with others")
     return Owned(reshaped(owned.owner, result.shape), orders, meaning=_meaning_after(owned, subject, result))
+
+
+def _somewhere(owned: Owned, result: Tensor) -> tuple[Order, ...]:
+    """Return the orders of numbers that are all the same, where it is not known along which dimension records decide their number."""
+    return (("regrouped", owned.orders),) * result.dim()
 
 
 def _meaning_after(owned: Owned, subject: Tensor, result: Tensor) -> Meaning:
@@ -147,7 +153,7 @@ def turned(call: Call) -> Owned:
 
 
 def _orders_after(call: Call, owned: Owned, result: Tensor) -> tuple[Order, ...]:
-    if not owned.ordered:
+    if not owned.sized:
         return ()
     orders: list[Order] = [None] * result.dim()
     for dim, order in enumerate(owned.orders):
@@ -215,7 +221,7 @@ def _chosen_meaning(call: Call, owned: Owned, part: int) -> Meaning:
 
 def _chosen_part(call: Call, owned: Owned, part: Tensor, result: Tensor) -> Owned:
     """Return the map of a part of a tensor with rows in an order that records decide."""
-    if not owned.ordered:
+    if not owned.sized:
         return Owned(part)
     subject = _subject(call)
     dim = call.get("dim")
@@ -223,6 +229,7 @@ def _chosen_part(call: Call, owned: Owned, part: Tensor, result: Tensor) -> Owne
     if along is None or call.name not in _ONE_DIM:
         return call.all_mixed(result, "places in an order that records decide")
     if owned.orders[along] is not None and result.dim() == subject.dim() and result.shape == subject.shape:
+        call.conditional |= call.get("end") is not None and call["end"] < 2**62
         return Owned(part, owned.orders)
     if owned.orders[along] is not None:
         return call.all_mixed(result, "places in an order that records decide")
@@ -245,7 +252,7 @@ def put_back(call: Call) -> Owned:
     """The numbers that a view showed, in their places in a tensor of zeros, or of another's numbers."""
     base, part = call.get("self"), call.get("src", "grad_output")
     owned, result = call.owned(part), call.results[0]
-    if owned.ordered or (base is not None and call.owned(base).ordered):
+    if owned.sized or (base is not None and call.owned(base).sized):
         return _ordered_part(call, owned, base, result)
     owner = (
         torch.full(result.shape, NONE, dtype=torch.int32)
