@@ -71,6 +71,7 @@ class BatchOwners:
         """
         tape = Tape(module, examples, random_rows=random_rows, python_data=self.has_python_data(batch))
         key = self.row_owners(batch, examples)
+        tape.path.know(value for _, value in tensors_by_path(batch))
         for path, value in tensors_by_path(batch):
             role = self._role(path, value, examples)
             if role is Role.SHARED:

@@ -85,7 +85,7 @@ class Tape(TorchFunctionMode):
         self.random_rows = random_rows
         self.python_data = python_data
         self._learn(module)
-        self.path = Path(examples, self._parameters.values())
+        self.path = Path(examples, [*self._parameters.values(), *self._constants])
         self._tracked: dict[int, Tracked] = {id(p): TrackedParameter(p, name) for name, p in self._parameters.items()}
         self._recorded: list[tuple[Tracked, FactoredGrad]] = []
         self._spent = self._recording = False
