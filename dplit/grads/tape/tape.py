@@ -93,6 +93,8 @@ class Tape(TorchFunctionMode):
         self.python_data = python_data
         self._learn(module)
         self.path = path
+        if path is not None:
+            path.know([*self._parameters.values(), *self._constants])
         self._tracked: dict[int, Tracked] = {id(p): TrackedParameter(p, name) for name, p in self._parameters.items()}
         self._recorded: list[tuple[Tracked, FactoredGrad]] = []
         self._spent = self._recording = False
