@@ -51,7 +51,7 @@ class StepLosses:
                 f"training_step returned {type(loss).__name__}; return losses per example, shape (n,), as a tensor or under 'loss'"
             )
         if loss.shape == (examples,):
-            self._follows = self._follows and examples == 1
+            self._follows = False
             return loss
         if loss.dim():
             raise ConfigurationError(
