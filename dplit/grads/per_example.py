@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from itertools import combinations
 
 import torch
@@ -44,6 +45,11 @@ class PerExample:
         self.factors = {name: sorted(merged_where_cheaper(grads), key=_is_sparse) for name, grads in factors.items()}
         self.examples = examples
         self._sq_norms: dict[str, Tensor] | None = None
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors in which the gradients are kept, each with the name of its parameter."""
+        for name, grads in self.factors.items():
+            yield from ((name, value) for grad in grads for value in _tensors(grad))
 
     @full_precision()
     def averaged(self, units: Units) -> PerExample:
@@ -119,3 +125,13 @@ def _nonzero(weights: Tensor) -> Tensor | None:
     """Return the indices of the examples whose weight is not zero, or None where that is all of them."""
     nonzero = weights != 0
     return None if bool(nonzero.all()) else nonzero.nonzero().flatten()
+
+
+def _tensors(grad: FactoredGrad) -> Iterator[Tensor]:
+    """Yield the tensors that a gradient is kept in."""
+    values = [getattr(grad, f.name) for f in fields(grad)] if is_dataclass(grad) else list(vars(grad).values())
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, FactoredGrad):
+            yield from _tensors(value)

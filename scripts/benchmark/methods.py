@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import dplit
 from dplit.clipping import Flat
-from dplit.grads import Tape
+from dplit.grads import PerExample, Tape
+from dplit.grads.ownership.proof import Proof
 from dplit.privacy import Ledger
 from dplit.protocols import per_example_losses
 from dplit.sampling.poisson import PoissonBatches
@@ -162,6 +163,28 @@ def plain(setup: Setup) -> Callable[[], None]:
 
 @method("dplit", "dplit")
 def private(setup: Setup) -> Callable[[], None]:
+    def gradients() -> PerExample:
+        with Tape(setup.model, setup.examples) as tape:
+            losses = setup.losses()
+        return tape.backward(losses)
+
+    return stepping(setup, gradients)
+
+
+@method("dplit-proven", "dplit with its proof", against="dplit")
+def proven(setup: Setup) -> Callable[[], None]:
+    """Each step's path is known to be certified; the first one, before the clock runs, is followed."""
+    proof = Proof()
+
+    def gradients() -> PerExample:
+        losses = lambda tensors, n: setup.losses(tensors=tensors)  # noqa: E731
+        return proof.record(setup.model, losses, setup.tensors, setup.examples)[1]
+
+    return stepping(setup, gradients)
+
+
+def stepping(setup: Setup, gradients: Callable[[], PerExample]) -> Callable[[], None]:
+    """Return a private step on the whole batch."""
     optimizer = setup.optimizer()
     release = PrivateStep(
         setup.model,
@@ -174,9 +197,7 @@ def private(setup: Setup) -> Callable[[], None]:
 
     def step() -> None:
         release.begin()
-        with Tape(setup.model, setup.examples) as tape:
-            losses = setup.losses()
-        release.accumulate(tape.backward(losses))
+        release.accumulate(gradients())
         release.release()
         optimizer.step()
         optimizer.zero_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.zoo.family import CASES, Case
-from tests.zoo.law import COLUMNS, VARIANTS, verdict
+from tests.zoo.law import COLUMNS, VARIANTS, proven, verdict
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
@@ -21,14 +21,21 @@ Gemma, Cohere and Mamba, which compute some operations in float32 whatever the m
 * **checkpointing**: activation checkpointing, switched on by Hugging Face's method, in both variants of torch, and together with LoRA.
 * **some layers**: trainable are the upper half of the parameters, the lower half, or only biases and norms.
 
-*refused* means a one-line error before any gradient is released; `–` means that the family has no such variant.
+* **apart**: whether it is shown, from the operations of a step and whatever the records are, that loss and gradient of each example
+  depend on that example alone; `–` where the tape refuses the model, which `grads="auto"` then takes apart itself.
+
+*refused* means a one-line error before any gradient is released; `–` elsewhere that the family has no such variant.
 `python -m tests.zoo` writes this page, and the tests check that it agrees with what they find.
 """
 
 
-def row(name: str) -> str:
+def exactness(name: str) -> str:
     case = CASES[name]
-    return f"| {case.family} | {case.head} | " + " | ".join(cell(case, column) for column in COLUMNS) + " |"
+    return f"| {case.family} | {case.head} | " + " | ".join(cell(case, column) for column in COLUMNS) + " | "
+
+
+def row(name: str) -> str:
+    return f"{exactness(name)}{proven(name)} |"
 
 
 def cell(case: Case, column: str) -> str:
@@ -38,5 +45,5 @@ def cell(case: Case, column: str) -> str:
 
 
 def page() -> str:
-    header = f"| model | as | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 2)}\n"
+    header = f"| model | as | {' | '.join(COLUMNS)} | apart |\n|{'---|' * (len(COLUMNS) + 3)}\n"
     return f"{PREFACE}\n{header}" + "\n".join(row(name) for name in CASES) + "\n"

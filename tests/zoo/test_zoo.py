@@ -11,8 +11,8 @@ from torch import Tensor
 from dplit.grads import FactoredGrad, PerExample, Tape
 from dplit.grads.factors.row_sparse import RowSparseGrad
 from tests.zoo.family import CASES
-from tests.zoo.law import VARIANTS, judge, law_family, law_probe, subject, verdict
-from tests.zoo.table import PAGE, PREFACE, row
+from tests.zoo.law import VARIANTS, judge, law_family, law_probe, proven, subject, verdict
+from tests.zoo.table import PAGE, PREFACE, exactness, row
 
 PLAIN = VARIANTS["float64"]
 INDEPENDENT = [name for name, case in CASES.items() if not case.coupled]
@@ -41,7 +41,21 @@ def test_the_probe_lets_independent_examples_pass(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_docs_say_what_was_found(name: str) -> None:
+    assert any(line.startswith(exactness(name)) for line in PAGE.read_text().splitlines()), "run python -m tests.zoo"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_examples_are_shown_to_be_apart_or_refused_by_the_operation(name: str) -> None:
     assert row(name) in PAGE.read_text().splitlines(), "run python -m tests.zoo"
+    assert proven(name) in ("shown", "–") or (CASES[name].coupled and "mixes examples" in proven(name))
+
+
+@pytest.mark.parametrize(
+    "name", ["BERT classification", "GPT-2 causal LM", "Mixtral expert by expert", "CLIP contrastive loss"]
+)
+def test_some_examples_are_shown_to_be_apart(name: str) -> None:
+    assert (proven(name) == "shown") != CASES[name].coupled
 
 
 def test_the_docs_name_no_other_families() -> None:

@@ -14,6 +14,7 @@ from dplit.grads.batch_axis.axes import Mixed, RowOwners
 from dplit.grads.batch_layout import BatchLayout, Role, parts
 from dplit.grads.ownership.owner_map import Owned, Positions, of_dim
 from dplit.grads.ownership.ownership import Ownership
+from dplit.grads.tape.path import Path
 from dplit.grads.tape.tape import Tape
 from dplit.grads.types import Batch
 
@@ -69,8 +70,10 @@ class BatchOwners:
         Raises:
             ConfigurationError: the declared key names no examples.
         """
-        tape = Tape(module, examples, random_rows=random_rows, python_data=self.has_python_data(batch))
+        steps = Path(examples)
+        tape = Tape(module, examples, random_rows=random_rows, python_data=self.has_python_data(batch), path=steps)
         key = self.row_owners(batch, examples)
+        steps.know(value for _, value in tensors_by_path(batch))
         for path, value in tensors_by_path(batch):
             role = self._role(path, value, examples)
             if role is Role.SHARED:

@@ -14,6 +14,10 @@ import torch
 _TORCH = str(Path(torch.__file__).parent)
 _DPLIT = str(Path(__file__).parents[2])
 _FOLLOWING = frozenset(str(Path(__file__).parent / f"{name}.py") for name in ("blame", "ownership", "python_reads"))
+_PASSES_ON = frozenset(
+    {"__torch_function__", "_apply", "_apply_without_rule", "_apply_to_no_rows", "_derive", "_derive_in_place", "_loss"}
+)
+"""Functions of dplit that call what the model asked for, so that what is read below them, the model reads."""
 _STANDARD = sysconfig.get_path("stdlib")
 _INSTALLED = sysconfig.get_path("purelib")
 
@@ -77,9 +81,13 @@ def _frames() -> Iterator[FrameType]:
     """Yield the frames that lead to the present operation, innermost first, without those that follow it."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        if frame.f_code.co_filename not in _FOLLOWING:
+        if frame.f_code.co_filename not in _FOLLOWING and not _passes_on(frame.f_code):
             yield frame
         frame = frame.f_back
+
+
+def _passes_on(code: CodeType) -> bool:
+    return code.co_name in _PASSES_ON and code.co_filename.startswith(_DPLIT)
 
 
 def _is_inside(code: CodeType) -> bool:

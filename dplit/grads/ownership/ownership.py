@@ -36,9 +36,6 @@ from dplit.grads.types import Result
 
 registry.load()
 
-MOST_COMPARED = 1000
-"""Most numbers of a tensor made by Python that are compared with those of another run."""
-
 VIEWS_BY_MEMORY = frozenset(
     f"aten::{name}" for name in ("as_strided", "as_strided_", "squeeze_", "unsqueeze_", "t_", "transpose_")
 )
@@ -202,8 +199,8 @@ class Ownership(TorchDispatchMode):
         if name in registry.DRAWS or name.removesuffix("_") in registry.DRAWS:
             self._draws += 1
             return hash((func, self._draws))
-        if name.startswith("lift_fresh") and results[0].numel() <= MOST_COMPARED:
-            return hash((func, results[0].shape, str(results[0].flatten().tolist())))
+        if name.startswith("lift_fresh"):
+            return hash((func, *contents_key(results[0])))
         return hash((func, *(_sketch(v, keys) for v in arguments.values())))
 
     def _note_constants(
@@ -346,4 +343,10 @@ def _sketch(value: Any, keys: Mapping[int, int]) -> object:
         return keys[id(value)]
     if isinstance(value, list | tuple):
         return tuple(_sketch(v, keys) for v in value)
-    return value if value.__hash__ else type(value)
+    return repr(value) if isinstance(value, int | float | complex) else value if value.__hash__ else type(value)
+
+
+def contents_key(value: Tensor) -> tuple[object, ...]:
+    """Return what tells the numbers of a tensor."""
+    numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return value.shape, value.dtype, numbers

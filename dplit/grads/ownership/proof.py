@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, is_dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dplit.errors import CoupledExamples
-from dplit.grads.factors.base import FactoredGrad
 from dplit.grads.ownership.batch_owners import BatchOwners
 from dplit.grads.ownership.blame import Blame
 from dplit.grads.ownership.harmless import Harmless
 from dplit.grads.ownership.ownership import Ownership
-from dplit.grads.ownership.python_reads import Read
+from dplit.grads.ownership.python_reads import Answers, Read
 from dplit.grads.ownership.random_state import RandomState, again, random_state
-from dplit.grads.ownership.read_trials import without_effect
+from dplit.grads.ownership.read_trials import Run, without_effect
 from dplit.grads.per_example import PerExample
+from dplit.grads.tape.path import Path
+from dplit.grads.tape.tape import Tape
 from dplit.grads.types import Batch, Losses
 
 REMEDY = (
@@ -51,7 +51,7 @@ class Proof:
         self.harmless = harmless or Harmless()
         self.unseen = unseen
         self.random_rows = True
-        self._known: set[int] = set()
+        self._known: set[object] = set()
 
     @property
     def paths(self) -> int:
@@ -70,27 +70,38 @@ class Proof:
         with self.owners.tape(module, batch, examples, self.random_rows) as tape:
             value = losses(batch, examples)
         gradients = tape.backward(value)
-        if examples == 1 or tape.path.digest in self._known:
+        if examples == 1 or self._is_known(_path(tape)):
             return value.detach(), gradients
         del value, gradients
         with self.unseen():
             return self._certified(module, losses, batch, examples, state)
 
-    def _judge_reads(
-        self, reads: list[Read], module: nn.Module, losses: Losses, batch: Batch, examples: int, state: RandomState
-    ) -> None:
-        """Let places pass that are known, declared, or from which nothing of the losses follows.
+    def _is_known(self, path: Path) -> bool:
+        return path.digest in self._known or (path.digest, path.values) in self._known
+
+    def _judge_reads(self, reads: list[Read], run: Run) -> bool:
+        """Let places pass that are known, declared, or from which nothing of losses and gradients follows.
+
+        Args:
+            reads: what Python read.
+            run: runs the step again with other answers.
+
+        Returns:
+            Whether some place passes by trial, for this run and others in which Python decided the same.
 
         Raises:
             PrivacyError: another place, named by file and line.
         """
+        self.harmless.found.clear()
         open_reads = [read for read in reads if self.harmless.why(read) is None]
         if open_reads:
             after = random_state()
-            self.harmless.found |= without_effect(open_reads, module, losses, batch, examples, self.owners, state)
+            with self.unseen():
+                self.harmless.found |= without_effect(open_reads, run)
             with again(after):
                 pass
         self.harmless.check(reads)
+        return bool(open_reads)
 
     def _certified(
         self, module: nn.Module, losses: Losses, batch: Batch, examples: int, state: RandomState
@@ -130,10 +141,25 @@ class Proof:
             gradients = tape.backward(value)
             with torch._C.DisableTorchFunction():
                 _check_gradients(ownership, gradients)
-        self._judge_reads(ownership.reads, module, losses, batch, examples, state)
+        reads = ownership.reads
+        tried = self._judge_reads(reads, lambda answers: self._key(module, losses, batch, examples, state, answers))
         if not ownership.conditional:
-            self._known.add(tape.path.digest)
+            path = _path(tape)
+            self._known.add((path.digest, path.values) if tried else path.digest)
         return value.detach(), gradients
+
+    def _key(
+        self, module: nn.Module, losses: Losses, batch: Batch, examples: int, state: RandomState, answers: Answers
+    ) -> int:
+        """Return what tells how losses and gradients of a step were computed, where Python gets other answers."""
+        with again(state), Ownership(examples, answers) as ownership:
+            self.owners.tell(ownership, batch)
+            with self.owners.tape(module, batch, examples, self.random_rows) as tape:
+                value = losses(batch, examples)
+            gradients = tape.backward(value)
+            with torch._C.DisableTorchFunction():
+                keys = [(name, ownership.memory.key(part)) for name, part in gradients.tensors()]
+                return hash((ownership.memory.key(value), *keys))
 
     def check_losses(self, module: nn.Module, losses: Losses, batch: Batch, examples: int) -> None:
         """Follow the losses of a step alone, for gradients that one backward for each loss computes.
@@ -142,16 +168,29 @@ class Proof:
             CoupledExamples, PrivacyError: as `record`.
         """
         state = random_state()
-        with self.unseen():
-            with again(state), Ownership(examples) as ownership:
+
+        def follow(answers: Answers) -> tuple[Ownership, Tensor]:
+            with again(state), Ownership(examples, answers) as ownership:
                 self.owners.tell(ownership, batch)
-                value = losses(batch, examples)
+                return ownership, losses(batch, examples)
+
+        def key(answers: Answers) -> int:
+            ownership, value = follow(answers)
+            return ownership.memory.key(value)
+
+        with self.unseen():
+            ownership, value = follow({})
             _check_losses(ownership, value)
-            self._judge_reads(ownership.reads, module, losses, batch, examples, state)
+            self._judge_reads(ownership.reads, key)
 
 
 class MixedGradients(CoupledExamples):
     """Each loss depends on its own example, but what was recorded of a gradient depends on several."""
+
+
+def _path(tape: Tape) -> Path:
+    assert tape.path is not None
+    return tape.path
 
 
 def _check_losses(ownership: Ownership, losses: Tensor) -> None:
@@ -171,28 +210,17 @@ def _check_gradients(ownership: Ownership, gradients: PerExample) -> None:
     Raises:
         CoupledExamples: naming the parameter, the example, the operation and the line.
     """
-    for name, factors in gradients.factors.items():
-        for value in (t for grad in factors for t in _tensors(grad)):
-            rows = value.dim() > 0 and len(value) == ownership.examples
-            found = ownership.mixed_at(value) if rows else _if_owned(ownership, value)
-            if found is not None:
-                raise MixedGradients(_message(f"the gradient of example {found[0]} with respect to {name}", found[1]))
+    for name, value in gradients.tensors():
+        rows = value.dim() > 0 and len(value) == ownership.examples
+        found = ownership.mixed_at(value) if rows else _if_owned(ownership, value)
+        if found is not None:
+            raise MixedGradients(_message(f"the gradient of example {found[0]} with respect to {name}", found[1]))
 
 
 def _if_owned(ownership: Ownership, value: Tensor) -> tuple[int, Blame | None] | None:
     """Return a finding for a tensor that all examples' gradients share, if it depends on any of them."""
     owned = ownership.of(value)
     return None if owned.is_constant else (0, ownership.blame(int(owned.owner.min())))
-
-
-def _tensors(grad: FactoredGrad) -> Iterator[Tensor]:
-    """Yield the tensors that a gradient is kept in."""
-    values = [getattr(grad, f.name) for f in fields(grad)] if is_dataclass(grad) else list(vars(grad).values())
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, FactoredGrad):
-            yield from _tensors(value)
 
 
 def _message(what: str, blame: Blame | None) -> str:

@@ -86,7 +86,11 @@ class FunctionReads(TorchFunctionMode):
     def _note_given(self, func: TorchFunction, given: list[Tensor], result: Result) -> Result:
         for value in given:
             owned = self.ownership.of(value)
-            if (owned.ordered or not all(map(keeps_number, owned.orders)) or (func in HANDS_OUT and not owned.is_constant)) and not is_own():
+            if (
+                owned.ordered
+                or not all(map(keeps_number, owned.orders))
+                or (func in HANDS_OUT and not owned.is_constant)
+            ) and not is_own():
                 return self._given(HANDS_OUT.get(func) or SIZES[func], result)
         return result
 

@@ -1,4 +1,4 @@
-"""Whether anything of the losses follows from a value that Python read: the step is run again with another answer."""
+"""Whether anything of the losses or gradients follows from a value that Python read: the step is run again with another answer."""
 
 from __future__ import annotations
 
@@ -6,59 +6,41 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
-
-from dplit.grads.ownership.batch_owners import BatchOwners
 from dplit.grads.ownership.blame import Place
-from dplit.grads.ownership.ownership import Ownership
-from dplit.grads.ownership.python_reads import SIZES, Read
-from dplit.grads.ownership.random_state import RandomState, again
-from dplit.grads.types import Batch, Losses
+from dplit.grads.ownership.python_reads import HANDS_OUT, READS_VALUE, Answers, Read
 
 Alter = Callable[[Any], Any]
+Run = Callable[[Answers], int]
+"""From what Python is given in place of what it reads to a number that tells how losses and gradients were computed."""
 
 MOST_PLACES = 32
 """Most places that are tried; further ones are taken to matter."""
 
 
-def without_effect(
-    reads: Iterable[Read],
-    module: nn.Module,
-    losses: Losses,
-    batch: Batch,
-    examples: int,
-    owners: BatchOwners,
-    state: RandomState,
-) -> set[Place]:
-    """Return the places from whose values nothing of the losses follows.
+def without_effect(reads: Iterable[Read], run: Run) -> set[Place]:
+    """Return the places from whose values nothing of the losses and gradients follows.
 
     At each place in turn, what Python reads is replaced: a truth value by its opposite, a number by several others. The
-    losses of both runs are compared by how they were computed, operation by operation, not by their values. A
-    run that ends in an error computes no losses, so that nothing follows from it either; that is also said of a check that
+    runs are compared by how what they return was computed, operation by operation, not by its values. A
+    run that ends in an error computes nothing, so that nothing follows from it either; that is also said of a check that
     raises. Sizes cannot be replaced.
+
+    What is found holds for what was read in this run. That nothing follows from other values either is known only of
+    runs in which Python decided the same, `Path.values`.
 
     Args:
         reads: what was read.
-        module: the model.
-        losses: computes the losses of a batch.
-        batch: the batch.
-        examples: n.
-        owners: whose the numbers of a batch are.
-        state: the random numbers that every run draws.
+        run: runs the step with these answers, on the same random numbers.
     """
-
-    def key(place: Place | None = None, alter: Alter | None = None) -> int:
-        answers = {} if place is None or alter is None else {place: alter}
-        with again(state), Ownership(examples, answers) as ownership:
-            owners.tell(ownership, batch)
-            value = losses(batch, examples)
-        return ownership.memory.key(value)
-
     reads = list(reads)
-    sizes = {read.place for read in reads if read.operation in SIZES.values()}
+    sizes = {read.place for read in reads if read.operation not in READS_VALUE | set(HANDS_OUT.values())}
     places = list(dict.fromkeys(read.place for read in reads if read.place not in sizes))[:MOST_PLACES]
-    expected = key() if places else 0
-    return {place for place in places if _changes_nothing(lambda alter, p=place: key(p, alter), expected)}  # type: ignore[misc]
+    expected = run({}) if places else 0
+    return {
+        place
+        for place in places
+        if _changes_nothing(lambda alter, p=place: run({p: alter}), expected)  # type: ignore[misc]
+    }
 
 
 def _changes_nothing(run: Callable[[Alter], int], expected: int) -> bool:

@@ -53,6 +53,7 @@ class Tape(TorchFunctionMode):
             constants, which is always exact; what is computed from them and parameters alone then costs a backward for
             each example.
         python_data: whether the batch holds data that are no tensors, from which the model makes some.
+        path: notes which operations the step runs; None where nobody asks.
 
     Raises:
         ConfigurationError: `examples` is less than 1.
@@ -73,7 +74,13 @@ class Tape(TorchFunctionMode):
     """
 
     def __init__(
-        self, module: nn.Module, examples: int, *, random_rows: bool = True, python_data: bool = False
+        self,
+        module: nn.Module,
+        examples: int,
+        *,
+        random_rows: bool = True,
+        python_data: bool = False,
+        path: Path | None = None,
     ) -> None:
         super().__init__()
         if examples < 1:
@@ -85,7 +92,9 @@ class Tape(TorchFunctionMode):
         self.random_rows = random_rows
         self.python_data = python_data
         self._learn(module)
-        self.path = Path(examples, self._parameters.values())
+        self.path = path
+        if path is not None:
+            path.know([*self._parameters.values(), *self._constants])
         self._tracked: dict[int, Tracked] = {id(p): TrackedParameter(p, name) for name, p in self._parameters.items()}
         self._recorded: list[tuple[Tracked, FactoredGrad]] = []
         self._spent = self._recording = False
@@ -295,7 +304,7 @@ class Tape(TorchFunctionMode):
     ) -> Result:
         """Send an operation to its rule if a tracked tensor is among its arguments."""
         result = self._apply(func, args, kwargs or {})
-        if self.examples > 1:
+        if self.path is not None:
             self.path.note(
                 func, args, kwargs or {}, (result,) if isinstance(result, Tensor) else tensors((result,), {})
             )

@@ -24,7 +24,9 @@ def joined_up(call: Call) -> Owned:
     for d in range(parts[0].dim()):
         if d == dim:
             seen = [call.owned(v).orders[d] for v in parts]
-            orders.append(("parts", *((o, v.shape[d]) for o, v in zip(seen, parts, strict=True))) if any(seen) else None)
+            orders.append(
+                ("parts", *((o, v.shape[d]) for o, v in zip(seen, parts, strict=True))) if any(seen) else None
+            )
             continue
         order, clash = common_order(call, parts, d)
         if clash:
@@ -125,7 +127,9 @@ def within_planes(call: Call) -> list[Owned]:
         return [Owned(owner.view(-1, *[1] * (r.dim() - 1)).expand(r.shape)) for r in call.results]
     owners = [joined_over(call.owner(v), range(-places, 0), call.mixed) for v in given]
     if call.name.startswith("fractional"):  # the second is (n, channels, places)
-        owners[1] = joined_over(call.owner(given[1]), [-1], call.mixed)[..., None].reshape(*given[1].shape[-3:-1], *[1] * places)
+        owners[1] = joined_over(call.owner(given[1]), [-1], call.mixed)[..., None].reshape(
+            *given[1].shape[-3:-1], *[1] * places
+        )
     owner = call.together(*owners)
     return [Owned(compact(owner).expand(r.shape)) for r in call.results]
 

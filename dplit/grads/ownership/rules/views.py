@@ -50,7 +50,17 @@ def same(call: Call) -> Owned:
     return replace(owned, uniform=False)
 
 
-@owner_rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "_reshape_copy", "view_copy", "_reshape_alias_copy")
+@owner_rule(
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "_reshape_alias",
+    "flatten",
+    "unflatten",
+    "_reshape_copy",
+    "view_copy",
+    "_reshape_alias_copy",
+)
 def reshaped_(call: Call) -> Owned:
     """The same numbers in the same row-major order, or with another type's eyes."""
     subject, result = _subject(call), call.results[0]
