@@ -213,6 +213,7 @@ def randoms(d: Draws, op: Any) -> Call:
 @calls("binary_cross_entropy_with_logits", "poisson_nll_loss")
 def losses(d: Draws, op: Any) -> Call:
     kind, reduction = "unit" if "binary" in str(op) else "normal", 0 if d.chance(0.6) else d.size(1, 2)
+    d.mixes = reduction > 0
     d.rows(*(shape := d.shape()), kind=kind), d.either(*shape, kind="unit")
     weighted = "binary" in str(op) and d.chance()
     if "poisson" in str(op):
@@ -245,6 +246,7 @@ def likelihood(d: Draws, op: Any) -> Call:
     places = [d.size(), d.size()] if "2d" in str(op) or ("nd" in str(op) and d.chance()) else []
     reduction, classes = 0 if d.chance(0.6) else d.size(1, 2), d.size()
     alone = not places and d.chance(0.1)
+    d.mixes = reduction > 0 or alone
     d.rows(*([classes] if alone else [d.n, classes, *places]))
     d.index(classes, *([] if alone else [d.n, *places]), rows=0)
     if d.chance():
@@ -261,6 +263,7 @@ def likelihood(d: Draws, op: Any) -> Call:
 def likelihood_backward(d: Draws, op: Any) -> Call:
     places = [d.size(), d.size()] if "2d" in str(op) else []
     reduction, classes = d.size(0, 2), d.size()
+    d.mixes = reduction == 1
     d.rows(d.n, *places) if reduction == 0 else d.either()
     d.rows(d.n, classes, *places), d.index(classes, d.n, *places, rows=0), d.fixed(classes, kind="unit")
     forward = A.nll_loss2d_forward if places else A.nll_loss_forward
@@ -274,6 +277,7 @@ def likelihood_backward(d: Draws, op: Any) -> Call:
 @calls("multi_margin_loss", "multilabel_margin_loss_forward")
 def margins(d: Draws, op: Any) -> Call:
     reduction, classes = 0 if d.chance(0.6) else d.size(1, 2), d.size()
+    d.mixes = reduction > 0
     d.rows(d.n, classes)
     if "multilabel" in str(op):
         d.index(classes, d.n, classes, rows=0, low=-1)
@@ -333,6 +337,7 @@ def matrix_vector(d: Draws, op: Any) -> Call:
 def inner(d: Draws, op: Any) -> Call:
     k = d.size()
     d.either(k), d.either(k)
+    d.mixes = d.n == k
     return lambda a, b: op(a, b)
 
 
@@ -448,11 +453,12 @@ def group_norm(d: Draws, op: Any) -> Call:
 @calls("_native_batch_norm_legit_no_training", "_batch_norm_with_update", "native_batch_norm_backward")
 def batch_norm(d: Draws, op: Any) -> Call:
     name, channels = op._qualified_op_name.split("::")[1], d.size()
-    shape = [d.n, channels, *d.sizes(0, 2)]
+    shape = [d.n, channels, *(max(1, s) for s in d.sizes(0, 2))]
     if "backward" in name:
         d.rows(*shape)
     d.rows(*shape), d.fixed(channels), d.fixed(channels), d.fixed(channels), d.fixed(channels, kind="positive")
     train = d.chance()
+    d.mixes = train
     if "backward" in name:
 
         def backward(g: Any, x: Any, w: Any, b: Any, mean: Any, var: Any) -> Any:
@@ -463,7 +469,8 @@ def batch_norm(d: Draws, op: Any) -> Call:
     if name in ("_native_batch_norm_legit_no_training", "_batch_norm_with_update", "_batch_norm_no_update"):
         return lambda x, w, b, mean, var: list(op(x, w, b, mean, var, 0.1, 1e-5))[:3]
     if name == "_native_batch_norm_legit" and d.chance(0.3):
-        return lambda x, w, b, mean, var: op(x, w, b, train, 0.1, 1e-5)
+        d.mixes = True
+        return lambda x, w, b, mean, var: op(x, w, b, True, 0.1, 1e-5)
 
     def forward(x: Any, w: Any, b: Any, mean: Any, var: Any) -> Any:
         moved = mean.clone(), var.clone()

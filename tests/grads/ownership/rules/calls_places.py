@@ -41,6 +41,7 @@ def reshaped(d: Draws, op: Any) -> Call:
         return lambda x: op(x.flatten(), 0, after)
     if name.startswith("_reshape_alias"):
         return lambda x: op(x, after, torch.empty(after).stride())
+    d.mixes = before[0] == d.n and after[0] not in (d.n, 1)
     if name in ("view", "view_copy") and d.chance(0.2):
         return lambda x: op(x.contiguous(), torch.int64 if d.n % 2 else torch.float32)
     return lambda x: op(x, after)
@@ -120,6 +121,7 @@ def shuffled(d: Draws, op: Any) -> Call:
 def put_back(d: Draws, op: Any) -> Call:
     name, shape = named(op), [d.n, d.size(), d.size()]
     dim = d.size(0, 2)
+    d.mixes = dim == 0
     at, step = d.size(0, shape[dim] - 1), d.size(1, 2)
     whole = torch.zeros(shape)
     part = {
@@ -154,6 +156,7 @@ def reduced(d: Draws, op: Any) -> Call:
         d.either(*shape)
         return lambda x, y: op(x, y)
     if d.chance(0.15) and name in ("sum", "mean", "std", "var", "prod", "any", "all", "nansum", "max", "min", "median"):
+        d.mixes = True
         return lambda x: op(x)
     if name == "quantile":
         return lambda x: op(x, 0.3, dim, keep)
@@ -165,6 +168,7 @@ def reduced(d: Draws, op: Any) -> Call:
     if name == "norm":
         return lambda x: op(x, 2, [dim], keep)
     if name == "linalg_vector_norm":
+        d.mixes |= d.n % 2 == 0
         return lambda x: op(x, 2, [dim] if d.n % 2 else None, keep)
     if name == "frobenius_norm":
         return lambda x: op(x, [1, 2], keep)
@@ -206,6 +210,7 @@ def along_backward(d: Draws, op: Any) -> Call:
 def renormed(d: Draws, op: Any) -> Call:
     x = d.rows(*d.shape(1, 2))
     dim = d.size(0, x.dim() - 1)
+    d.mixes = dim > 0
     return lambda x: op(x, 2, dim, 0.5)
 
 
@@ -213,6 +218,7 @@ def renormed(d: Draws, op: Any) -> Call:
 def weight_norm(d: Draws, op: Any) -> Call:
     k, m = d.size(), d.size()
     dim = d.one_of(0, 2)
+    d.mixes = dim > 0
     d.rows(d.n, k, m), d.rows(*([d.n, 1, 1] if dim == 0 else [1, 1, m]))
     return lambda v, g: op(v, g, dim)
 
@@ -276,10 +282,10 @@ def resampled(d: Draws, op: Any) -> Call:
 def pooled(d: Draws, op: Any) -> Call:
     name = named(op)
     k = next(k for k in (1, 2, 3) if f"{k}d" in name)
-    lead = [d.n, d.size(1, 2)] if d.chance(0.8) else [d.n]
+    lead = [d.n, d.size(1, 2)] if d.chance(0.8) or "fractional" in name else [d.n]
     d.rows(*lead, *[d.size(3, 4)] * k)
     if "fractional" in name:
-        d.rows(d.n if len(lead) == 2 else 1, lead[-1], 2, kind="unit")
+        d.rows(*lead, 2, kind="unit")
         return lambda x, r: op(x, [2, 2], [2, 2], r)
     if "adaptive" in name:
         return lambda x: op(x, [2] * k)
@@ -357,6 +363,7 @@ def indexed(d: Draws, op: Any) -> Call:
     way = d.one_of("columns", "rows", "mask", "middle", "own column", "apart")
     way = "columns" if way == "mask" and "unsafe" in str(op) else way
     m = d.size(1, 4)
+    d.mixes = way in ("rows", "apart")
     if way == "columns":
         d.index(shape[1], m)
         return lambda x, i: op(x, [None, i])
@@ -383,7 +390,8 @@ def masked(d: Draws, op: Any) -> Call:
         d.rows(*shape, kind="bool")
         return lambda x: op(x)
     d.rows(*shape)
-    d.either(*shape, kind="bool") if d.chance(0.8) else d.fixed(*shape[1:], kind="bool")
+    d.mixes = d.chance(0.2)  # a mask of another shape
+    d.fixed(*shape[1:], kind="bool") if d.mixes else d.either(*shape, kind="bool")
     return lambda x, m: op(x, m)
 
 
@@ -400,6 +408,7 @@ def looked_up(d: Draws, op: Any) -> Call:
         d.index(shape[dim], d.size(1, 4))
         return lambda x, i: op(x, dim, i)
     if name == "take":
+        d.mixes = True
         d.index(prod(shape), d.size(), d.size())
         return lambda x, i: op(x, i)
     smaller = [s if k == 0 else d.size(1, s) for k, s in enumerate(shape)]
@@ -427,6 +436,7 @@ def placed(d: Draws, op: Any) -> Call:
     shape, adds, m = [d.n, d.size(), d.size()], d.chance(), d.size(1, 3)
     d.rows(*shape)
     way = d.one_of("columns", "rows", "own column", "mask", "number", "apart")
+    d.mixes = way in ("rows", "apart")
     if way == "columns":
         d.index(shape[1], m), d.rows(d.n, m, shape[2])
         return lambda x, i, v: op(x.clone(), [None, i], v, adds)
@@ -486,6 +496,7 @@ def scattered(d: Draws, op: Any) -> Call:
 def table_backward(d: Draws, op: Any) -> Call:
     shape, m = d.shape(0, 1), d.size()
     d.rows(*shape, m), d.index(5, *shape, rows=0)
+    d.mixes = True
     more = [-1, False] if named(op) == "embedding_dense_backward" else [-1, False, False]
     return lambda g, i: op(g, i, 5, *more)
 
@@ -498,6 +509,7 @@ def ordered(d: Draws, op: Any) -> Call:
     name, shape = named(op), d.shape(0, 2)
     x = d.rows(*shape)
     dim = d.dim(x)
+    d.mixes |= name == "msort"
     if name == "msort":
         return lambda x: op(x)
     if name == "topk":
@@ -510,6 +522,7 @@ def ordered(d: Draws, op: Any) -> Call:
 
 @calls("histc", "bincount")
 def counted(d: Draws, op: Any) -> Call:
+    d.mixes = True
     if named(op) == "bincount":
         d.index(4, d.n, rows=0)
         return lambda x: op(x, minlength=4)
@@ -537,7 +550,7 @@ def among(d: Draws, op: Any) -> Call:
 
 @calls("_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive")
 def distinct(d: Draws, op: Any) -> Call:
-    name = named(op)
+    name, d.mixes = named(op), True
     d.rows(*d.shape(0, 1), kind="whole")
     if name == "_unique2":
         return lambda x: op(x, True, True, True)
@@ -549,6 +562,7 @@ def distinct(d: Draws, op: Any) -> Call:
 @calls("repeat_interleave")
 def repeated(d: Draws, op: Any) -> Call:
     d.index(3, d.n, rows=0)
+    d.mixes = True
     return lambda x: op(x)
 
 

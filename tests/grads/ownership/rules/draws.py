@@ -48,6 +48,8 @@ class Draws:
 
     seed: int
     given: list[Given] = field(default_factory=list)
+    mixes: bool = False
+    """Whether the call was drawn to combine examples, as a sum over the rows does."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -77,6 +79,7 @@ class Draws:
         """A dimension of a tensor, seldom the first, sometimes counted from the end."""
         first = 1 if value.dim() > 1 and self.chance(0.8) else 0
         d = self.random.randrange(first, value.dim())
+        self.mixes |= d == 0
         return d if self.chance() else d - value.dim()
 
     # -- numbers ---------------------------------------------------------------------------------------------------------
