@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from dplit.grads.ownership.blame import Place, is_own, place
 from dplit.grads.tape.constants import READS_VALUES
@@ -83,10 +84,11 @@ class FunctionReads(TorchFunctionMode):
         return self._given(operation, value)
 
     def _note_given(self, func: TorchFunction, given: list[Tensor], result: Result) -> Result:
-        for value in given:
-            owned = self.ownership.of(value)
-            if (owned.ordered or (func in HANDS_OUT and not owned.is_constant)) and not is_own():
-                return self._given(HANDS_OUT.get(func) or SIZES[func], result)
+        with torch._C.DisableTorchFunction(), _disable_current_modes():
+            maps = [self.ownership.of(value) for value in given]
+            told = any(owned.ordered or (func in HANDS_OUT and not owned.is_constant) for owned in maps)
+        if told and not is_own():
+            return self._given(HANDS_OUT.get(func) or SIZES[func], result)
         return result
 
     def _given(self, operation: str, value: Any) -> Any:
