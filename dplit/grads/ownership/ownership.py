@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from dplit.grads.ownership import experiment, registry
 from dplit.grads.ownership.blame import Blame, is_own, place
@@ -34,6 +35,14 @@ from dplit.grads.ownership.storage_owners import StorageOwners
 from dplit.grads.types import Result
 
 registry.load()
+
+CAME_IN = (
+    "no operation that is seen here made it, and it was not there before the step (another thread, DLPack, pickle, perhaps); "
+    "compute it in this thread with torch"
+)
+
+SPLITS = frozenset({"unbind", "split", "chunk", "tensor_split", "split_with_sizes", "unsafe_split", "unsafe_chunk"})
+"""Operations that return as many tensors as a dimension has places."""
 
 VIEWS_BY_MEMORY = frozenset(
     f"aten::{name}" for name in ("as_strided", "as_strided_", "squeeze_", "unsqueeze_", "t_", "transpose_")
@@ -172,15 +181,22 @@ class Ownership(TorchDispatchMode):
             return func(*args, **kwargs)
         arguments = _bound(func, args, kwargs)
         given = [t for value in arguments.values() for t in tensors_of(value)]
-        maps = {id(t): owned for t in given if (owned := self._before(t)) is not None}
-        depends = any(not owned.is_constant for owned in maps.values())
         name = func._schema.name.split("::")[1]
+        maps = {id(t): owned for t in given if (owned := self._before(t, name)) is not None}
+        depends = any(not owned.is_constant for owned in maps.values())
         rule = registry.rule_of(name) or (registry.POINTWISE if torch.Tag.pointwise in func.tags else None)
         written = [v for a, v in zip(func._schema.arguments, arguments.values(), strict=True) if _is_written(a)]
         keys = {id(t): self.memory.key(t) for t in given}
         untouched = _copied(arguments) if depends and rule is None else None
-        result = func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except Exception:
+            if depends and not is_own():
+                self.reads.append(Read(place(), f"an error of {name}"))
+            raise
         results = list(tensors_of(result))
+        if self._tells_count(name, arguments, maps, result, results):
+            self.reads.append(Read(place(), name))
         number = self._number(func, name, arguments, keys, results)
         if depends and name in READS_VALUE and not is_own():
             result = self._function_reads.answer(name, result)
@@ -190,6 +206,16 @@ class Ownership(TorchDispatchMode):
         else:
             self._note_constants(name, given, maps, results, list(tensors_of(written)), number)
         return result
+
+    def _tells_count(
+        self, name: str, arguments: Mapping[str, Any], maps: Mapping[int, Owned], result: Result, results: list[Tensor]
+    ) -> bool:
+        """Whether Python learns how many rows there are, which records decide: by a list of them, or by a size."""
+        if isinstance(result, list | tuple) and name in SPLITS and results:
+            owned = maps.get(id(arguments["self"]))
+            dim = arguments.get("dim", 0)
+            return owned is not None and bool(owned.orders) and owned.orders[dim % len(owned.orders)] is not None
+        return name == "bincount" and id(arguments["self"]) in maps and not maps[id(arguments["self"])].is_constant
 
     def _number(
         self, func: OpOverload, name: str, arguments: Mapping[str, Any], keys: Mapping[int, int], results: list[Tensor]
@@ -238,7 +264,9 @@ class Ownership(TorchDispatchMode):
             first if isinstance(first, Shuffle | Ranks) and name in ("_to_copy", "clone", "detach", "alias") else None
         )
 
-    def _before(self, value: Tensor) -> Owned | None:
+    def _before(self, value: Tensor, name: str) -> Owned | None:
+        if self.memory.came_in(value) and not name.startswith("lift_fresh"):
+            self.own_unknown(value, f"a tensor of shape {tuple(value.shape)}", CAME_IN)
         try:
             return self.memory.of(value)
         except LookupError as error:
@@ -287,6 +315,13 @@ class Ownership(TorchDispatchMode):
         if len(self.blames) == SEVERAL - call.mixed and bool((compact(owned.owner) == call.mixed).any()):
             pair = first_pair(call.owner(v) for v in call.tensors())
             self.blames.append(Blame(call.name, place(), pair, call.why))
+
+
+@contextmanager
+def unfollowed() -> Iterator[None]:
+    """Compute what is no part of a step, such as with owner maps, while a step is followed."""
+    with torch._C.DisableTorchFunction(), _disable_current_modes():
+        yield
 
 
 def _rows(owner: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from dplit.errors import CoupledExamples
 from dplit.grads.ownership.batch_owners import BatchOwners
 from dplit.grads.ownership.blame import Blame
 from dplit.grads.ownership.harmless import Harmless
-from dplit.grads.ownership.ownership import Ownership
+from dplit.grads.ownership.ownership import Ownership, unfollowed
 from dplit.grads.ownership.python_reads import Answers, Read
 from dplit.grads.ownership.random_state import RandomState, again, random_state
 from dplit.grads.ownership.read_trials import Run, without_effect
@@ -131,14 +131,13 @@ class Proof:
             CoupledExamples, PrivacyError, UnsupportedOperation: as `record`.
         """
         state = random_state() if state is None else state
-        with again(state), Ownership(examples) as ownership:
-            self.owners.tell(ownership, batch)
+        with again(state), self._following(module, batch, examples) as ownership:
             with self.owners.tape(module, batch, examples, self.random_rows) as tape:
                 value = losses(batch, examples)
-            with torch._C.DisableTorchFunction():
+            with unfollowed():
                 _check_losses(ownership, value)
             gradients = tape.backward(value)
-            with torch._C.DisableTorchFunction():
+            with unfollowed():
                 _check_gradients(ownership, gradients)
         reads = ownership.reads
         tried = self._judge_reads(reads, lambda answers: self._key(module, losses, batch, examples, state, answers))
@@ -146,16 +145,24 @@ class Proof:
             self._known.add((tape.path.digest, tape.path.values) if tried else tape.path.digest)
         return value.detach(), gradients
 
+    def _following(
+        self, module: nn.Module, batch: Batch, examples: int, answers: Answers | None = None
+    ) -> Ownership:
+        """Return what follows a step on a batch; a tensor that comes in from elsewhere is known by that."""
+        ownership = Ownership(examples, answers)
+        ownership.memory.note_present((*module.parameters(), *module.buffers()))
+        self.owners.tell(ownership, batch)
+        return ownership
+
     def _key(
         self, module: nn.Module, losses: Losses, batch: Batch, examples: int, state: RandomState, answers: Answers
     ) -> int:
         """Return what tells how losses and gradients of a step were computed, where Python gets other answers."""
-        with again(state), Ownership(examples, answers) as ownership:
-            self.owners.tell(ownership, batch)
+        with again(state), self._following(module, batch, examples, answers) as ownership:
             with self.owners.tape(module, batch, examples, self.random_rows) as tape:
                 value = losses(batch, examples)
             gradients = tape.backward(value)
-            with torch._C.DisableTorchFunction():
+            with unfollowed():
                 keys = [(name, ownership.memory.key(part)) for name, part in gradients.tensors()]
                 return hash((ownership.memory.key(value), *keys))
 
@@ -168,8 +175,7 @@ class Proof:
         state = random_state()
 
         def follow(answers: Answers) -> tuple[Ownership, Tensor]:
-            with again(state), Ownership(examples, answers) as ownership:
-                self.owners.tell(ownership, batch)
+            with again(state), self._following(module, batch, examples, answers) as ownership:
                 return ownership, losses(batch, examples)
 
         def key(answers: Answers) -> int:

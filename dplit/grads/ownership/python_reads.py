@@ -23,15 +23,24 @@ READS_VALUE = frozenset({"_local_scalar_dense", "equal", "allclose", "item", "is
 """Operations that give Python a number."""
 
 HANDS_OUT: dict[TorchFunction, str] = {
-    getattr(Tensor, name): name for name in ("tolist", "numpy", "__array__", "__dlpack__")
+    getattr(Tensor, name): name
+    for name in (
+        *("tolist", "numpy", "__array__", "__dlpack__", "__reduce_ex__", "__repr__", "__format__"),
+        *("untyped_storage", "storage", "_typed_storage", "data_ptr"),
+    )
 }
 """Methods that give Python all numbers of a tensor without an operation of torch."""
 
+TRIED = READS_VALUE | {"tolist", "numpy", "__array__"}
+"""Reads whose answer can be replaced by another."""
+
 SIZES: dict[TorchFunction, str] = {
-    **dict.fromkeys(property_getters("shape"), "shape"),
-    **{getattr(Tensor, name): name for name in ("size", "__len__", "numel", "nelement")},
+    **{getter: name for name in ("shape", "nbytes") for getter in property_getters(name)},
+    **{getattr(Tensor, name): name for name in ("size", "__len__", "numel", "nelement", "stride")},
+    torch.tensor_split: "tensor_split",
+    Tensor.tensor_split: "tensor_split",
 }
-"""Methods that give Python the size of a tensor."""
+"""Methods that give Python the size of a tensor; or, of `tensor_split`, sizes that the numbers of a tensor are."""
 
 
 Answers = Mapping[Place, Callable[[Any], Any]]
@@ -87,6 +96,7 @@ class FunctionReads(TorchFunctionMode):
         with torch._C.DisableTorchFunction(), _disable_current_modes():
             maps = [self.ownership.of(value) for value in given]
             told = any(owned.ordered or (func in HANDS_OUT and not owned.is_constant) for owned in maps)
+            told |= SIZES.get(func) == "tensor_split" and any(not owned.is_constant for owned in maps[1:])
         if told and not is_own():
             return self._given(HANDS_OUT.get(func) or SIZES[func], result)
         return result
@@ -95,7 +105,7 @@ class FunctionReads(TorchFunctionMode):
         read = Read(place(), operation)
         self.ownership.reads.append(read)
         alter = self.answers.get(read.place)
-        return value if alter is None or operation in SIZES.values() else altered(value, alter)
+        return value if alter is None or operation not in TRIED else altered(value, alter)
 
 
 def altered(value: Any, alter: Callable[[Any], Any]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +38,21 @@ class StorageOwners:
 
     def __init__(self) -> None:
         self._memories: dict[int, _Memory] = {}
+        self._before: dict[int, StorageWeakRef] | None = None
+
+    def note_present(self, values: Iterable[Tensor] = ()) -> None:
+        """Note every tensor that is there now, so that one which comes from elsewhere later on is known by that.
+
+        Args:
+            values: tensors that Python's collector does not know, such as those of a scripted module.
+        """
+        found = [v for v in gc.get_objects() if issubclass(type(v), Tensor)]
+        self._before = {_address(v): StorageWeakRef(v.untyped_storage()) for v in (*found, *values) if _has_memory(v)}
+
+    def came_in(self, value: Tensor) -> bool:
+        """Whether no operation made a tensor, and it was not there before."""
+        address = _address(value)
+        return self._before is not None and address not in self._before and address not in self._memories
 
     def of(self, value: Tensor) -> Owned | None:
         """Return the owner map of a tensor, or None for a constant that nothing was noted of."""
@@ -87,6 +104,13 @@ class StorageOwners:
 def layout_of(value: Tensor) -> Layout:
     """Return which numbers of its memory a tensor consists of."""
     return value.element_size(), value.storage_offset(), tuple(value.shape), value.stride()
+
+
+def _has_memory(value: Tensor) -> bool:
+    try:
+        return bool(value.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):  # a sparse tensor, or one inside torch.func
+        return False
 
 
 def _address(value: Tensor) -> int:
