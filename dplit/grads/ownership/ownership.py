@@ -41,6 +41,9 @@ CAME_IN = (
     "compute it in this thread with torch"
 )
 
+BUILT_IN = frozenset({"aten", "prims", "torchvision"})
+"""Where operations are defined that may be tried out: they do not look for particular values."""
+
 SPLITS = frozenset({"unbind", "split", "chunk", "tensor_split", "split_with_sizes", "unsafe_split", "unsafe_chunk"})
 """Operations that return as many tensors as a dimension has places."""
 
@@ -302,6 +305,8 @@ class Ownership(TorchDispatchMode):
     def _found(self, call: Call, rule: registry.OwnerRule | None, untouched: Mapping[str, Any] | None) -> list[Owned]:
         try:
             if rule is None:
+                if call.operation.namespace not in BUILT_IN:
+                    raise NotImplementedError("an operation of one's own has no rule here, and its values are not seen")
                 assert untouched is not None
                 return experiment.owners(call, untouched, self.examples)
             found = rule(call)

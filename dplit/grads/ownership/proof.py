@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from dplit.errors import CoupledExamples
+from dplit.grads.batch_layout import BatchLayout
 from dplit.grads.ownership.batch_owners import BatchOwners
 from dplit.grads.ownership.blame import Blame
 from dplit.grads.ownership.harmless import Harmless
@@ -145,9 +147,7 @@ class Proof:
             self._known.add((tape.path.digest, tape.path.values) if tried else tape.path.digest)
         return value.detach(), gradients
 
-    def _following(
-        self, module: nn.Module, batch: Batch, examples: int, answers: Answers | None = None
-    ) -> Ownership:
+    def _following(self, module: nn.Module, batch: Batch, examples: int, answers: Answers | None = None) -> Ownership:
         """Return what follows a step on a batch; a tensor that comes in from elsewhere is known by that."""
         ownership = Ownership(examples, answers)
         ownership.memory.note_present((*module.parameters(), *module.buffers()))
@@ -165,6 +165,32 @@ class Proof:
             with unfollowed():
                 keys = [(name, ownership.memory.key(part)) for name, part in gradients.tensors()]
                 return hash((ownership.memory.key(value), *keys))
+
+    def transferred(
+        self, transfer: Callable[[Batch], Batch], batch: Batch, examples: int, collated: BatchLayout | None
+    ) -> Batch:
+        """Return a batch after the model's transfer hooks, which must leave each row to its example.
+
+        Args:
+            transfer: runs the hooks.
+            batch: as the collate function made it.
+            examples: n.
+            collated: the layout of such batches.
+
+        Raises:
+            CoupledExamples: a row of the batch afterwards depends on other examples.
+            PrivacyError: a hook decides by values of the examples.
+        """
+        ownership = Ownership(examples)
+        replace(self.owners, layout=collated).tell(ownership, batch)
+        with ownership:
+            moved = transfer(batch)
+        for path, value in self.owners.of_examples(moved, examples):
+            found = ownership.mixed_at(value) if value.dim() and len(value) == examples else _if_owned(ownership, value)
+            if found is not None:
+                raise CoupledExamples(_message(f"row {found[0]} of {path}, after the transfer hooks,", found[1]))
+        self.harmless.check(ownership.reads)
+        return moved
 
     def check_losses(self, module: nn.Module, losses: Losses, batch: Batch, examples: int) -> None:
         """Follow the losses of a step alone, for gradients that one backward for each loss computes.

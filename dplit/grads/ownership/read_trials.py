@@ -37,7 +37,9 @@ def without_effect(reads: Iterable[Read], run: Run) -> set[Place]:
     places = list(dict.fromkeys(read.place for read in reads if read.place not in sizes))[:MOST_PLACES]
     expected = run({}) if places else 0
     return {
-        place for place in places if _changes_nothing(lambda alter, p=place: run({p: alter}), expected)  # type: ignore[misc]
+        place
+        for place in places
+        if _changes_nothing(lambda alter, p=place: run({p: alter}), expected)  # type: ignore[misc]
     }
 
 
