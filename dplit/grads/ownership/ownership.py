@@ -22,6 +22,7 @@ from dplit.grads.ownership.owner_map import (
     Meaning,
     Owned,
     Ranks,
+    RowNumbers,
     Shuffle,
     common_source,
     compact,
@@ -40,6 +41,10 @@ CAME_IN = (
     "no operation that is seen here made it, and it was not there before the step (another thread, DLPack, pickle, perhaps); "
     "compute it in this thread with torch"
 )
+
+KEEPS = frozenset({"_to_copy", "clone", "detach", "alias"})
+SHOWS = frozenset({"view", "_unsafe_view", "unsqueeze", "expand", "squeeze"})
+"""Operations after which numbers stand for what they stood for; those of the second kind may repeat them."""
 
 BUILT_IN = frozenset({"aten", "prims", "torchvision"})
 """Where operations are defined that may be tried out: they do not look for particular values."""
@@ -207,7 +212,7 @@ class Ownership(TorchDispatchMode):
             call = Call(func, arguments, maps, results, SEVERAL - len(self.blames), self.examples, keys)
             self._note(call, rule, untouched, list(tensors_of(written)), number)
         else:
-            self._note_constants(name, given, maps, results, list(tensors_of(written)), number)
+            self._note_constants(name, arguments, given, maps, results, list(tensors_of(written)), number)
         return result
 
     def _tells_count(
@@ -234,6 +239,7 @@ class Ownership(TorchDispatchMode):
     def _note_constants(
         self,
         name: str,
+        arguments: Mapping[str, Any],
         given: list[Tensor],
         maps: Mapping[int, Owned],
         results: list[Tensor],
@@ -247,14 +253,18 @@ class Ownership(TorchDispatchMode):
         elif name.startswith("lift_fresh"):
             sources = ["given"]
         source = common_source(sources)
+        rows = name == "arange" and self._are_row_numbers(results[0], arguments.get("step", 1))
         for value in written:
             self.memory.write(value, constant(value.shape, source=source), NONE, number)
         for k, value in enumerate(results):
             if not any(value is w for w in written):
                 found = constant(value.shape, source=source)
-                self.memory.put(
-                    value, replace(found, meaning=self._meaning(name, given, maps, number)), hash((number, k))
-                )
+                meaning = RowNumbers() if rows else self._meaning(name, given, maps, number)
+                self.memory.put(value, replace(found, meaning=meaning), hash((number, k)))
+
+    def _are_row_numbers(self, value: Tensor, step: object) -> bool:
+        whole = isinstance(step, int) and not value.is_floating_point()
+        return whole and value.shape == (self.examples,) and value.tolist() == list(range(self.examples))
 
     def _meaning(self, name: str, given: list[Tensor], maps: Mapping[int, Owned], number: int) -> Meaning:
         """Return what a constant stands for: a random order of rows, or what brings them back from it."""
@@ -263,9 +273,8 @@ class Ownership(TorchDispatchMode):
             return Shuffle(number)
         if isinstance(first, Shuffle) and name in ("argsort", "sort"):
             return Ranks(("shuffled", first.key), None)
-        return (
-            first if isinstance(first, Shuffle | Ranks) and name in ("_to_copy", "clone", "detach", "alias") else None
-        )
+        kept = KEEPS | SHOWS if isinstance(first, RowNumbers) else KEEPS
+        return first if isinstance(first, Shuffle | Ranks | RowNumbers) and name in kept else None
 
     def _before(self, value: Tensor, name: str) -> Owned | None:
         if self.memory.came_in(value) and not name.startswith("lift_fresh"):
