@@ -88,8 +88,8 @@ class WriteWatch(TorchFunctionMode):
         super().__exit__(kind, error, traceback)
         if error is None and any(not _same(t, before) for t, before in self._shared):
             raise PrivacyError(
-                "training_step lets NumPy write to the memory of a tensor, so that what the tensor depends on is not seen; write to "
-                "a copy, x.numpy().copy(), or with torch"
+                "training_step lets NumPy write to the memory of a tensor, so that what the tensor depends on is not seen; write "
+                "to a copy, x.numpy().copy(), or with torch"
             )
 
     def exported_and_written(self) -> list[str]:
