@@ -26,7 +26,7 @@ DUNDER_WRITES |= {"ior", "ixor", "ilshift", "irshift"}
 """Python's operators that write to their left side."""
 EXPORTS = {"numpy", "__array__", "__dlpack__", "untyped_storage", "storage", "_typed_storage", "data_ptr"}
 """Methods that hand out the memory of a tensor; what happens to it then is not seen."""
-SHARES = {"numpy", "__array__", "from_numpy", "frombuffer", "as_tensor", "asarray"}
+SHARES = {"numpy", "__array__", "as_tensor", "asarray"}
 """Functions by which a tensor and an array of NumPy may share memory."""
 DATA: Any = torch.Tensor.data
 SETTERS = {getattr(torch.Tensor, name).__set__ for name in ("data", "real", "imag")}

@@ -32,7 +32,7 @@ from dplit.grads.ownership.owner_map import (
     tidied,
 )
 from dplit.grads.ownership.python_reads import READS_VALUE, Answers, FunctionReads, Read
-from dplit.grads.ownership.storage_owners import StorageOwners
+from dplit.grads.ownership.storage_owners import StorageOwners, contents_key
 from dplit.grads.types import Result
 
 registry.load()
@@ -233,6 +233,7 @@ class Ownership(TorchDispatchMode):
             self._draws += 1
             return hash((func, self._draws))
         if name.startswith("lift_fresh"):
+            self.memory.bring_in(results[0])
             return hash((func, *contents_key(results[0])))
         return hash((func, *(_sketch(v, keys) for v in arguments.values())))
 
@@ -377,9 +378,3 @@ def _sketch(value: Any, keys: Mapping[int, int]) -> object:
     if isinstance(value, list | tuple):
         return tuple(_sketch(v, keys) for v in value)
     return repr(value) if isinstance(value, int | float | complex) else value if value.__hash__ else type(value)
-
-
-def contents_key(value: Tensor) -> tuple[object, ...]:
-    """Return what tells the numbers of a tensor."""
-    numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return value.shape, value.dtype, numbers

@@ -133,10 +133,10 @@ def test_numpy_must_not_write_to_the_memory_of_a_tensor() -> None:
     x, array = torch.ones(3), np.ones(3)
     with WriteWatch(LastingState(Net())):
         assert x.numpy().copy().sum() == 3
-        assert torch.from_numpy(array).sum() == 3
+        assert torch.as_tensor(array).sum() == 3
     with pytest.raises(PrivacyError, match="NumPy"), WriteWatch(LastingState(Net())):
         values = x.numpy()
         values *= -1
     with pytest.raises(PrivacyError, match="NumPy"), WriteWatch(LastingState(Net())):
-        brought_in = torch.from_numpy(array)
+        brought_in = torch.as_tensor(array)
         array[0] = float(brought_in[1]) - 2

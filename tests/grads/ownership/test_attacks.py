@@ -96,6 +96,13 @@ def by_choice(model: Model, given: Batch) -> Tensor:
     return model.losses(given, model.scales[int((given[1] == RARE).sum()) == 3])
 
 
+def by_an_array_written_later(model: Model, given: Batch) -> Tensor:
+    array = np.ones(1, dtype=np.float32)
+    scale = torch.from_numpy(array)
+    array[0] = -1.0 if int((given[1] == RARE).sum()) == 3 else 1.0
+    return model.losses(given, scale)
+
+
 def in_backward(model: Model, given: Batch) -> Tensor:
     hidden = torch.tanh(model.layer(given[0]))
     hidden.register_hook(lambda grad: grad * (1 - 2.0 * bool((given[1] == RARE).any())))
@@ -139,6 +146,7 @@ def by_an_operation_of_ones_own(model: Model, given: Batch) -> Tensor:
 
 READING = [
     *(in_a_thread, by_numpy, by_storage, by_dlpack, by_address, by_pickle, by_file, by_text, by_equality, by_choice),
+    by_an_array_written_later,
     *(in_backward, by_number_of_bins, by_iteration, by_bytes, by_split, by_error, by_an_operation_of_ones_own),
 ]
 
