@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -141,18 +142,26 @@ class Proof:
             gradients = tape.backward(value)
             with torch._C.DisableTorchFunction():
                 _check_gradients(ownership, gradients)
+        key = partial(self._key, module, losses, batch, examples, state)
         reads = ownership.reads
-        tried = self._judge_reads(reads, lambda answers: self._key(module, losses, batch, examples, state, answers))
+        tried = self._judge_reads(reads, lambda answers: key(answers, ownership.most_in_trials))
         if not ownership.conditional:
             path = _path(tape)
             self._known.add((path.digest, path.values) if tried else path.digest)
         return value.detach(), gradients
 
     def _key(
-        self, module: nn.Module, losses: Losses, batch: Batch, examples: int, state: RandomState, answers: Answers
+        self,
+        module: nn.Module,
+        losses: Losses,
+        batch: Batch,
+        examples: int,
+        state: RandomState,
+        answers: Answers,
+        most: int,
     ) -> int:
         """Return what tells how losses and gradients of a step were computed, where Python gets other answers."""
-        with again(state), Ownership(examples, answers) as ownership:
+        with again(state), Ownership(examples, answers, most) as ownership:
             self.owners.tell(ownership, batch)
             with self.owners.tape(module, batch, examples, self.random_rows) as tape:
                 value = losses(batch, examples)
@@ -169,14 +178,14 @@ class Proof:
         """
         state = random_state()
 
-        def follow(answers: Answers) -> tuple[Ownership, Tensor]:
-            with again(state), Ownership(examples, answers) as ownership:
+        def follow(answers: Answers, most: int | None = None) -> tuple[Ownership, Tensor]:
+            with again(state), Ownership(examples, answers, most) as ownership:
                 self.owners.tell(ownership, batch)
                 return ownership, losses(batch, examples)
 
         def key(answers: Answers) -> int:
-            ownership, value = follow(answers)
-            return ownership.memory.key(value)
+            tried, value = follow(answers, ownership.most_in_trials)
+            return tried.memory.key(value)
 
         with self.unseen():
             ownership, value = follow({})

@@ -10,8 +10,8 @@ from tests.grads.ownership.rules.draws import Call, Draws, calls
 
 A = torch.ops.aten
 
-ONE = "abs acos angle asin atan ceil cos cosh erf exp expm1 floor frac lgamma log log1p neg reciprocal relu round rsqrt sigmoid"
-ONE += " sign sin sinh sqrt square tan tanh trunc erfc sinc sgn signbit isnan isinf isfinite logit digamma nan_to_num hardtanh"
+ONE = "abs acos angle asin atan ceil cos cosh erf exp expm1 floor frac lgamma log log1p neg reciprocal relu round rsqrt"
+ONE += " sigmoid sign sin sinh sqrt square tan tanh trunc erfc sinc sgn signbit isnan isinf isfinite logit digamma nan_to_num hardtanh"
 ONE += " hardswish hardsigmoid silu mish gelu elu leaky_relu softplus softshrink hardshrink bitwise_not logical_not exp2 log2 log10"
 TWO = "add sub mul div maximum minimum atan2 fmax fmin hypot remainder fmod floor_divide eq ne lt le gt ge logaddexp xlogy"
 TWO += " copysign logical_and logical_or logical_xor heaviside nextafter rsub pow sigmoid_backward tanh_backward"
@@ -66,7 +66,14 @@ def three(d: Draws, op: Any) -> Call:
     return lambda x, y, z: op(x, y, z)
 
 
-@calls("gelu_backward", "threshold_backward", "leaky_relu_backward", "softplus_backward", "hardtanh_backward", "elu_backward")
+@calls(
+    "gelu_backward",
+    "threshold_backward",
+    "leaky_relu_backward",
+    "softplus_backward",
+    "hardtanh_backward",
+    "elu_backward",
+)
 @calls("softshrink_backward", "hardshrink_backward", "logit_backward", "log_sigmoid_backward", "glu_jvp")
 def activation_backward(d: Draws, op: Any) -> Call:
     more: dict[str, tuple[Any, ...]] = {"threshold": (0.1,), "leaky": (0.1, False), "softplus": (1.0, 20.0)}
@@ -139,7 +146,9 @@ def drops(d: Draws, op: Any) -> Call:
     return lambda x: op(x, 0.5, True)
 
 
-@calls("clone", "_to_copy", "contiguous", "lift_fresh_copy", "lift", "detach_copy", "alias_copy", "to", "detach", "alias")
+@calls(
+    "clone", "_to_copy", "contiguous", "lift_fresh_copy", "lift", "detach_copy", "alias_copy", "to", "detach", "alias"
+)
 @calls("lift_fresh")
 def copies(d: Draws, op: Any) -> Call:
     d.rows(*d.shape())
@@ -391,9 +400,7 @@ def convolution_backward(d: Draws, op: Any) -> Call:
     d.fixed(*([into, out // groups] if transposed else [out, into // groups]), 2, 2)
     mask = [d.chance(0.8), d.chance(0.3), d.chance(0.3)]
     return lambda g, x, w: [
-        r
-        for r in op(g, x, w, [out], [1, 1], [0, 0], [1, 1], transposed, [0, 0], groups, mask)
-        if r is not None
+        r for r in op(g, x, w, [out], [1, 1], [0, 0], [1, 1], transposed, [0, 0], groups, mask) if r is not None
     ]
 
 
@@ -441,9 +448,7 @@ def group_norm(d: Draws, op: Any) -> Call:
     def call(g: Any, x: Any, w: Any, b: Any) -> Any:
         _, mean, scale = A.native_group_norm(x, w, b, d.n, channels, spots, groups, 1e-5)
         return [
-            r
-            for r in op(g, x, mean, scale, w, d.n, channels, spots, groups, [True, weights, weights])
-            if r is not None
+            r for r in op(g, x, mean, scale, w, d.n, channels, spots, groups, [True, weights, weights]) if r is not None
         ]
 
     return call

@@ -129,7 +129,9 @@ def put_back(d: Draws, op: Any) -> Call:
         "slice": lambda: A.slice(whole, dim, at, None, step),
         "diagonal": lambda: whole.diagonal(0, 1, 2),
     }[name.partition("_")[0]]()
-    settings = {"select": [dim, at], "slice": [dim, at, shape[dim], step], "diagonal": [0, 1, 2]}[name.partition("_")[0]]
+    settings = {"select": [dim, at], "slice": [dim, at, shape[dim], step], "diagonal": [0, 1, 2]}[
+        name.partition("_")[0]
+    ]
     if name.endswith("scatter"):
         d.rows(*shape)
     d.rows(*part.shape)
@@ -262,7 +264,9 @@ def mirrored(d: Draws, op: Any) -> Call:
 
 @calls("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d", "upsample_linear1d")
 @calls("upsample_bicubic2d", "upsample_trilinear3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d")
-@calls("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "upsample_bilinear2d_backward", "upsample_nearest2d_backward")
+@calls(
+    "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "upsample_bilinear2d_backward", "upsample_nearest2d_backward"
+)
 def resampled(d: Draws, op: Any) -> Call:
     name = named(op)
     k = next(k for k in (1, 2, 3) if f"{k}d" in name)
@@ -292,7 +296,9 @@ def pooled(d: Draws, op: Any) -> Call:
     return lambda x: op(x, [2] * k, [1] * k)
 
 
-@calls("avg_pool2d_backward", "avg_pool3d_backward", "max_pool2d_with_indices_backward", "_adaptive_avg_pool2d_backward")
+@calls(
+    "avg_pool2d_backward", "avg_pool3d_backward", "max_pool2d_with_indices_backward", "_adaptive_avg_pool2d_backward"
+)
 @calls("adaptive_max_pool2d_backward", "max_pool3d_with_indices_backward", "_adaptive_avg_pool3d_backward")
 @calls("max_unpool2d")
 def pooled_backward(d: Draws, op: Any) -> Call:

@@ -12,9 +12,11 @@ import torch
 from dplit.grads.ownership import registry
 from dplit.grads.ownership.call import Call
 from dplit.grads.ownership.owner_map import NONE, Owned, constant, of_dim
-from tests.grads.ownership.rules import calls_numbers, calls_places  # noqa: F401: they register calls
+from tests.grads.ownership.rules import calls_numbers, calls_places
 from tests.grads.ownership.rules.draws import CALLS
 from tests.grads.ownership.rules.laws import Verdict, drawn_call, general, judged, ordinary, ruled
+
+assert calls_numbers, calls_places  # they register calls by being imported
 
 ONLY_ELSEWHERE = {
     "_efficient_attention_forward": "CUDA",
@@ -46,8 +48,24 @@ ONLY_ELSEWHERE = {
 SHIFTS_THE_GENERATOR = {"poisson"}
 """How many random numbers it takes for a rate depends on the rate, so that the next ones get others, just as random."""
 
-ALWAYS_MIXES = {"addbmm", "histc", "bincount", "msort", "take", "_unique2", "unique_dim", "unique_consecutive", "_unique"}
-ALWAYS_MIXES |= {"unique_dim_consecutive", "repeat_interleave", "embedding_dense_backward", "embedding_backward", "trace"}
+ALWAYS_MIXES = {
+    "addbmm",
+    "histc",
+    "bincount",
+    "msort",
+    "take",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "_unique",
+}
+ALWAYS_MIXES |= {
+    "unique_dim_consecutive",
+    "repeat_interleave",
+    "embedding_dense_backward",
+    "embedding_backward",
+    "trace",
+}
 """Operations over all rows, by what they are."""
 
 FEW, MANY = range(3), range(100)
@@ -118,7 +136,9 @@ def caught(name: str, rule: registry.OwnerRule, monkeypatch: pytest.MonkeyPatch)
     return False
 
 
-@pytest.mark.parametrize("name", ["where", "addcmul", "mm", "gather", "index_select", "cat", "nll_loss_forward", "index_put"])
+@pytest.mark.parametrize(
+    "name", ["where", "addcmul", "mm", "gather", "index_select", "cat", "nll_loss_forward", "index_put"]
+)
 @pytest.mark.parametrize("forgotten", [0, 1, -1])
 def test_mutant_a_rule_that_forgets_an_argument(name: str, forgotten: int, monkeypatch: pytest.MonkeyPatch) -> None:
     real = registry.RULES[name]
@@ -131,7 +151,9 @@ def test_mutant_a_rule_that_forgets_an_argument(name: str, forgotten: int, monke
     assert caught(name, rule, monkeypatch)
 
 
-@pytest.mark.parametrize("name", ["sum", "mean", "amax", "_softmax", "cumsum", "sort", "logsumexp", "native_layer_norm"])
+@pytest.mark.parametrize(
+    "name", ["sum", "mean", "amax", "_softmax", "cumsum", "sort", "logsumexp", "native_layer_norm"]
+)
 def test_mutant_a_reduction_that_keeps_examples_apart(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def rule(call: Call) -> list[Owned]:
         rows = torch.arange(call.examples)
@@ -161,9 +183,14 @@ def _by_divisibility(value: torch.Tensor, n: int) -> Owned:
 
 @pytest.mark.parametrize("name", ["add", "mm", "sum", "index", "convolution", "native_layer_norm", "sort", "view"])
 def test_mutant_a_rule_that_says_several_of_all(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert caught(name, lambda call: [call.together(call.owner(None)).new_full(r.shape, call.mixed) for r in call.results] and [
-        Owned(torch.full(r.shape, call.mixed, dtype=torch.int32)) for r in call.results
-    ], monkeypatch)
+    assert caught(
+        name,
+        lambda call: (
+            [call.together(call.owner(None)).new_full(r.shape, call.mixed) for r in call.results]
+            and [Owned(torch.full(r.shape, call.mixed, dtype=torch.int32)) for r in call.results]
+        ),
+        monkeypatch,
+    )
 
 
 def test_mutant_a_number_that_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
