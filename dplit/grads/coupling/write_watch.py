@@ -64,7 +64,7 @@ class WriteWatch(TorchFunctionMode):
         writes = _WRITES.get(func)
         if writes is None:
             writes = _learn(func)
-        if writes or (kwargs and ("out" in kwargs or kwargs.get("inplace"))):
+        if writes or (kwargs and (kwargs.get("out") is not None or kwargs.get("inplace"))):
             self._check(func, args, kwargs or {})
         elif _EXPORTS[func] and args and self._name(args[0]) is not None:
             return self._export(func, args, kwargs or {})

@@ -70,10 +70,11 @@ class BatchOwners:
         Raises:
             ConfigurationError: the declared key names no examples.
         """
-        steps = Path(examples)
+        steps = Path(examples) if examples > 1 else None
         tape = Tape(module, examples, random_rows=random_rows, python_data=self.has_python_data(batch), path=steps)
         key = self.row_owners(batch, examples)
-        steps.know(value for _, value in tensors_by_path(batch))
+        if steps is not None:
+            steps.know(value for _, value in tensors_by_path(batch))
         for path, value in tensors_by_path(batch):
             role = self._role(path, value, examples)
             if role is Role.SHARED:

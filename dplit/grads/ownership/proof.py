@@ -73,7 +73,7 @@ class Proof:
         gradients = tape.backward(value)
         if examples == 1 or self._is_known(_path(tape)):
             return value.detach(), gradients
-        del value, gradients
+        del value, gradients, tape
         with self.unseen():
             return self._certified(module, losses, batch, examples, state)
 

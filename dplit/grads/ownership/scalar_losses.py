@@ -7,9 +7,10 @@ import weakref
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import FunctionType
-from typing import Any, Literal
+from types import FunctionType, TracebackType
+from typing import Any, Literal, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
@@ -68,6 +69,19 @@ class ScalarLosses(TorchFunctionMode):
         self._seen: dict[int, tuple[weakref.ref[Tensor], Seen]] = {}
         modes = _get_current_function_mode_stack()
         self._tape = next((mode for mode in reversed(modes) if isinstance(mode, Tape)), None)
+
+    def __enter__(self) -> Self:
+        """Start following. Compiled code runs eagerly meanwhile, because a compiled graph shows no scalars."""
+        self._eager = torch.compiler.set_stance("force_eager")
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop following."""
+        super().__exit__(kind, error, traceback)
+        self._eager.__exit__(kind, error, traceback)
 
     def of(self, value: Tensor) -> Seen:
         """Return what a scalar was seen to be."""

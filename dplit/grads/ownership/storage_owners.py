@@ -10,6 +10,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from dplit.grads.ownership.owner_map import NONE, SEVERAL, Owned, joined_over, tidied
 
+FEW = 64
+"""So many memories are kept before it is asked which of them were freed."""
+
 Layout = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 """Bytes of a number, offset, sizes and strides: which numbers of its memory a tensor consists of, and in what order."""
 
@@ -36,6 +39,7 @@ class StorageOwners:
 
     def __init__(self) -> None:
         self._memories: dict[int, _Memory] = {}
+        self._many = FEW
 
     def of(self, value: Tensor) -> Owned | None:
         """Return the owner map of a tensor, or None for a constant that nothing was noted of."""
@@ -59,8 +63,15 @@ class StorageOwners:
         address, layout = _address(value), layout_of(value)
         memory = self._memories.get(address)
         if memory is None:
+            self._forget_freed()
             memory = self._memories[address] = _new(value, layout, number or hash(address))
         memory.maps[layout] = owned
+
+    def _forget_freed(self) -> None:
+        """Let go of the maps of memory that is no more, once there are twice as many as after the last time."""
+        if len(self._memories) >= self._many:
+            self._memories = {k: memory for k, memory in self._memories.items() if not memory.reference.expired()}
+            self._many = max(FEW, 2 * len(self._memories))
 
     def write(self, value: Tensor, owned: Owned, mixed: int, number: int = 0) -> None:
         """Note that the numbers of a tensor were overwritten; every other tensor that shares them has changed, too.

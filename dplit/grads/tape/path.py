@@ -42,7 +42,7 @@ class Path:
     the tensors that were there before came in. It matters where Python read values of the examples.
 
     Args:
-        examples: n.
+        examples: n, 2 at least.
         named: tensors that are there before the step, in an order that is always the same.
     """
 

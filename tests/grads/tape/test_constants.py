@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -33,20 +35,36 @@ def test_it_keeps_nothing_alive_and_is_not_misled_by_a_reused_address() -> None:
     assert other not in constants
 
 
+@dataclass
+class Step:
+    examples: int = 3
+    random_rows: bool = True
+    python_data: bool = True
+
+
 @pytest.mark.parametrize(
-    ("operation", "arguments", "data"),
+    ("operation", "arguments", "step", "data"),
     [
-        (torch.tensor, ([1.0, 2.0],), True),
-        (torch.as_tensor, (3.0,), True),
-        (torch.rand, (6, 2), True),
-        (torch.rand, (5, 2), False),
-        (torch.randn, (4,), False),
-        (torch.arange, (6,), False),
+        (torch.tensor, ([1.0, 2.0, 3.0],), Step(), True),
+        (torch.tensor, ([1.0, 2.0, 3.0],), Step(python_data=False), False),
+        (torch.tensor, ([1.0, 2.0],), Step(), False),
+        (torch.as_tensor, (3.0,), Step(), False),
+        (torch.rand, (3, 2), Step(), True),
+        (torch.rand, (3, 2), Step(random_rows=False), False),
+        (torch.rand, (6, 2), Step(), False),
+        (torch.randn, (4,), Step(), False),
+        (torch.arange, (3,), Step(), False),
     ],
 )
-def test_what_makes_data(operation, arguments: tuple[object, ...], data: bool) -> None:
-    """Values from outside torch do, and random numbers with a row for each of the three examples."""
-    assert makes_data(operation, operation(*arguments), 3) is data
+def test_what_makes_data(operation: Any, arguments: tuple[object, ...], step: Step, data: bool) -> None:
+    """Three rows are the examples', of random numbers and of what Python makes of a batch's lists; nothing by divisibility."""
+    assert makes_data(operation, operation(*arguments), step) is data
+
+
+@pytest.mark.parametrize("examples", [2, 4, 5, 10, 20, 25, 50])
+def test_mutant_ownership_by_divisibility_would_be_seen(examples: int) -> None:
+    """A hundred negatives drawn for all belong to nobody, whatever divides a hundred."""
+    assert not makes_data(torch.randint, torch.randint(9, (100,)), Step(examples))
 
 
 def test_constants_are_followed_through_operations() -> None:
@@ -54,9 +72,9 @@ def test_constants_are_followed_through_operations() -> None:
     module.register_buffer("fixed", torch.ones(3))
     frozen = nn.Linear(2, 2).requires_grad_(False)
     module.frozen, module.attribute = frozen, torch.zeros(3)
+    data = torch.tensor([1.0, 2.0, 3.0])
     with Tape(module, 3) as tape:
         derived = module.fixed + torch.arange(3)
-        data = torch.tensor([1.0, 2.0, 3.0])
         met = derived * data
         written = torch.zeros(3)
         written[:] = data
@@ -100,8 +118,9 @@ class Making(nn.Module):
 
 def test_parameters_made_of_constants_are_constant_and_those_of_data_are_not() -> None:
     module = Making()
+    data = torch.tensor([[1.0, 2, 3], [4, 5, 6]])
     with Tape(module, 2) as tape:
-        of_constant, of_derived, of_data = module(torch.tensor([[1.0, 2, 3], [4, 5, 6]]))
+        of_constant, of_derived, of_data = module(data)
     assert tape.is_constant(of_constant)
     assert tape.is_constant(of_derived)
     assert not tape.is_constant(of_data)
