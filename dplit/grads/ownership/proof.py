@@ -23,8 +23,8 @@ from dplit.grads.tape.tape import Tape
 from dplit.grads.types import Batch, Losses
 
 REMEDY = (
-    "return losses of shape (n,), each of its own example: no statistics of the batch (BatchNorm, means over its tokens, weighted "
-    "means), no pairs of examples, no order or count of others"
+    "return losses of shape (n,), each of its own example: no statistics of the batch (BatchNorm, means over its tokens, "
+    "weighted means), no pairs of examples, no order or count of others"
 )
 
 

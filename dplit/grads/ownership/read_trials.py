@@ -1,4 +1,4 @@
-"""Whether anything of the losses or gradients follows from a value that Python read: the step is run again with another answer."""
+"""Whether anything of losses and gradients follows from a value that Python read: the step is run again with another one."""
 
 from __future__ import annotations
 

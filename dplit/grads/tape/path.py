@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ class Path:
             return tuple([self._sketch(v, False) for v in (value.start, value.stop, value.step)])
         if isinstance(value, dict):
             return tuple([(k, self._sketch(v, sizes)) for k, v in value.items()])
-        if isinstance(value, Hashable):
+        if type(value).__hash__ is not None:
             return value
         self.values = hash((self.values, _contents(value)))
         return type(value)
