@@ -1,4 +1,4 @@
-"""Ownership follows a step: what mixes examples is seen whatever the values are, also where only a number of rows tells of them."""
+"""Ownership follows a step: what mixes examples is seen whatever the values, also where only a number of rows tells."""
 
 from __future__ import annotations
 
