@@ -100,6 +100,10 @@ class PhysicalBatches:
         self.proof.owners = replace(self.proof.owners, layout=layout)
         return replace(self, layout=layout)
 
+    def unproven(self) -> PhysicalBatches:
+        """Return the same with no path certified yet, to measure a step that has to be."""
+        return replace(self, proof=Proof(self.proof.owners, self.proof.harmless, self.proof.unseen))
+
     def certify(self, samples: Sequence[Any], collate: PhysicalCollate, given: StepArguments) -> None:
         """Show on some samples that loss and gradient of each depend on it alone, where the backend takes them together.
 
@@ -153,13 +157,13 @@ class PhysicalBatches:
         yield from self.auto.in_company(self.module, self._losses_of(given), batch, len(samples), self.layout)
 
     def gradients_of_samples(
-        self, samples: Sequence[Any], collate: PhysicalCollate, given: StepArguments
+        self, samples: Sequence[Any], collate: PhysicalCollate, given: StepArguments, *, proven: bool = False
     ) -> Iterator[Part]:
-        """Yield losses and gradients of samples, as many at a time as the backend takes."""
+        """Yield losses and gradients of samples, as many at a time as the backend takes; `proven` as for `gradients`."""
         limit = self.max_rows or len(samples)
         for start in range(0, len(samples), limit):
             few = list(samples[start : start + limit])
-            yield from self.gradients(self.to_device(collate.collate(few)), len(few), given)
+            yield from self.gradients(self.to_device(collate.collate(few)), len(few), given, proven=proven)
 
     def to_device(self, batch: Any) -> Any:
         """Convert a batch to the trainer's precision and move it through the module's own transfer hooks."""

@@ -240,7 +240,7 @@ def find_physical_batch_size(
     """
     return batch_size_finder.find(
         batches.module,
-        lambda samples: batches.gradients_of_samples(samples, train.collate, given),
+        lambda samples: batches.unproven().gradients_of_samples(samples, train.collate, given, proven=True),
         policy,
         train.loader,
         batches.device,

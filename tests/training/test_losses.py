@@ -1,4 +1,4 @@
-"""What `training_step` returns becomes a loss for each example, or is refused in one line."""
+"""What `training_step` returns becomes a loss for each example, or is refused."""
 
 from __future__ import annotations
 
@@ -6,81 +6,94 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from dplit.errors import ConfigurationError, PrivacyError
-from dplit.training.losses import StepLosses
+from dplit.errors import ConfigurationError, DplitError, PrivacyError
+from dplit.training.losses import LossReduction, StepLosses
 
-Body = Callable[[Tensor, Tensor], object]
+LOSSES = torch.tensor([1.0, 2.0, 6.0])
 
 
-def taken(body: Body, n: int = 4, losses: StepLosses | None = None) -> Tensor:
-    g = torch.Generator().manual_seed(0)
-    x, y = torch.randn(n, 3, generator=g), torch.randint(3, (n,), generator=g)
+def taken(step: Callable[[], object], examples: int, losses: StepLosses | None = None) -> Tensor:
+    """Losses of a step that is followed."""
     losses = losses or StepLosses()
-    with losses.following(n) as scalars:
-        output = body(x, y)
-    return losses.of(output, n, scalars)
+    with losses.following(examples) as scalars:
+        output = step()
+    return losses.of(output, examples, scalars)
 
 
-HONEST: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
-    "cross entropy": ("mean", lambda x, y: F.cross_entropy(x, y)),
-    "sum of cross entropies": ("sum", lambda x, y: F.cross_entropy(x, y, reduction="sum")),
-    "mean": ("mean", lambda x, y: x.square().mean()),
-    "scaled": ("mean", lambda x, y: 0.5 * x.square().mean()),
-    "two terms": ("mean", lambda x, y: F.cross_entropy(x, y) + 0.1 * x.abs().mean()),
-    "sum over n": ("mean", lambda x, y: x.square().sum() / len(x)),
-}
+def test_losses_of_examples_are_taken_as_they_are() -> None:
+    assert taken(lambda: LOSSES, 3) is LOSSES
+    assert taken(lambda: {"loss": LOSSES}, 3) is LOSSES
+    assert taken(lambda: LOSSES[:1], 1, StepLosses("mean")).tolist() == [1.0]
 
 
-@pytest.mark.parametrize("n", [1, 2, 4, 7])
-@pytest.mark.parametrize("name", sorted(HONEST))
-def test_a_plain_scalar_is_taken_apart_into_the_losses_of_each_alone(name: str, n: int) -> None:
-    kind, body = HONEST[name]
-    g = torch.Generator().manual_seed(0)
-    x, y = torch.randn(n, 3, generator=g), torch.randint(3, (n,), generator=g)
-    found = taken(body, n)
-    alone = torch.stack([body(x[i : i + 1], y[i : i + 1]) for i in range(n)])
-    torch.testing.assert_close(found, alone)
-    torch.testing.assert_close(found.mean() if kind == "mean" else found.sum(), body(x, y))
+def law_a_scalar_is_taken_apart(numbers: list[float], reduce: Callable[[Tensor], Tensor]) -> None:
+    values = torch.tensor(numbers)
+    assert taken(lambda: reduce(values), len(numbers)).tolist() == numbers
 
 
-def test_losses_of_each_example_pass_as_they_are() -> None:
-    assert taken(lambda x, y: F.cross_entropy(x, y, reduction="none")).shape == (4,)
-    assert taken(lambda x, y: {"loss": x.sum(1)}).shape == (4,)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    numbers=st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=7),
+    reduce=st.sampled_from([torch.mean, torch.sum]),
+)
+def test_a_plain_scalar_is_taken_apart(numbers: list[float], reduce: Callable[[Tensor], Tensor]) -> None:
+    law_a_scalar_is_taken_apart(numbers, reduce)
 
 
-REFUSED: dict[str, tuple[type[Exception], str, Body]] = {
-    "no tensor": (PrivacyError, "NoneType", lambda x, y: None),
-    "another shape": (ConfigurationError, r"shape \(3,\)", lambda x, y: x.sum(0)),
-    "a root of a mean": (ConfigurationError, "sqrt", lambda x, y: x.square().mean().sqrt()),
-    "a product of means": (ConfigurationError, "multiplied", lambda x, y: x.mean() * x.square().mean()),
-    "a weighted mean": (
-        ConfigurationError,
-        "weights of the classes",
-        lambda x, y: F.cross_entropy(x, y, weight=torch.tensor([1.0, 2, 3])),
-    ),
-    "the largest": (ConfigurationError, "not seen", lambda x, y: x.max()),
-    "a mean and a sum": (ConfigurationError, "use one reduction", lambda x, y: x.mean() + x.sum()),
-}
+def test_mutant_that_gives_each_example_the_whole_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StepLosses, "_taken_apart", lambda self, loss, examples, scalars: loss.expand(examples))
+    with pytest.raises(AssertionError):
+        law_a_scalar_is_taken_apart([1.0, 2.0, 6.0], torch.mean)
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED))
-def test_what_is_no_plain_mean_or_sum_is_refused(name: str) -> None:
-    error, why, body = REFUSED[name]
-    with pytest.raises(error, match=why):
-        taken(body)
+@pytest.mark.parametrize(("said", "other", "reduce"), [("mean", "sum", torch.mean), ("sum", "mean", torch.sum)])
+def test_what_is_declared_is_checked(
+    said: LossReduction, other: LossReduction, reduce: Callable[[Tensor], Tensor]
+) -> None:
+    assert taken(lambda: reduce(LOSSES), 3, StepLosses(said)).tolist() == LOSSES.tolist()
+    with pytest.raises(ConfigurationError, match=f"loss_reduction='{other}', but .* is the {said}"):
+        taken(lambda: reduce(LOSSES), 3, StepLosses(other))
 
 
-def test_a_reduction_that_was_declared_is_checked() -> None:
-    assert taken(lambda x, y: x.mean(), losses=StepLosses("mean")).shape == (4,)
-    with pytest.raises(ConfigurationError, match="leave loss_reduction out"):
-        taken(lambda x, y: x.mean(), losses=StepLosses("sum"))
+@pytest.mark.parametrize("declared", [None, "mean", "sum"])
+@pytest.mark.parametrize(
+    "step", [lambda: LOSSES.mean().square(), lambda: LOSSES.max(), lambda: LOSSES.sum() * LOSSES.mean()]
+)
+def test_another_scalar_is_refused_whatever_is_declared(
+    step: Callable[[], Tensor], declared: LossReduction | None
+) -> None:
+    with pytest.raises(ConfigurationError, match="not seen to be the plain mean or sum") as refused:
+        taken(step, 3, StepLosses(declared))
+    assert "\n" not in str(refused.value)
 
 
-def test_a_scalar_after_losses_per_example_is_refused() -> None:
+def test_the_scalar_of_an_example_alone_is_its_loss() -> None:
+    assert taken(lambda: LOSSES[:1].mean().square(), 1).tolist() == [1.0]
+
+
+def test_scalars_are_not_followed_after_losses_of_examples() -> None:
     losses = StepLosses()
-    taken(lambda x, y: x.sum(1), losses=losses)
-    with pytest.raises(ConfigurationError, match="per example before"):
-        taken(lambda x, y: x.mean(), losses=losses)
+    taken(lambda: LOSSES, 3, losses)
+    with pytest.raises(ConfigurationError, match="return losses per example in each step"):
+        taken(lambda: LOSSES.mean(), 3, losses)
+
+
+@pytest.mark.parametrize(
+    ("loss", "says", "kind"),
+    [
+        (None, "returned NoneType", PrivacyError),
+        (1.5, "returned float", PrivacyError),
+        (LOSSES.mean(), "not seen to be the plain mean or sum", ConfigurationError),
+        (LOSSES[:2], r"shape \(2,\) for 3 examples", ConfigurationError),
+        (LOSSES[:, None], r"shape \(3, 1\)", ConfigurationError),
+        (LOSSES[None], r"shape \(1, 3\)", ConfigurationError),
+    ],
+)
+def test_everything_else_is_refused_in_one_line(loss: object, says: str, kind: type[DplitError]) -> None:
+    with pytest.raises(kind, match=says) as refused:
+        taken(lambda: loss, 3)
+    assert "\n" not in str(refused.value)

@@ -218,12 +218,13 @@ def test_rates_that_change_are_refused() -> None:
     assert step.ledger.steps == 1
 
 
-def test_a_bound_that_changes_within_a_draw_waits_for_the_next() -> None:
+def test_a_bound_that_changes_within_a_draw_is_refused_and_was_held() -> None:
     policy = Flat(1.0)
     step = make(net(), policy, 1e-12)
     add(step, 100 * torch.randn(4, 4).double())
     policy.threshold = 50.0
-    add(step, 100 * torch.randn(4, 4).double())
+    with pytest.raises(PrivacyError, match="changed its bound"):
+        add(step, 100 * torch.randn(4, 4).double())
     total = torch.stack([s.norm() for s in step.reduction._sums.values()]).norm()
     assert total <= 8.0 * (1 + 1e-6)
 

@@ -21,6 +21,8 @@ from tests.training.test_units import Persons
 WRITTEN = Path(__file__).parent / "version_0_1_0"
 SPENT = {"records": 2.999814731991371, "persons": 2.821428543362964}
 """ε at δ = 1e-5 that version 0.1.0 stated after the eight steps of each run."""
+MESH = 1e-5
+"""By how much two certified bounds of the same steps differ whose meshes are not the same, relative to ε."""
 
 
 def strategy_of(run: str, **changes: Any) -> dplit.DPStrategy:
@@ -53,7 +55,9 @@ def test_its_journal_says_the_same_epsilon(checkpoint: tuple[str, Path]) -> None
     run, path = checkpoint
     ledger = read(path.with_name("ledger.jsonl"))
     assert ledger.steps == 8
-    assert ledger.epsilon(1e-5).upper == SPENT[run]
+    found = ledger.epsilon(1e-5)
+    assert found.upper == pytest.approx(SPENT[run], rel=MESH)
+    assert found.lower <= SPENT[run]
 
 
 @both
@@ -64,7 +68,7 @@ def test_a_fit_goes_on_from_it(checkpoint: tuple[str, Path]) -> None:
     again.fit(Linear(), data_of(run), ckpt_path=path, weights_only=True)
     steps = 8 + len(again.train_dataloader)
     assert strategy.ledger.steps == read("ledger.jsonl").steps == steps
-    assert json.loads(Path("privacy.json").read_text())["epsilon"] > SPENT[run]
+    assert json.loads(Path("privacy.json").read_text())["epsilon"] > SPENT[run] * (1 + MESH)
 
 
 @pytest.mark.parametrize("checkpoint", ["persons"], indirect=True)

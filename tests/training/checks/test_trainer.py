@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 import dplit
-from dplit.errors import ConfigurationError, CoupledExamples, DplitError, PrivacyError
+from dplit.errors import ConfigurationError, DplitError, PrivacyError
 from tests.lightning import Data, Linear, fit, loader, trainer
 
 
@@ -55,8 +55,17 @@ class Normed(Linear):
 
 
 class Scalar(Linear):
+    """Its loss is the mean of the examples' losses."""
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return super().training_step(batch, batch_idx).mean()
+
+
+class SquaredScalar(Scalar):
+    """No mean or sum of the examples' losses."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx).square()
 
 
 class Skips(Linear):
@@ -82,11 +91,16 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "transfers": (lambda: fit(Transfers()), PrivacyError, "on_before_batch_transfer"),
     "batch_norm": (lambda: fit(Normed()), PrivacyError, "net.1 is a BatchNorm1d"),
     "batch_norm_without_weights": (lambda: fit(Normed(affine=False)), PrivacyError, "net.1 is a BatchNorm1d"),
-    "scalar": (lambda: fit(Scalar()), ConfigurationError, "loss_reduction='mean'"),
+    "scalar": (lambda: fit(SquaredScalar()), ConfigurationError, "not seen to be the plain mean or sum"),
+    "scalar_called_a_mean": (
+        lambda: fit(SquaredScalar(), strategy=dplit.DPStrategy(loss_reduction="mean")),
+        ConfigurationError,
+        "not seen to be the plain mean or sum",
+    ),
     "scalar_called_a_sum": (
         lambda: fit(Scalar(), strategy=dplit.DPStrategy(loss_reduction="sum")),
-        CoupledExamples,
-        "the gradient of example 0",
+        ConfigurationError,
+        "loss_reduction='sum', but the scalar that training_step returned is the mean over the examples",
     ),
     "none": (lambda: fit(Skips()), PrivacyError, "NoneType"),
     "weighted": (
