@@ -44,12 +44,13 @@ class StepLosses:
 
         Raises:
             PrivacyError: it is no tensor.
-            ConfigurationError: it has another shape, or is a scalar that is not seen to be the mean or sum of the examples' losses.
+            ConfigurationError: it has another shape, or is a scalar that is not seen to be the mean or sum of the losses.
         """
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if not isinstance(loss, Tensor):
             raise PrivacyError(
-                f"training_step returned {type(loss).__name__}; return losses per example, shape (n,), as a tensor or under 'loss'"
+                f"training_step returned {type(loss).__name__}; return losses per example, shape (n,), as a tensor or "
+                "under 'loss'"
             )
         if loss.shape == (examples,):
             self._follows = False
@@ -70,12 +71,12 @@ class StepLosses:
             if examples == 1 and seen.alone:
                 return loss.reshape(1)
             raise ConfigurationError(
-                f"training_step returned a scalar that is not seen to be the plain mean or sum of the examples' losses: {seen.why}; "
-                "or return losses per example, shape (n,)"
+                "training_step returned a scalar that is not seen to be the plain mean or sum of the examples' losses: "
+                f"{seen.why}; or return losses per example, shape (n,)"
             )
         if self.reduction not in (None, seen.kind):
             raise ConfigurationError(
-                f"loss_reduction={self.reduction!r}, but the scalar that training_step returned is the {seen.kind} over the examples; "
-                "leave loss_reduction out"
+                f"loss_reduction={self.reduction!r}, but the scalar that training_step returned is the {seen.kind} over the "
+                "examples; leave loss_reduction out"
             )
         return seen.losses

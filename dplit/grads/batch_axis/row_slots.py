@@ -15,7 +15,8 @@ def rows_to_slots(x: Tensor, owner: Tensor, examples: int, most: int) -> Tensor:
     """
     slot = _slots(owner, examples, most)
     filled = x.new_zeros(examples * most, *x.shape[1:]).index_copy(0, slot, x)
-    return filled.unflatten(0, (examples, most))
+    slots: Tensor = filled.unflatten(0, (examples, most))
+    return slots
 
 
 @custom_op("dplit::slots_to_rows", mutates_args=())

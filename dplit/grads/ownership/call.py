@@ -79,7 +79,9 @@ class Call:
         owners = {int(o) for v in self.tensors() for o in compact(self.owner(v)).unique().tolist()} - {NONE}
         ordered = self.refuse_order(*self.tensors())
         only = next(iter(owners)) if len(owners) == 1 and not ordered else self.mixed if owners or ordered else NONE
-        return Owned(torch.tensor(only, dtype=torch.int32).expand(value.shape))
+        # Of no numbers there are no owners, but that there are none may be decided by records.
+        orders: tuple[Order, ...] = () if value.numel() or not ordered else (("mixed", only),) * value.dim()
+        return Owned(torch.tensor(only, dtype=torch.int32).expand(value.shape), orders)
 
     def together(self, *owners: Tensor) -> Tensor:
         """Return the owners of numbers computed from one number of each map, broadcast against one another."""

@@ -106,7 +106,7 @@ def _run(call: Call, untouched: Mapping[str, Any], inputs: list[Tensor]) -> list
 
 
 def _drawn(like: Tensor, seed: int, tame: bool) -> Tensor:
-    """Return random numbers of the kind of a tensor: bits, normal numbers, or whole numbers among its own; `tame` ones are positive."""
+    """Return random numbers of a tensor's kind: bits, normal numbers, or whole ones among its own; `tame` ones are positive."""
     generator = torch.Generator().manual_seed(seed)
     if like.dtype == torch.bool:
         return (torch.rand(like.shape, generator=generator) < 0.5).to(like.device)

@@ -69,7 +69,7 @@ class SortedKeys:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rows have each key, or running totals of that: from totals and a place, the key of the row in the place follows."""
+    """How many rows have each key, or running totals of that: from totals and a place, the key of the row there follows."""
 
     keys: Hashable
     """What tells the tensor of keys; rows sorted by it are in the order `("sorted", keys)`."""
@@ -114,7 +114,7 @@ class Owned:
 
     @property
     def sized(self) -> bool:
-        """Whether records decide how many rows there are along some dimension, or their order; also of numbers that are all the same."""
+        """Whether records decide the number of rows along some dimension, or their order; also where all numbers are the same."""
         return any(order is not None for order in self.orders)
 
     @property

@@ -32,7 +32,7 @@ from dplit.grads.ownership.owner_map import (
     of_dim,
     tidied,
 )
-from dplit.grads.ownership.python_reads import READS_VALUE, Answers, FunctionReads, Read
+from dplit.grads.ownership.python_reads import READS_VALUE, Answers, EndlessStep, FunctionReads, Read
 from dplit.grads.ownership.storage_owners import StorageOwners, contents_key
 from dplit.grads.types import Result
 
@@ -70,8 +70,10 @@ class Ownership(TorchDispatchMode):
     Args:
         examples: n.
         answers: what Python is given in place of the values that it reads at some places, to see what follows from them.
+        most: how many operations may be carried out, for with other answers a step may never end.
 
     Attributes:
+        operations: how many were carried out.
         blames: the operations that mixed examples, in order.
         reads: the places at which Python looked at a value that depends on examples.
         conditional: whether some answer holds for these records only.
@@ -88,9 +90,11 @@ class Ownership(TorchDispatchMode):
         True
     """
 
-    def __init__(self, examples: int, answers: Answers | None = None) -> None:
+    def __init__(self, examples: int, answers: Answers | None = None, most: int | None = None) -> None:
         super().__init__()
         self.examples = examples
+        self.most = most
+        self.operations = 0
         self.blames: list[Blame] = []
         self.reads: list[Read] = []
         self.conditional = False
@@ -168,6 +172,11 @@ class Ownership(TorchDispatchMode):
         i, k = (int(v) for v in (~allowed).nonzero()[0])
         return i, self.blame(int(rows[i, k]))
 
+    @property
+    def most_in_trials(self) -> int:
+        """How many operations the same step may have where Python is given other answers."""
+        return 2 * self.operations + 100
+
     def blame(self, code: int) -> Blame | None:
         """Return the operation behind an owner that says several examples; None for another owner."""
         return self.blames[SEVERAL - code] if code <= SEVERAL else None
@@ -181,7 +190,14 @@ class Ownership(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Result:
-        """Carry an operation out, and note which examples its results depend on."""
+        """Carry an operation out, and note which examples its results depend on.
+
+        Raises:
+            EndlessStep: it is one more than there may be.
+        """
+        self.operations += 1
+        if self.most is not None and self.operations > self.most:
+            raise EndlessStep
         with torch._C.DisableTorchFunction():
             return self._follow(func, args, kwargs or {})
 
@@ -232,7 +248,7 @@ class Ownership(TorchDispatchMode):
         """Return what tells how results were computed: from what, and by which operation; or what came in from Python."""
         if name in registry.DRAWS or name.removesuffix("_") in registry.DRAWS:
             self._draws += 1
-            return hash((func, self._draws))
+            return hash((func, self._draws, _generator_state(arguments.get("generator"), results)))
         if name.startswith("lift_fresh"):
             self.memory.bring_in(results[0])
             return hash((func, *contents_key(results[0])))
@@ -335,6 +351,17 @@ class Ownership(TorchDispatchMode):
         if len(self.blames) == SEVERAL - call.mixed and bool((compact(owned.owner) == call.mixed).any()):
             pair = first_pair(call.owner(v) for v in call.tensors())
             self.blames.append(Blame(call.name, place(), pair, call.why))
+
+
+def _generator_state(generator: torch.Generator | None, results: list[Tensor]) -> bytes:
+    """Return the state of the generator that numbers were drawn from, which tells what was drawn before, and from which seed."""
+    device = results[0].device if results else torch.device("cpu")
+    if generator is None:
+        generator = (
+            torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+        )
+    state: bytes = generator.get_state().numpy().tobytes()
+    return state
 
 
 @cache

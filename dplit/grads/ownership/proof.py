@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -23,8 +24,8 @@ from dplit.grads.tape.tape import Tape
 from dplit.grads.types import Batch, Losses
 
 REMEDY = (
-    "return losses of shape (n,), each of its own example: no statistics of the batch (BatchNorm, means over its tokens, weighted "
-    "means), no pairs of examples, no order or count of others"
+    "return losses of shape (n,), each of its own example: no statistics of the batch (BatchNorm, means over its tokens, "
+    "weighted means), no pairs of examples, no order or count of others"
 )
 
 
@@ -141,25 +142,35 @@ class Proof:
             gradients = tape.backward(value)
             with unfollowed():
                 _check_gradients(ownership, gradients)
+        key = partial(self._key, module, losses, batch, examples, state)
         reads = ownership.reads
-        tried = self._judge_reads(reads, lambda answers: self._key(module, losses, batch, examples, state, answers))
+        tried = self._judge_reads(reads, lambda answers: key(answers, ownership.most_in_trials))
         if not ownership.conditional:
             path = _path(tape)
             self._known.add((path.digest, path.values) if tried else path.digest)
         return value.detach(), gradients
 
-    def _following(self, module: nn.Module, batch: Batch, examples: int, answers: Answers | None = None) -> Ownership:
+    def _following(
+        self, module: nn.Module, batch: Batch, examples: int, answers: Answers | None = None, most: int | None = None
+    ) -> Ownership:
         """Return what follows a step on a batch; a tensor that comes in from elsewhere is known by that."""
-        ownership = Ownership(examples, answers)
+        ownership = Ownership(examples, answers, most)
         ownership.memory.note_present((*module.parameters(), *module.buffers()))
         self.owners.tell(ownership, batch)
         return ownership
 
     def _key(
-        self, module: nn.Module, losses: Losses, batch: Batch, examples: int, state: RandomState, answers: Answers
+        self,
+        module: nn.Module,
+        losses: Losses,
+        batch: Batch,
+        examples: int,
+        state: RandomState,
+        answers: Answers,
+        most: int,
     ) -> int:
         """Return what tells how losses and gradients of a step were computed, where Python gets other answers."""
-        with again(state), self._following(module, batch, examples, answers) as ownership:
+        with again(state), self._following(module, batch, examples, answers, most) as ownership:
             with self.owners.tape(module, batch, examples, self.random_rows) as tape:
                 value = losses(batch, examples)
             gradients = tape.backward(value)
@@ -201,13 +212,13 @@ class Proof:
         """
         state = random_state()
 
-        def follow(answers: Answers) -> tuple[Ownership, Tensor]:
-            with again(state), self._following(module, batch, examples, answers) as ownership:
+        def follow(answers: Answers, most: int | None = None) -> tuple[Ownership, Tensor]:
+            with again(state), self._following(module, batch, examples, answers, most) as ownership:
                 return ownership, losses(batch, examples)
 
         def key(answers: Answers) -> int:
-            ownership, value = follow(answers)
-            return ownership.memory.key(value)
+            tried, value = follow(answers, ownership.most_in_trials)
+            return tried.memory.key(value)
 
         with self.unseen():
             ownership, value = follow({})

@@ -48,6 +48,13 @@ Answers = Mapping[Place, Callable[[Any], Any]]
 """For some places, what Python is given in place of what it reads."""
 
 
+class EndlessStep(BaseException):
+    """With another answer, a step carries out many more operations than with its own.
+
+    It is no `Exception`, so that a person's own `except Exception` lets it pass.
+    """
+
+
 class Read(NamedTuple):
     """Python looked at a value that depends on examples."""
 

@@ -154,7 +154,7 @@ class ScalarLosses(TorchFunctionMode):
             )
         if target.is_floating_point():
             return None
-        kept = (target != settings["ignore_index"]).reshape(numbers.shape)
+        kept: Tensor = (target != settings["ignore_index"]).reshape(numbers.shape)
         by_example = _by_example(kept, self.examples)
         if by_example is None:
             return NotPlain(f"{at}: whose its numbers of shape {tuple(numbers.shape)} are is not known")
@@ -168,11 +168,12 @@ class ScalarLosses(TorchFunctionMode):
             )
         return None if bool(kept.all()) else kept
 
-    def _mean(self, numbers: Tensor, counted: Tensor | None) -> Seen:
+    def _mean(self, numbers: Tensor, counted: Tensor | None) -> Seen | None:
         if counted is None:
             return self._plain("mean", numbers)
         by_example, kept = _by_example(numbers, self.examples), _by_example(counted, self.examples)
-        assert by_example is not None and kept is not None
+        assert by_example is not None
+        assert kept is not None
         return Plain("mean", by_example.sum(1) / kept.sum(1))
 
     # -- scalars ---------------------------------------------------------------------------------------------------------
@@ -226,8 +227,8 @@ class ScalarLosses(TorchFunctionMode):
         assert isinstance(plain, Plain)
         if plain.kind == "sum" and not (isinstance(other, int | float) and other == 0):
             return NotPlain(
-                f"a term that belongs to no example is added to a sum over the examples at {place()}; add it to a mean, or as weight_decay "
-                "of the optimizer"
+                f"a term that belongs to no example is added to a sum over the examples at {place()}; add it to a mean, or as "
+                "weight_decay of the optimizer"
             )
         if plain is a:
             return Plain(plain.kind, plain.losses + sign * other)

@@ -121,7 +121,7 @@ class StorageOwners:
 
 def layout_of(value: Tensor) -> Layout:
     """Return which numbers of its memory a tensor consists of."""
-    return value.element_size(), value.storage_offset(), tuple(value.shape), value.stride()
+    return value.element_size(), int(value.storage_offset()), tuple(value.shape), value.stride()
 
 
 def _has_memory(value: Tensor) -> bool:

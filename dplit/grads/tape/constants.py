@@ -52,11 +52,8 @@ class Constants:
 def makes_data(operation: TorchFunction, result: Result, step: Makes) -> bool:
     """Whether an operation on constants alone, or on no tensors, makes data: rows of which each is an example's.
 
-    What has no data among its ancestors belongs to no example. The exceptions have n rows exactly: random numbers, such as a latent
-    vector for each example, as long as nothing shows that they are for all; and what Python makes of a batch's own lists.
+    What has no data among its ancestors belongs to no example. The exceptions have n rows exactly: random numbers, such as a
+    latent vector for each example, as long as nothing shows that they are for all; and what Python makes of a batch's own lists.
     """
-    if operation in DRAWS_RANDOM:
-        makes = step.random_rows
-    else:
-        makes = operation in READS_VALUES and step.python_data
+    makes = step.random_rows if operation in DRAWS_RANDOM else operation in READS_VALUES and step.python_data
     return makes and isinstance(result, Tensor) and result.dim() > 0 and len(result) == step.examples

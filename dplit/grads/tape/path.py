@@ -121,7 +121,7 @@ class Path:
             return tuple([self._sketch(v, False) for v in (value.start, value.stop, value.step)])
         if isinstance(value, dict):
             return tuple([(k, self._sketch(v, sizes)) for k, v in value.items()])
-        if isinstance(value, Hashable):
+        if type(value).__hash__ is not None:
             return value
         self.values = hash((self.values, _contents(value)))
         return type(value)
@@ -132,7 +132,7 @@ class Path:
         """Return 0, 1, how many times n, or which of the sizes of this step it is, in the order of their appearance."""
         if size in (0, 1):
             return str(size)
-        if size % self.examples == 0:
+        if self.examples > 1 and size % self.examples == 0:
             return "n" if size == self.examples else f"n * {self._size(size // self.examples)}"
         return f"size {self._sizes.setdefault(size, len(self._sizes))}"
 
@@ -141,7 +141,7 @@ class Path:
         if size <= SMALL:
             return str(value)
         sign = "-" if value < 0 else ""
-        if size != self.examples and size % self.examples == 0:
+        if self.examples not in (1, size) and size % self.examples == 0:
             return f"{sign}n * {self._whole(size // self.examples)}"
         return sign + self._size(size) if size == self.examples or size in self._sizes else str(value)
 

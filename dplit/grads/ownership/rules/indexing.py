@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -262,7 +263,7 @@ def bags(call: Call) -> list[Owned]:
     scales = call.get("per_sample_weights")
     own = call.together(call.owner(ids), *([] if scales is None else [call.owner(scales)]))
     starts = [*offsets.tolist(), len(ids)][: len(offsets) + (0 if call.get("include_last_offset") else 1)]
-    bag = [joined_over(own[a:b], [0], call.mixed) for a, b in zip(starts, starts[1:], strict=False)]
+    bag = [joined_over(own[a:b], [0], call.mixed) for a, b in pairwise(starts)]
     owner = torch.cat([b.reshape(1) for b in bag]) if bag else own.new_full((0,), NONE)
     found = [Owned(owner[:, None].expand(call.results[0].shape))]
     return [*found, *(call.all_mixed(r) for r in call.results[1:])]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from dplit.grads.ownership.call import Call, orders_joined
@@ -28,7 +26,7 @@ def numberwise(call: Call) -> Owned:
 
 @owner_rule("nll_loss_forward", "nll_loss2d_forward", "nll_loss", "nll_loss2d", "nll_loss_nd")
 def likelihood(call: Call) -> list[Owned]:
-    """Log-probabilities `(n, c, ...)` chosen by classes `(n, ...)`; the mean is over the weights of the classes that are there."""
+    """Log-probabilities `(n, c, ...)` chosen by classes `(n, ...)`; the mean is over the weights of the classes there."""
     value, target = call["self"], call["target"]
     classes = 1 if value.dim() > 1 else 0
     chosen = joined_over(call.owner(value), [classes], call.mixed, keepdim=False)
@@ -55,16 +53,13 @@ def likelihood_backward(call: Call) -> Owned:
     """The gradient of the log-probabilities."""
     back, target, value = call["grad_output"], call["target"], call["self"]
     classes = 1 if value.dim() > 1 else 0
-    owners: Sequence[Tensor] = [call.owner(target).unsqueeze(classes)]
-    if back.dim():
-        owners = [*owners, call.owner(back).unsqueeze(classes)]
-    else:
-        owners = [*owners, call.owner(back)]
+    of_back = call.owner(back).unsqueeze(classes) if back.dim() else call.owner(back)
+    owners = [call.owner(target).unsqueeze(classes), of_back]
     if call["reduction"] == MEAN:
-        owners = [*owners, call.owner(call["total_weight"])]
+        owners.append(call.owner(call["total_weight"]))
     scales = call.get("weight")
     if scales is not None:
-        owners = [*owners, joined_over(call.owner(scales), [0], call.mixed, keepdim=False)]
+        owners.append(joined_over(call.owner(scales), [0], call.mixed, keepdim=False))
     return Owned(call.together(*owners).expand(value.shape), call.owned(value).orders)
 
 

@@ -111,7 +111,7 @@ def batch_norm(call: Call) -> list[Owned]:
     "_batch_norm_with_update",
 )
 def running_statistics(call: Call) -> dict[str, Owned]:
-    """While training, the running mean and variance are moved towards those of the batch; some kernels do not say that they write."""
+    """While training, the running mean and variance are moved towards the batch's; some kernels do not say that they write."""
     names = [name for name in ("running_mean", "running_var") if call.get(name) is not None]
     if call.get("training", "train", default=True) is False:
         return {name: call.owned(call[name]) for name in names}

@@ -59,9 +59,13 @@ def found_among(call: Call) -> Owned:
     """Where values stand among sorted numbers; of places among totals by key, the key of the row in each place."""
     numbers, values = call.get("sorted_sequence", "boundaries"), call["self"]
     meaning = call.owned(numbers).meaning if isinstance(values, Tensor) else None
-    if isinstance(meaning, Counts) and meaning.rows is not None and not call.is_owned(values):
-        if values.shape == meaning.rows.owner.shape:
-            return meaning.rows
+    if (
+        isinstance(meaning, Counts)
+        and meaning.rows is not None
+        and not call.is_owned(values)
+        and (values.shape == meaning.rows.owner.shape)
+    ):
+        return meaning.rows
     if not isinstance(values, Tensor) or call.refuse_order(numbers):
         return call.all_mixed(call.results[0], "sought among rows in an order that records decide")
     along = joined_over(call.owner(numbers), [-1], call.mixed)

@@ -38,7 +38,7 @@ def met(call: Call, given: list[tuple[Owned, int]], owner: Tensor, orders: tuple
 
 
 def _divided(call: Call) -> Positions | None:
-    """Return what whole parts of positions stand for: `positions // k` are those of runs of k rows, if each run is one example's."""
+    """Return what whole parts of positions stand for: `positions // k` are of runs of k rows, if each run is one example's."""
     by = call.get("other")
     floors = call.name == "floor_divide" or call.get("rounding_mode") == "floor"
     given = call.get("self")

@@ -115,7 +115,7 @@ def convolved(call: Call) -> Owned:
 def _by_group(call: Call, owner: Tensor, channels: int, groups: int) -> Tensor:
     """Return the owners of the channels of each group: `(n, groups)`, or `(groups, 1)` where the channels come first."""
     over = joined_over(owner, range(channels + 1, owner.dim()), call.mixed)
-    small = over[(..., *[0] * (owner.dim() - channels - 1))]
+    small = over.flatten(channels + 1)[..., 0] if over.dim() > channels + 1 else over
     apart = joined_over(small.unflatten(channels, (groups, -1)), [channels + 1], call.mixed)
     return apart if channels == 0 else apart[..., 0]
 

@@ -83,7 +83,7 @@ def reshaped_(call: Call) -> Owned:
 
 
 def _somewhere(owned: Owned, result: Tensor) -> tuple[Order, ...]:
-    """Return the orders of numbers that are all the same, where it is not known along which dimension records decide their number."""
+    """Return the orders of numbers that are all the same, of which records decide along some dimension how many there are."""
     return (("regrouped", owned.orders),) * result.dim()
 
 
@@ -210,7 +210,7 @@ def _where(call: Call, dim: int) -> int:
     *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
 )
 def chosen(call: Call) -> list[Owned]:
-    """Numbers chosen by their place. Where records decide the order along a dimension, place i of it is decided by all of them."""
+    """Numbers chosen by their place. Where records decide the order along a dimension, all of them decide what is at place i."""
     subject = _subject(call)
     owned = call.owned(subject)
     parts = _reapplied(call)
@@ -221,9 +221,10 @@ def chosen(call: Call) -> list[Owned]:
 def _chosen_meaning(call: Call, owned: Owned, part: int) -> Meaning:
     """Return what the numbers of a part stand for; of columns, the one that was chosen."""
     if isinstance(owned.meaning, Columns):
-        column = call.get("index", default=part) if call.name in ("select", "unbind") else None
-        apart = column is not None and owned.orders[call["dim"] % len(owned.orders)] is None
-        return owned.meaning.meanings[column] if apart else None
+        if call.name not in ("select", "unbind") or owned.orders[call["dim"] % len(owned.orders)] is not None:
+            return None
+        column: int = call.get("index", default=part)
+        return owned.meaning.meanings[column]
     if isinstance(owned.meaning, Positions):
         return owned.meaning
     return owned.meaning if call.results[part].shape == _subject(call).shape and call.name == "slice" else None

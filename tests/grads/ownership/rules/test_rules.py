@@ -12,8 +12,11 @@ import torch
 from dplit.grads.ownership import registry
 from dplit.grads.ownership.call import Call
 from dplit.grads.ownership.owner_map import NONE, Owned, constant, of_dim
+from tests.grads.ownership.rules import calls_numbers, calls_places
 from tests.grads.ownership.rules.draws import CALLS
 from tests.grads.ownership.rules.laws import Verdict, drawn_call, general, judged, ordinary, ruled
+
+assert calls_numbers, calls_places  # they register calls by being imported
 
 ONLY_ELSEWHERE = {
     "_efficient_attention_forward": "CUDA",
