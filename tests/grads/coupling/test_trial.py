@@ -106,6 +106,7 @@ def law_figures_of_a_trial_are_dropped() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial.Trials, "run", marked)
+        patch.setattr("dplit.training.probing.FREE_SECONDS", 60.0)
         metrics = fit(Logs(), max_epochs=2).callback_metrics
     assert logged
     assert float(metrics["mean"]) == 1.0
