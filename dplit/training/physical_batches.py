@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dplit.grads.auto import Auto
 from dplit.grads.backends import BACKENDS, MAX_EXAMPLES, averaged, joined
-from dplit.grads.batch_layout import BatchLayout, batch_layout
+from dplit.grads.batch_layout import BatchLayout, batch_layout, in_own_collections
 from dplit.grads.factors.units import Units
 from dplit.grads.ownership.proof import Proof
 from dplit.grads.per_example import PerExample
@@ -254,13 +254,16 @@ class PhysicalBatches:
         return group_of_units(self.group_ids(batch), part.owner)
 
     def _losses_of(self, given: StepArguments) -> Losses:
-        """Return what computes losses; the trainer is told which batch it is about to log."""
+        """Return what computes losses; the trainer is told which batch it is about to log.
+
+        A step may run more than once on a batch, and each run gets collections of its own to write into.
+        """
 
         def losses(batch: Any, size: int) -> Tensor:
             trainer = self.module._trainer
             if trainer is not None and trainer._results is not None and trainer.lightning_module is self.module:
                 trainer._results.batch, trainer._results.batch_size = batch, size
-            return self._losses(batch, size, given)
+            return self._losses(in_own_collections(batch), size, given)
 
         return losses
 
