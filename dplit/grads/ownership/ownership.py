@@ -220,7 +220,7 @@ class Ownership(TorchDispatchMode):
                 self.reads.append(Read(place(), f"an error of {name}"))
             raise
         results = list(tensors_of(result))
-        if self._tells_count(name, arguments, maps, result, results):
+        if self._tells_count(name, arguments, maps, result, results) and not is_own():
             self.reads.append(Read(place(), name))
         number = self._number(func, name, arguments, keys, results)
         if depends and name in READS_VALUE and not is_own():
