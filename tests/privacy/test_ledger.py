@@ -339,7 +339,7 @@ def test_a_state_of_version_0_1_gets_its_unit_from_the_checkpoint(tmp_path):
     again.journal.close()
 
 
-MESH = 1e-5
+MESH = 1e-12
 """By how much two certified bounds of the same events differ whose meshes are not the same, relative to ε."""
 
 

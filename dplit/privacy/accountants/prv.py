@@ -25,7 +25,7 @@ from dplit import validation
 from dplit.privacy.accountants.base import Accountant, Bound, Composition, Part, parts
 from dplit.privacy.accountants.gaussian import gaussian_epsilon
 from dplit.privacy.accountants.privacy_loss import Add, Array, Loss, Remove, log_sum_exp
-from dplit.privacy.accountants.rdp import Moments, has_moments, inclusion_probability, moments, upper_epsilon
+from dplit.privacy.accountants.rdp import Moments, has_moments, inclusion_probability, moments, rough_epsilon, upper_epsilon
 
 DIRECTIONS: tuple[type[Loss], ...] = (Remove, Add)
 _MESH = 0.002
@@ -80,7 +80,8 @@ def _bound(composition: tuple[Part, ...], delta: float) -> Bound:
         return gaussian_epsilon(composition[0].noise_multiplier, delta)
     for small in (None, delta):
         try:
-            lower, estimate, upper = _certified(composition, delta, renyi, small)
+            guess = renyi if small else rough_epsilon(composition, delta)
+            lower, estimate, upper = _certified(composition, delta, guess if math.isfinite(guess) else renyi, small)
         except _Unresolved:
             continue
         return Bound(lower, min(estimate, renyi), min(upper, renyi))

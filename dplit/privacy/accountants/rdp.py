@@ -55,7 +55,11 @@ class Moments:
     def epsilon(self, delta: float) -> float:
         """Return an upper bound on ε: Canonne, Kamath and Steinke 2020, arXiv:2004.00010, proposition 12."""
         between = self._around_the_best(delta)
-        return max(float(self._epsilons(delta).min()), 0.0) if between is None else between.epsilon(delta)
+        return self.rough_epsilon(delta) if between is None else between.epsilon(delta)
+
+    def rough_epsilon(self, delta: float) -> float:
+        """Return the least bound on ε among the orders at hand."""
+        return max(float(self._epsilons(delta).min()), 0.0)
 
     def _around_the_best(self, delta: float) -> Moments | None:
         """Return the moments at orders between the neighbours of the best one; None where those at hand are close enough.
@@ -179,6 +183,15 @@ def upper_epsilon(composition: Sequence[Part], delta: float) -> float:
         renyi = max(moments(direction, composition, delta).epsilon(delta) for direction in DIRECTIONS)
         bound = bound._replace(upper=min(bound.upper, renyi))
     return finite(bound, delta).upper
+
+
+def rough_epsilon(composition: Sequence[Part], delta: float) -> float:
+    """Return a size for ε at the usual orders, to scale a mesh by, or infinity: the smaller of Rényi and Gaussian composition."""
+    unsampled = joint(part.noise_multiplier / math.sqrt(part.times) for part in composition)
+    upper = gaussian_epsilon(unsampled, delta).upper
+    if has_moments(composition):
+        upper = min(upper, max(moments(direction, composition).rough_epsilon(delta) for direction in DIRECTIONS))
+    return upper
 
 
 def finite(bound: Bound, delta: float) -> Bound:
