@@ -55,7 +55,8 @@ INNER: dict[str, dict[str, set[str]]] = {
         "memory": {"step"},
         "checks": set(),
         "step": {"charge", "memory", "reduce", "sensitivity"},
-        "physical_batches": {"step"},
+        "losses": set(),
+        "physical_batches": {"losses", "step"},
         "outlets": set(),
         "private_fit": {
             "checks",

@@ -29,11 +29,12 @@ from dplit.grads.ownership.owner_map import (
     compact,
     constant,
     first_pair,
+    joined_over,
     of_dim,
     tidied,
 )
 from dplit.grads.ownership.python_reads import READS_VALUE, Answers, EndlessStep, FunctionReads, Read
-from dplit.grads.ownership.storage_owners import StorageOwners, contents_key
+from dplit.grads.ownership.storage_owners import StorageOwners, contents_key, layout_of, overlap, shows_twice
 from dplit.grads.types import Result
 
 registry.load()
@@ -319,6 +320,7 @@ class Ownership(TorchDispatchMode):
                 owned = call.all_mixed(value, f"its rule gave the shape {tuple(owned.owner.shape)}")
             owned = replace(owned, owner=tidied(owned.owner))
             if any(value is w for w in written):
+                owned = _written(call, value, owned)
                 self.memory.write(value, owned, call.mixed, number)
             else:
                 self.memory.put(value, owned, hash((number, k)))
@@ -351,6 +353,21 @@ class Ownership(TorchDispatchMode):
         if len(self.blames) == SEVERAL - call.mixed and bool((compact(owned.owner) == call.mixed).any()):
             pair = first_pair(call.owner(v) for v in call.tensors())
             self.blames.append(Blame(call.name, place(), pair, call.why))
+
+
+def _written(call: Call, value: Tensor, owned: Owned) -> Owned:
+    """Return the map of a tensor that was written to.
+
+    Where several of its numbers are one in memory, any of them may stay; where it shares memory with what is read, it may be
+    read before it is written to or after.
+    """
+    by_number = _is_pointwise(call.operation) or call.name == "copy_"
+    others = [v for v in call.tensors() if not (by_number and layout_of(v) == layout_of(value)) and v is not value]
+    met = [v for v in others if overlap(v, value)]
+    if not met and not shows_twice(value):
+        return owned
+    parts = [joined_over(o, range(o.dim()), call.mixed, keepdim=False) for o in (owned.owner, *map(call.owner, met))]
+    return replace(owned, owner=call.together(*parts).expand(value.shape))
 
 
 def _generator_state(generator: torch.Generator | None, results: list[Tensor]) -> bytes:

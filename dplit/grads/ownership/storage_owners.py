@@ -156,6 +156,32 @@ def _is_dense(value: Tensor) -> bool:
     return True
 
 
+def shows_twice(value: Tensor) -> bool:
+    """Whether one number of the memory may be several of the tensor, as in an expanded or unfolded one."""
+    reach = 0
+    for stride, size in sorted((s, n) for n, s in zip(value.shape, value.stride(), strict=True) if n > 1):
+        if stride <= reach:
+            return True
+        reach += stride * (size - 1)
+    return False
+
+
+def overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether some number in memory is one of two tensors."""
+    if _address(a) != _address(b):
+        return False
+    bytes_of = torch.zeros(a.untyped_storage().nbytes(), dtype=torch.bool)
+    _bytes(bytes_of, a).fill_(True)
+    return bool(_bytes(bytes_of, b).any())
+
+
+def _bytes(whole: Tensor, value: Tensor) -> Tensor:
+    """Return the first byte of each number of a tensor, and the others behind it, in a memory of as many bytes."""
+    size = value.element_size()
+    strides = [s * size for s in value.stride()]
+    return whole.as_strided((*value.shape, size), (*strides, 1), value.storage_offset() * size)
+
+
 def _derived(memory: _Memory, layout: Layout) -> Owned:
     """Return the map of a tensor that is none of the known views of its memory."""
     size, offset, shape, strides = layout

@@ -221,3 +221,25 @@ def test_keys_are_equal_only_for_the_same_numbers() -> None:
 def test_the_layout_says_which_numbers_of_the_memory() -> None:
     x = torch.zeros(3, 4)
     assert layout_of(x[1:, ::2]) == (4, 4, (2, 2), (4, 2))
+
+
+def test_what_is_one_number_in_memory_is_seen() -> None:
+    x = torch.zeros(4, 6)
+    assert storage_owners.overlap(x[1:], x[:-1])
+    assert not storage_owners.overlap(x[:, 0], x[:, 1])
+    assert not storage_owners.overlap(x, torch.zeros(4, 6))
+    assert storage_owners.shows_twice(x.unfold(1, 2, 1))
+    assert storage_owners.shows_twice(x[:1].expand(3, 6))
+    assert not storage_owners.shows_twice(x.t()[1:, ::2])
+
+
+def test_a_copy_between_rows_that_overlap_mixes_and_one_between_columns_does_not() -> None:
+    def alone(body: Callable[[Tensor], object]) -> bool:
+        x = torch.randn(N, 4)
+        with Ownership(N) as ownership:
+            ownership.own_rows(x)
+            body(x)
+        return ownership.alone(x)
+
+    assert not alone(lambda x: x[1:].copy_(x[:-1]))
+    assert alone(lambda x: x[:, 0].copy_(x[:, 1]))
