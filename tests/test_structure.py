@@ -57,7 +57,16 @@ INNER: dict[str, dict[str, set[str]]] = {
         "step": {"charge", "memory", "reduce", "sensitivity"},
         "physical_batches": {"step"},
         "outlets": set(),
-        "private_fit": {"checks", "physical_batches", "probing", "run_record", "setup", "state_guard", "step", "stepped"},
+        "private_fit": {
+            "checks",
+            "physical_batches",
+            "probing",
+            "run_record",
+            "setup",
+            "state_guard",
+            "step",
+            "stepped",
+        },
     },
     "compare": {
         "config": set(),

@@ -132,6 +132,15 @@ def with_parts(batch: Batch, replaced: Mapping[Path, object], path: Path = "batc
     return _rebuilt(batch, [with_parts(child, replaced, path + step) for step, child in children])
 
 
+def in_own_collections(batch: Batch) -> Batch:
+    """Return the same values in collections of their own, at every depth, so that what is put into those stays there."""
+    children = _children(batch)
+    known = isinstance(batch, Mapping | list | tuple) or dataclasses.is_dataclass(batch)
+    if children is None or not known:
+        return batch
+    return _rebuilt(batch, [in_own_collections(child) for _, child in children])
+
+
 def _collated(collate: Collate, samples: Sequence[Sample]) -> Batch:
     try:
         return collate([copy.deepcopy(sample) for sample in samples])

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from dplit.errors import ConfigurationError, PrivacyError
-from dplit.grads.ownership.scalar_losses import NotPlain, ScalarLosses
+from dplit.grads.ownership.scalar_losses import Divisors, NotPlain, ScalarLosses
 
 LossReduction = Literal["mean", "sum"]
 """What a scalar loss is of the losses of its examples."""
@@ -28,10 +28,11 @@ class StepLosses:
     def __init__(self, reduction: LossReduction | None = None) -> None:
         self.reduction = reduction
         self._follows = True
+        self._divisors: Divisors = {}
 
     def following(self, examples: int) -> AbstractContextManager[ScalarLosses | None]:
         """Return a context for `training_step` in which scalars are followed."""
-        return ScalarLosses(examples) if self._follows else nullcontext()
+        return ScalarLosses(examples, self._divisors) if self._follows else nullcontext()
 
     def of(self, output: object, examples: int, scalars: ScalarLosses | None) -> Tensor:
         """Return `(n,)` losses.

@@ -9,18 +9,20 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from dplit.grads.auto import Auto
 from dplit.grads.backends import BACKENDS, MAX_EXAMPLES, averaged, joined
-from dplit.grads.batch_layout import BatchLayout, batch_layout
+from dplit.grads.batch_layout import BatchLayout, batch_layout, in_own_collections
 from dplit.grads.factors.units import Units
 from dplit.grads.ownership.proof import Proof
 from dplit.grads.per_example import PerExample
 from dplit.grads.types import Losses
 from dplit.groups import GroupKey, group_ids
+from dplit.protocols import datamodule_of
 from dplit.sampling.draws import Draw, PhysicalBatch, PhysicalCollate
 from dplit.sampling.loader import check_owners
 from dplit.sampling.units import group_of_units
@@ -60,6 +62,7 @@ class PhysicalBatches:
         unit: where a batch says whose each record is, where persons are drawn.
         losses: takes the losses of the examples out of what `training_step` returns.
         layout: which parts of a batch on the device belong to the examples; None while it is not known.
+        collated: the same of batches as the collate function makes them.
         proof: certifies the paths of the steps whose gradients are used.
         auto: chooses the backend where `grads` is "auto".
     """
@@ -73,6 +76,7 @@ class PhysicalBatches:
     unit: GroupKey | None = None
     losses: StepLosses = field(default_factory=StepLosses)
     layout: BatchLayout | None = None
+    collated: BatchLayout | None = None
     proof: Proof = field(default_factory=Proof)
     auto: Auto = field(default_factory=Auto)
 
@@ -98,7 +102,7 @@ class PhysicalBatches:
         """
         layout = batch_layout(lambda few: self.to_device(collate.collate(few)), samples)
         self.proof.owners = replace(self.proof.owners, layout=layout)
-        return replace(self, layout=layout)
+        return replace(self, layout=layout, collated=batch_layout(collate.collate, samples))
 
     def unproven(self) -> PhysicalBatches:
         """Return the same with no path certified yet, to measure a step that has to be."""
@@ -239,7 +243,9 @@ class PhysicalBatches:
         """Return a physical batch on the device, once its rows are known to be those that were drawn."""
         if self.unit is not None:
             check_owners(part, self.unit)
-        return self.to_device(part.batch)
+        if part.rows == 1 or not moves_by_hooks(self.module):
+            return self.to_device(part.batch)
+        return self.proof.transferred(self.to_device, part.batch, part.rows, self.collated)
 
     def _ids(self, batch: Any, part: PhysicalBatch, step: PrivateStep) -> Tensor | None:
         """Return the group ids of the examples or units, None where nothing depends on them."""
@@ -248,13 +254,16 @@ class PhysicalBatches:
         return group_of_units(self.group_ids(batch), part.owner)
 
     def _losses_of(self, given: StepArguments) -> Losses:
-        """Return what computes losses; the trainer is told which batch it is about to log."""
+        """Return what computes losses; the trainer is told which batch it is about to log.
+
+        A step may run more than once on a batch, and each run gets collections of its own to write into.
+        """
 
         def losses(batch: Any, size: int) -> Tensor:
             trainer = self.module._trainer
             if trainer is not None and trainer._results is not None and trainer.lightning_module is self.module:
                 trainer._results.batch, trainer._results.batch_size = batch, size
-            return self._losses(batch, size, given)
+            return self._losses(in_own_collections(batch), size, given)
 
         return losses
 
@@ -262,3 +271,10 @@ class PhysicalBatches:
         with self.precision.train_step_context(), self.losses.following(size) as scalars:
             output = self.module.training_step(batch, *given.args, **given.kwargs)
         return self.losses.of(output, size, scalars)
+
+
+def moves_by_hooks(module: LightningModule) -> bool:
+    """Whether a model, or its data module, has hooks of its own between the collate function and `training_step`."""
+    owners = [(module, LightningModule), (datamodule_of(module._trainer), LightningDataModule)]
+    hooks = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+    return any(is_overridden(hook, holder, parent) for holder, parent in owners if holder is not None for hook in hooks)

@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from dplit.errors import PrivacyError
+from dplit.grads.vmap import logging_held_back
 from dplit.privacy import Record, Target, steps_within
 from dplit.sampling.draws import Draw
 from dplit.sampling.poisson import PoissonBatches
@@ -168,7 +169,8 @@ class PrivateFit:
     @contextmanager
     def _unseen(self) -> Iterator[None]:
         """Run the model a second time within a step, without a trace beside its gradients."""
-        with self.record.figures.silence(), self.guard.trials_within().run():
+        silence, unlogged = self.record.figures.silence(), logging_held_back(self.batches.module)
+        with silence, unlogged, self.guard.trials_within().run():
             yield
 
     def _probe(self, given: StepArguments) -> bool:

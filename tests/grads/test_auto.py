@@ -16,6 +16,7 @@ from dplit.errors import ConfigurationError, CoupledExamples, DplitError, Forbid
 from dplit.grads import PerExample, auto
 from dplit.grads.auto import Auto, one_by_one
 from dplit.grads.backends import by_tape, joined
+from dplit.grads.factors.base import DenseGrad
 from tests.oracle import law_exact, loop_gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:`torch.jit", "ignore:.*torch.jit")
@@ -337,8 +338,11 @@ def test_mutant_that_gives_a_run_the_gradients_of_the_first_is_caught(monkeypatc
 
 
 def test_mutant_that_takes_a_refusal_for_zero_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        auto, "by_vmap", lambda module, losses, x, n, apart: iter([(torch.zeros(n), PerExample({}, {}, n))])
-    )
+    def zeros(module: nn.Module, losses: Any, x: Tensor, n: int, layout: Any, only: Any) -> Any:
+        named = {name: p for name, p in module.named_parameters() if name in only}
+        factors = {name: [DenseGrad(p.detach().new_zeros(n, *p.shape))] for name, p in named.items()}
+        yield losses(x, n).detach(), PerExample(named, factors, n)
+
+    monkeypatch.setattr(auto, "by_vmap", zeros)
     with pytest.raises(AssertionError):
         law_exact_for(Distances)

@@ -119,6 +119,32 @@ def test_each_physical_batch_is_moved_once_and_no_larger_than_asked() -> None:
     assert module.transfers == 4
 
 
+class Rewriting(Linear):
+    """Scales its batch in place of its entry."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        batch["x"] = batch["x"] * 10
+        return self.losses(batch)
+
+
+def law_each_run_of_a_step_sees_the_batch_as_it_was() -> None:
+    """The first step runs again with every operation followed."""
+    _, gradient = taken(linear(Rewriting), SAMPLES, 13)
+    scaled = [{**sample, "x": sample["x"] * 10} for sample in SAMPLES]
+    _, expected = taken(linear(), scaled, 13)
+    assert torch.allclose(gradient, expected, atol=1e-6)
+
+
+def test_each_run_of_a_step_sees_the_batch_as_it_was() -> None:
+    law_each_run_of_a_step_sees_the_batch_as_it_was()
+
+
+def test_mutant_that_passes_on_what_a_step_wrote_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dplit.training.physical_batches.in_own_collections", lambda batch: batch)
+    with pytest.raises(AssertionError):
+        law_each_run_of_a_step_sees_the_batch_as_it_was()
+
+
 def test_an_empty_draw_has_no_loss_and_no_gradient() -> None:
     loss, gradient = taken(linear(), [], 4)
     assert loss == 0

@@ -68,7 +68,7 @@ def test_mutant_without_the_check_of_the_draw_is_caught(monkeypatch: pytest.Monk
 
     class Sizes(Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-            sizes.append(batch.units)
+            sizes.append(batch.size)
 
     run = trainer(dplit.DPStrategy(), max_epochs=2, reload_dataloaders_every_n_epochs=1, callbacks=[Sizes()])
     run.fit(Reloads(LATER["larger_batches"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ DUNDER_WRITES |= {"ior", "ixor", "ilshift", "irshift"}
 """Python's operators that write to their left side."""
 EXPORTS = {"numpy", "__array__", "__dlpack__", "untyped_storage", "storage", "_typed_storage", "data_ptr"}
 """Methods that hand out the memory of a tensor; what happens to it then is not seen."""
+SHARES = {"numpy", "__array__", "as_tensor", "asarray"}
+"""Functions by which a tensor and an array of NumPy may share memory."""
 DATA: Any = torch.Tensor.data
 SETTERS = {getattr(torch.Tensor, name).__set__ for name in ("data", "real", "imag")}
 """What a mode receives when values of a tensor are assigned by a property."""
@@ -56,6 +59,7 @@ class WriteWatch(TorchFunctionMode):
         self.allowed = allowed
         self._names: dict[int, str] | None = None
         self._exported: dict[str, tuple[Tensor, Tensor]] = {}
+        self._shared: list[tuple[Tensor, Tensor]] = []
 
     def __torch_function__(
         self, func: TorchFunction, types: Collection[type], args: Args = (), kwargs: Kwargs | None = None
@@ -68,7 +72,25 @@ class WriteWatch(TorchFunctionMode):
             self._check(func, args, kwargs or {})
         elif _EXPORTS[func] and args and self._name(args[0]) is not None:
             return self._export(func, args, kwargs or {})
-        return func(*args, **kwargs) if kwargs else func(*args)
+        result = func(*args, **kwargs) if kwargs else func(*args)
+        if getattr(func, "__name__", "") in SHARES:
+            self._shared += [(t, t.detach().clone()) for t in tensors([*args, result], {}) if t.layout == torch.strided]
+        return result
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop watching.
+
+        Raises:
+            PrivacyError: NumPy wrote to the memory of a tensor.
+        """
+        super().__exit__(kind, error, traceback)
+        if error is None and any(not _same(t, before) for t, before in self._shared):
+            raise PrivacyError(
+                "training_step lets NumPy write to the memory of a tensor, so that what the tensor depends on is not seen; write "
+                "to a copy, x.numpy().copy(), or with torch"
+            )
 
     def exported_and_written(self) -> list[str]:
         """Return the names of tensors that were written by way of memory that was handed out; they get their values back."""
@@ -116,6 +138,11 @@ class WriteWatch(TorchFunctionMode):
         if self._names is None:
             self._names = self.state.storages()
         return self._names.get(address)
+
+
+def _same(value: Tensor, before: Tensor) -> bool:
+    """Whether a tensor has the same bits as before."""
+    return bool((value.detach().eq(before) | (value.detach().ne(value) & before.ne(before))).all())
 
 
 def written_error(name: str, how: str) -> PrivacyError:

@@ -85,6 +85,12 @@ class BatchOwners:
                 tape.know_axis(value, Mixed(f"whose the rows of {path} are is not known"))
         return tape
 
+    def of_examples(self, batch: Batch, examples: int) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors of a batch that have a row for each example, or are the same for all, with their paths."""
+        for path, value in tensors_by_path(batch):
+            if self._role(path, value, examples) is not Role.OTHER:
+                yield path, value
+
     def row_owners(self, batch: Batch, examples: int) -> Tensor | None:
         """Return the example that each row of the declared tensors belongs to, `(m,)`, or None where nothing was declared.
 

@@ -55,6 +55,11 @@ class Shuffle:
 
 
 @dataclass(frozen=True)
+class RowNumbers:
+    """The numbers from 0 to n - 1, so that row i of a tensor is read for example i in each batch, whatever n is."""
+
+
+@dataclass(frozen=True)
 class SortedKeys:
     """The keys that rows were sorted by, in their order."""
 
@@ -76,7 +81,7 @@ Source = Literal["same", "given", "drawn"]
 """Where the values of a constant come from: from shapes and numbers in the code, so that they are the same in each step; from
 elsewhere, such as a buffer; or from a generator of random numbers."""
 
-Meaning = Positions | Columns | Ranks | Shuffle | SortedKeys | Counts | None
+Meaning = Positions | Columns | Ranks | Shuffle | RowNumbers | SortedKeys | Counts | None
 """What a tensor of whole numbers stands for, where an index into rows has to be followed."""
 
 

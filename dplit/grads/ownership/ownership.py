@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from dplit.grads.ownership import experiment, registry
 from dplit.grads.ownership.blame import Blame, is_own, place
@@ -22,6 +23,7 @@ from dplit.grads.ownership.owner_map import (
     Meaning,
     Owned,
     Ranks,
+    RowNumbers,
     Shuffle,
     common_source,
     compact,
@@ -32,10 +34,25 @@ from dplit.grads.ownership.owner_map import (
     tidied,
 )
 from dplit.grads.ownership.python_reads import READS_VALUE, Answers, EndlessStep, FunctionReads, Read
-from dplit.grads.ownership.storage_owners import StorageOwners, layout_of, overlap, shows_twice
+from dplit.grads.ownership.storage_owners import StorageOwners, contents_key, layout_of, overlap, shows_twice
 from dplit.grads.types import Result
 
 registry.load()
+
+CAME_IN = (
+    "no operation that is seen here made it, and it was not there before the step (another thread, DLPack, pickle, perhaps); "
+    "compute it in this thread with torch"
+)
+
+KEEPS = frozenset({"_to_copy", "clone", "detach", "alias"})
+SHOWS = frozenset({"view", "_unsafe_view", "unsqueeze", "expand", "squeeze"})
+"""Operations after which numbers stand for what they stood for; those of the second kind may repeat them."""
+
+BUILT_IN = frozenset({"aten", "prims", "torchvision"})
+"""Where operations are defined that may be tried out: they do not look for particular values."""
+
+SPLITS = frozenset({"unbind", "split", "chunk", "tensor_split", "split_with_sizes", "unsafe_split", "unsafe_chunk"})
+"""Operations that return as many tensors as a dimension has places."""
 
 VIEWS_BY_MEMORY = frozenset(
     f"aten::{name}" for name in ("as_strided", "as_strided_", "squeeze_", "unsqueeze_", "t_", "transpose_")
@@ -190,15 +207,22 @@ class Ownership(TorchDispatchMode):
             return func(*args, **kwargs)
         arguments = _bound(func, args, kwargs)
         given = [t for value in arguments.values() for t in tensors_of(value)]
-        maps = {id(t): owned for t in given if (owned := self._before(t)) is not None}
-        depends = any(not owned.is_constant for owned in maps.values())
         name = func._schema.name.split("::")[1]
+        maps = {id(t): owned for t in given if (owned := self._before(t, name)) is not None}
+        depends = any(not owned.is_constant for owned in maps.values())
         rule = registry.rule_of(name) or (registry.POINTWISE if _is_pointwise(func) else None)
         written = [v for a, v in zip(func._schema.arguments, arguments.values(), strict=True) if _is_written(a)]
         keys = {id(t): self.memory.key(t) for t in given}
         untouched = _copied(arguments) if depends and rule is None else None
-        result = func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except Exception:
+            if depends and not is_own():
+                self.reads.append(Read(place(), f"an error of {name}"))
+            raise
         results = list(tensors_of(result))
+        if self._tells_count(name, arguments, maps, result, results) and not is_own():
+            self.reads.append(Read(place(), name))
         number = self._number(func, name, arguments, keys, results)
         if depends and name in READS_VALUE and not is_own():
             result = self._function_reads.answer(name, result)
@@ -206,8 +230,18 @@ class Ownership(TorchDispatchMode):
             call = Call(func, arguments, maps, results, SEVERAL - len(self.blames), self.examples, keys)
             self._note(call, rule, untouched, list(tensors_of(written)), number)
         else:
-            self._note_constants(name, given, maps, results, list(tensors_of(written)), number)
+            self._note_constants(name, arguments, given, maps, results, list(tensors_of(written)), number)
         return result
+
+    def _tells_count(
+        self, name: str, arguments: Mapping[str, Any], maps: Mapping[int, Owned], result: Result, results: list[Tensor]
+    ) -> bool:
+        """Whether Python learns how many rows there are, which records decide: by a list of them, or by a size."""
+        if isinstance(result, list | tuple) and name in SPLITS and results:
+            owned = maps.get(id(arguments["self"]))
+            dim = arguments.get("dim", 0)
+            return owned is not None and bool(owned.orders) and owned.orders[dim % len(owned.orders)] is not None
+        return name == "bincount" and id(arguments["self"]) in maps and not maps[id(arguments["self"])].is_constant
 
     def _number(
         self, func: OpOverload, name: str, arguments: Mapping[str, Any], keys: Mapping[int, int], results: list[Tensor]
@@ -217,12 +251,14 @@ class Ownership(TorchDispatchMode):
             self._draws += 1
             return hash((func, self._draws, _generator_state(arguments.get("generator"), results)))
         if name.startswith("lift_fresh"):
+            self.memory.bring_in(results[0])
             return hash((func, *contents_key(results[0])))
         return hash((func, *(_sketch(v, keys) for v in arguments.values())))
 
     def _note_constants(
         self,
         name: str,
+        arguments: Mapping[str, Any],
         given: list[Tensor],
         maps: Mapping[int, Owned],
         results: list[Tensor],
@@ -236,14 +272,18 @@ class Ownership(TorchDispatchMode):
         elif name.startswith("lift_fresh"):
             sources = ["given"]
         source = common_source(sources)
+        rows = name == "arange" and self._are_row_numbers(results[0], arguments.get("step", 1))
         for value in written:
             self.memory.write(value, constant(value.shape, source=source), NONE, number)
         for k, value in enumerate(results):
             if not any(value is w for w in written):
                 found = constant(value.shape, source=source)
-                self.memory.put(
-                    value, replace(found, meaning=self._meaning(name, given, maps, number)), hash((number, k))
-                )
+                meaning = RowNumbers() if rows else self._meaning(name, given, maps, number)
+                self.memory.put(value, replace(found, meaning=meaning), hash((number, k)))
+
+    def _are_row_numbers(self, value: Tensor, step: object) -> bool:
+        whole = isinstance(step, int) and not value.is_floating_point()
+        return whole and value.shape == (self.examples,) and value.tolist() == list(range(self.examples))
 
     def _meaning(self, name: str, given: list[Tensor], maps: Mapping[int, Owned], number: int) -> Meaning:
         """Return what a constant stands for: a random order of rows, or what brings them back from it."""
@@ -252,11 +292,12 @@ class Ownership(TorchDispatchMode):
             return Shuffle(number)
         if isinstance(first, Shuffle) and name in ("argsort", "sort"):
             return Ranks(("shuffled", first.key), None)
-        return (
-            first if isinstance(first, Shuffle | Ranks) and name in ("_to_copy", "clone", "detach", "alias") else None
-        )
+        kept = KEEPS | SHOWS if isinstance(first, RowNumbers) else KEEPS
+        return first if isinstance(first, Shuffle | Ranks | RowNumbers) and name in kept else None
 
-    def _before(self, value: Tensor) -> Owned | None:
+    def _before(self, value: Tensor, name: str) -> Owned | None:
+        if self.memory.came_in(value) and not name.startswith("lift_fresh"):
+            self.own_unknown(value, f"a tensor of shape {tuple(value.shape)}", CAME_IN)
         try:
             return self.memory.of(value)
         except LookupError as error:
@@ -297,6 +338,8 @@ class Ownership(TorchDispatchMode):
     def _found(self, call: Call, rule: registry.OwnerRule | None, untouched: Mapping[str, Any] | None) -> list[Owned]:
         try:
             if rule is None:
+                if call.operation.namespace not in BUILT_IN:
+                    raise NotImplementedError("an operation of one's own has no rule here, and its values are not seen")
                 assert untouched is not None
                 return experiment.owners(call, untouched, self.examples)
             found = rule(call)
@@ -349,6 +392,13 @@ def _is_pointwise(func: OpOverload) -> bool:
     )
 
 
+@contextmanager
+def unfollowed() -> Iterator[None]:
+    """Compute what is no part of a step, such as with owner maps, while a step is followed."""
+    with torch._C.DisableTorchFunction(), _disable_current_modes():
+        yield
+
+
 def _rows(owner: Tensor) -> Tensor:
     """Return the distinct owners of each slice along the first dimension, `(n, k)`."""
     small = compact(owner.movedim(0, -1)).movedim(-1, 0)
@@ -388,9 +438,3 @@ def _sketch(value: Any, keys: Mapping[int, int]) -> object:
     if isinstance(value, list | tuple):
         return tuple(_sketch(v, keys) for v in value)
     return repr(value) if isinstance(value, int | float | complex) else value if value.__hash__ else type(value)
-
-
-def contents_key(value: Tensor) -> tuple[object, ...]:
-    """Return what tells the numbers of a tensor."""
-    numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return value.shape, value.dtype, numbers

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from dplit.errors import CoupledExamples
+from dplit.grads.batch_layout import BatchLayout
 from dplit.grads.ownership.batch_owners import BatchOwners
 from dplit.grads.ownership.blame import Blame
 from dplit.grads.ownership.harmless import Harmless
-from dplit.grads.ownership.ownership import Ownership
+from dplit.grads.ownership.ownership import Ownership, unfollowed
 from dplit.grads.ownership.python_reads import Answers, Read
 from dplit.grads.ownership.random_state import RandomState, again, random_state
 from dplit.grads.ownership.read_trials import Run, without_effect
@@ -133,14 +134,13 @@ class Proof:
             CoupledExamples, PrivacyError, UnsupportedOperation: as `record`.
         """
         state = random_state() if state is None else state
-        with again(state), Ownership(examples) as ownership:
-            self.owners.tell(ownership, batch)
+        with again(state), self._following(module, batch, examples) as ownership:
             with self.owners.tape(module, batch, examples, self.random_rows) as tape:
                 value = losses(batch, examples)
-            with torch._C.DisableTorchFunction():
+            with unfollowed():
                 _check_losses(ownership, value)
             gradients = tape.backward(value)
-            with torch._C.DisableTorchFunction():
+            with unfollowed():
                 _check_gradients(ownership, gradients)
         key = partial(self._key, module, losses, batch, examples, state)
         reads = ownership.reads
@@ -149,6 +149,15 @@ class Proof:
             path = _path(tape)
             self._known.add((path.digest, path.values) if tried else path.digest)
         return value.detach(), gradients
+
+    def _following(
+        self, module: nn.Module, batch: Batch, examples: int, answers: Answers | None = None, most: int | None = None
+    ) -> Ownership:
+        """Return what follows a step on a batch; a tensor that comes in from elsewhere is known by that."""
+        ownership = Ownership(examples, answers, most)
+        ownership.memory.note_present((*module.parameters(), *module.buffers()))
+        self.owners.tell(ownership, batch)
+        return ownership
 
     def _key(
         self,
@@ -161,14 +170,39 @@ class Proof:
         most: int,
     ) -> int:
         """Return what tells how losses and gradients of a step were computed, where Python gets other answers."""
-        with again(state), Ownership(examples, answers, most) as ownership:
-            self.owners.tell(ownership, batch)
+        with again(state), self._following(module, batch, examples, answers, most) as ownership:
             with self.owners.tape(module, batch, examples, self.random_rows) as tape:
                 value = losses(batch, examples)
             gradients = tape.backward(value)
-            with torch._C.DisableTorchFunction():
+            with unfollowed():
                 keys = [(name, ownership.memory.key(part)) for name, part in gradients.tensors()]
                 return hash((ownership.memory.key(value), *keys))
+
+    def transferred(
+        self, transfer: Callable[[Batch], Batch], batch: Batch, examples: int, collated: BatchLayout | None
+    ) -> Batch:
+        """Return a batch after the model's transfer hooks, which must leave each row to its example.
+
+        Args:
+            transfer: runs the hooks.
+            batch: as the collate function made it.
+            examples: n.
+            collated: the layout of such batches.
+
+        Raises:
+            CoupledExamples: a row of the batch afterwards depends on other examples.
+            PrivacyError: a hook decides by values of the examples.
+        """
+        ownership = Ownership(examples)
+        replace(self.owners, layout=collated).tell(ownership, batch)
+        with ownership:
+            moved = transfer(batch)
+        for path, value in self.owners.of_examples(moved, examples):
+            found = ownership.mixed_at(value) if value.dim() and len(value) == examples else _if_owned(ownership, value)
+            if found is not None:
+                raise CoupledExamples(_message(f"row {found[0]} of {path}, after the transfer hooks,", found[1]))
+        self.harmless.check(ownership.reads)
+        return moved
 
     def check_losses(self, module: nn.Module, losses: Losses, batch: Batch, examples: int) -> None:
         """Follow the losses of a step alone, for gradients that one backward for each loss computes.
@@ -179,8 +213,7 @@ class Proof:
         state = random_state()
 
         def follow(answers: Answers, most: int | None = None) -> tuple[Ownership, Tensor]:
-            with again(state), Ownership(examples, answers, most) as ownership:
-                self.owners.tell(ownership, batch)
+            with again(state), self._following(module, batch, examples, answers, most) as ownership:
                 return ownership, losses(batch, examples)
 
         def key(answers: Answers) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from dplit.grads.ownership.blame import Place, is_own, place
 from dplit.grads.ownership.owner_map import keeps_number
@@ -23,15 +24,24 @@ READS_VALUE = frozenset({"_local_scalar_dense", "equal", "allclose", "item", "is
 """Operations that give Python a number."""
 
 HANDS_OUT: dict[TorchFunction, str] = {
-    getattr(Tensor, name): name for name in ("tolist", "numpy", "__array__", "__dlpack__")
+    getattr(Tensor, name): name
+    for name in (
+        *("tolist", "numpy", "__array__", "__dlpack__", "__reduce_ex__", "__repr__", "__format__"),
+        *("untyped_storage", "storage", "_typed_storage", "data_ptr"),
+    )
 }
 """Methods that give Python all numbers of a tensor without an operation of torch."""
 
+TRIED = READS_VALUE | {"tolist", "numpy", "__array__"}
+"""Reads whose answer can be replaced by another."""
+
 SIZES: dict[TorchFunction, str] = {
-    **dict.fromkeys(property_getters("shape"), "shape"),
-    **{getattr(Tensor, name): name for name in ("size", "__len__", "numel", "nelement")},
+    **{getter: name for name in ("shape", "nbytes") for getter in property_getters(name)},
+    **{getattr(Tensor, name): name for name in ("size", "__len__", "numel", "nelement", "stride")},
+    torch.tensor_split: "tensor_split",
+    Tensor.tensor_split: "tensor_split",
 }
-"""Methods that give Python the size of a tensor."""
+"""Methods that give Python the size of a tensor; or, of `tensor_split`, sizes that the numbers of a tensor are."""
 
 
 Answers = Mapping[Place, Callable[[Any], Any]]
@@ -91,21 +101,24 @@ class FunctionReads(TorchFunctionMode):
         return self._given(operation, value)
 
     def _note_given(self, func: TorchFunction, given: list[Tensor], result: Result) -> Result:
-        for value in given:
-            owned = self.ownership.of(value)
-            if (
+        with torch._C.DisableTorchFunction(), _disable_current_modes():
+            maps = [self.ownership.of(value) for value in given]
+            told = any(
                 owned.ordered
                 or not all(map(keeps_number, owned.orders))
                 or (func in HANDS_OUT and not owned.is_constant)
-            ) and not is_own():
-                return self._given(HANDS_OUT.get(func) or SIZES[func], result)
+                for owned in maps
+            )
+            told |= SIZES.get(func) == "tensor_split" and any(not owned.is_constant for owned in maps[1:])
+        if told and not is_own():
+            return self._given(HANDS_OUT.get(func) or SIZES[func], result)
         return result
 
     def _given(self, operation: str, value: Any) -> Any:
         read = Read(place(), operation)
         self.ownership.reads.append(read)
         alter = self.answers.get(read.place)
-        return value if alter is None or operation in SIZES.values() else altered(value, alter)
+        return value if alter is None or operation not in TRIED else altered(value, alter)
 
 
 def altered(value: Any, alter: Callable[[Any], Any]) -> Any:

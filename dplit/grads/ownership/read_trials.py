@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dplit.grads.ownership.blame import Place
-from dplit.grads.ownership.python_reads import HANDS_OUT, READS_VALUE, Answers, EndlessStep, Read
+from dplit.grads.ownership.python_reads import TRIED, Answers, EndlessStep, Read
 
 Alter = Callable[[Any], Any]
 Run = Callable[[Answers], int]
@@ -23,7 +23,7 @@ def without_effect(reads: Iterable[Read], run: Run) -> set[Place]:
     At each place in turn, what Python reads is replaced: a truth value by its opposite, a number by several others. The
     runs are compared by how what they return was computed, operation by operation, not by its values. A
     run that ends in an error computes nothing, so that nothing follows from it either; that is also said of a check that
-    raises. Sizes cannot be replaced.
+    raises. Sizes, errors and memory cannot be replaced.
 
     What is found holds for what was read in this run. That nothing follows from other values either is known only of
     runs in which Python decided the same, `Path.values`.
@@ -33,7 +33,7 @@ def without_effect(reads: Iterable[Read], run: Run) -> set[Place]:
         run: runs the step with these answers, on the same random numbers.
     """
     reads = list(reads)
-    sizes = {read.place for read in reads if read.operation not in READS_VALUE | set(HANDS_OUT.values())}
+    sizes = {read.place for read in reads if read.operation not in TRIED}
     places = list(dict.fromkeys(read.place for read in reads if read.place not in sizes))[:MOST_PLACES]
     expected = run({}) if places else 0
     return {

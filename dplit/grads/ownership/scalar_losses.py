@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from dplit.grads.messages import operation_name
-from dplit.grads.ownership.blame import place
+from dplit.grads.ownership.blame import Place, place
 from dplit.grads.tape.tape import Tape
 from dplit.grads.types import Args, Kwargs, Result, TorchFunction
 
@@ -43,6 +43,9 @@ class NotPlain:
 
 Seen = Plain | NotPlain
 
+Divisors = dict[Place, float | None]
+"""By what sums over the examples are divided at some places: a constant, or None for their number."""
+
 
 class ScalarLosses(TorchFunctionMode):
     """Follows, while active, scalars that are means or sums over the examples of a batch.
@@ -53,6 +56,7 @@ class ScalarLosses(TorchFunctionMode):
 
     Args:
         examples: n.
+        divisors: what sums were divided by in other batches.
 
     Example:
         >>> import torch
@@ -63,9 +67,10 @@ class ScalarLosses(TorchFunctionMode):
         Plain(kind='mean', losses=tensor([ 3.5000, 19.5000]))
     """
 
-    def __init__(self, examples: int) -> None:
+    def __init__(self, examples: int, divisors: Divisors | None = None) -> None:
         super().__init__()
         self.examples = examples
+        self.divisors = {} if divisors is None else divisors
         self._seen: dict[int, tuple[weakref.ref[Tensor], Seen]] = {}
         modes = _get_current_function_mode_stack()
         self._tape = next((mode for mode in reversed(modes) if isinstance(mode, Tape)), None)
@@ -238,11 +243,22 @@ class ScalarLosses(TorchFunctionMode):
         return Plain(plain.kind, plain.losses * factor)
 
     def _divided(self, plain: Plain, by: Any) -> Seen:
-        """Return a quotient; a sum divided by n is a mean."""
-        number = by if isinstance(by, int | float) else None
-        if plain.kind == "sum" and number == self.examples and self.examples > 1:
+        """Return a quotient; a sum divided by n is a mean.
+
+        Whether a number is n or a constant shows by batches of several sizes: at one place it has to be the same each time.
+        """
+        if plain.kind == "mean" or not isinstance(by, int | float):
+            return Plain(plain.kind, plain.losses / by)
+        constant = self.divisors.setdefault(place(), None if by == self.examples else by)
+        if constant is None and by == self.examples:
             return Plain("mean", plain.losses)
-        return Plain(plain.kind, plain.losses / by)
+        if constant == by:
+            return Plain("sum", plain.losses / by)
+        return NotPlain(
+            f"a sum over the examples is divided at {place()} by {by:g}, which neither is their number, {self.examples}, nor the "
+            "same in each batch; take the mean of losses of shape (n,)",
+            alone=False,
+        )
 
 
 def _by_example(numbers: Tensor, examples: int) -> Tensor | None:

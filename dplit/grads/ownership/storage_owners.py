@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +42,26 @@ class StorageOwners:
     def __init__(self) -> None:
         self._memories: dict[int, _Memory] = {}
         self._many = FEW
+        self._before: dict[int, StorageWeakRef] | None = None
+        self._brought_in: set[int] = set()
+
+    def note_present(self, values: Iterable[Tensor] = ()) -> None:
+        """Note every tensor that is there now, so that one which comes from elsewhere later on is known by that.
+
+        Args:
+            values: tensors that Python's collector does not know, such as those of a scripted module.
+        """
+        found = [v for v in gc.get_objects() if issubclass(type(v), Tensor)]
+        self._before = {_address(v): StorageWeakRef(v.untyped_storage()) for v in (*found, *values) if _has_memory(v)}
+
+    def bring_in(self, value: Tensor) -> None:
+        """Note that Python made a tensor, whose memory it may share: what tells it is what it holds whenever it is used."""
+        self._brought_in.add(_address(value))
+
+    def came_in(self, value: Tensor) -> bool:
+        """Whether no operation made a tensor, and it was not there before."""
+        address = _address(value)
+        return self._before is not None and address not in self._before and address not in self._memories
 
     def of(self, value: Tensor) -> Owned | None:
         """Return the owner map of a tensor, or None for a constant that nothing was noted of."""
@@ -55,7 +77,9 @@ class StorageOwners:
     def key(self, value: Tensor) -> int:
         """Return a number that two tensors share only if the same operations computed them from the same tensors."""
         memory = self._memories.get(_address(value))
-        known = (_address(value), value._version) if memory is None else memory.number
+        known: object = (_address(value), value._version) if memory is None else memory.number
+        if _address(value) in self._brought_in:
+            known = known, contents_key(value)
         return hash((known, layout_of(value)))
 
     def put(self, value: Tensor, owned: Owned, number: int = 0) -> None:
@@ -98,6 +122,13 @@ class StorageOwners:
 def layout_of(value: Tensor) -> Layout:
     """Return which numbers of its memory a tensor consists of."""
     return value.element_size(), int(value.storage_offset()), tuple(value.shape), value.stride()
+
+
+def _has_memory(value: Tensor) -> bool:
+    try:
+        return bool(value.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):  # a sparse tensor, or one inside torch.func
+        return False
 
 
 def _address(value: Tensor) -> int:
@@ -173,3 +204,11 @@ def _flat(memory: _Memory, size: int) -> Tensor:
     if own_size > size:
         return flat.repeat_interleave(own_size // size)
     return joined_over(flat.unflatten(0, (-1, size // own_size)), [1], mixed=SEVERAL, keepdim=False).clone()
+
+
+def contents_key(value: Tensor) -> tuple[object, ...]:
+    """Return what tells the numbers of a tensor."""
+    numbers = (
+        value.detach().cpu().clone(memory_format=torch.contiguous_format).flatten().view(torch.uint8).numpy().tobytes()
+    )
+    return value.shape, value.dtype, numbers

@@ -78,12 +78,12 @@ def batch_norm(
     """`F.batch_norm` in eval mode, by running statistics that stay as they are.
 
     Raises:
-        UnsupportedOperation: the statistics are those of the batch, which make each gradient depend on every example, or
-            are computed from data or trained; or the input does not have the examples outermost.
+        ForbiddenOperation: the statistics are those of the batch, which make each gradient depend on every example.
+        UnsupportedOperation: they are computed from data or trained, or the input does not have the examples outermost.
     """
     if training or running_mean is None or running_var is None:
         why = "mixes the examples of a batch; use GroupNorm or LayerNorm instead, or eval mode, which fixes the statistics"
-        raise tape.refusal(F.batch_norm, (weight, bias), why)
+        raise tape.forbidden(F.batch_norm, (weight, bias), why)
     return by_fixed_statistics(tape, F.batch_norm, input, running_mean, running_var, weight, bias, eps)
 
 

@@ -14,6 +14,9 @@ from dplit.grads.types import Args, Kwargs, TorchFunction
 SMALL = 8
 """Whole numbers up to this size, such as dimensions, are told as they are, also where a tensor has such a size."""
 
+MOST_COMPARED = 1_000_000
+"""Most numbers of a tensor that are compared with those of another step."""
+
 TAKES_SIZES = frozenset(
     {
         *("view", "reshape", "expand", "broadcast_to", "unflatten", "repeat", "tile", "zeros", "ones", "empty", "full"),
@@ -92,10 +95,11 @@ class Path:
         return self._last
 
     def _met(self, value: Tensor) -> int:
-        """Return the number of a tensor; one that no operation made was chosen by Python."""
+        """Return the number of a tensor; one that no operation made was chosen, or made, by Python."""
         known = self._numbers.get(id(value))
         if known is None or known[0]() is not value:
-            self.values = hash((self.values, id(value)))
+            with torch._C.DisableTorchFunction():
+                self.values = hash((self.values, _numbers(value)))
         return self._number(value)
 
     def _sketch(self, value: object, sizes: bool) -> object:
@@ -145,3 +149,13 @@ class Path:
 def _contents(value: object) -> object:
     """Return what tells a value that Python brings in from others of its type."""
     return (value.tobytes(), value.shape, value.dtype.str) if isinstance(value, np.ndarray) else repr(value)
+
+
+def _numbers(value: Tensor) -> object:
+    """Return what tells a tensor that Python made: its numbers, if they are few and at hand."""
+    if value.layout != torch.strided or value.device.type != "cpu" or value.numel() > MOST_COMPARED:
+        return id(value)
+    try:
+        return value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    except RuntimeError:  # it has no memory of its own, or is being made
+        return id(value)

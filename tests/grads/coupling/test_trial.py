@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from dplit.errors import PrivacyError
 from dplit.grads.coupling import trial
 from dplit.grads.coupling.lasting_state import picture, same_picture
 from dplit.grads.coupling.trial import Trials, undisturbed
+from dplit.training.outlets.figures import Figures
 from tests.lightning import Linear, fit
 
 
@@ -74,7 +75,7 @@ def test_a_write_is_refused_unless_it_is_allowed() -> None:
 
 
 def law_figures_of_a_trial_are_dropped() -> None:
-    """Also those of an epoch that has begun."""
+    """Also those of an epoch that has begun, and where the fit itself would let them out."""
     logged: list[int] = []
 
     class Logs(Linear):
@@ -106,6 +107,8 @@ def law_figures_of_a_trial_are_dropped() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial.Trials, "run", marked)
+        patch.setattr("dplit.training.probing.FREE_SECONDS", 60.0)
+        patch.setattr(Figures, "silence", lambda self: nullcontext())
         metrics = fit(Logs(), max_epochs=2).callback_metrics
     assert logged
     assert float(metrics["mean"]) == 1.0
@@ -117,8 +120,6 @@ def test_figures_of_a_trial_are_dropped(tmp_path: Any, monkeypatch: pytest.Monke
 
 
 def test_mutant_that_keeps_figures_is_caught(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from contextlib import nullcontext
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(trial, "_nothing_logged", lambda module: nullcontext())
     with pytest.raises(AssertionError):

@@ -127,3 +127,16 @@ def test_batch_normalisation_is_called_by_its_name() -> None:
 
 def test_the_line_is_the_models() -> None:
     assert write_watch.place().startswith("test_write_watch.py:")
+
+
+def test_numpy_must_not_write_to_the_memory_of_a_tensor() -> None:
+    x, array = torch.ones(3), np.ones(3)
+    with WriteWatch(LastingState(Net())):
+        assert x.numpy().copy().sum() == 3
+        assert torch.as_tensor(array).sum() == 3
+    with pytest.raises(PrivacyError, match="NumPy"), WriteWatch(LastingState(Net())):
+        values = x.numpy()
+        values *= -1
+    with pytest.raises(PrivacyError, match="NumPy"), WriteWatch(LastingState(Net())):
+        brought_in = torch.as_tensor(array)
+        array[0] = float(brought_in[1]) - 2

@@ -241,5 +241,5 @@ def test_a_copy_between_rows_that_overlap_mixes_and_one_between_columns_does_not
             body(x)
         return ownership.alone(x)
 
-    assert not alone(lambda x: x[1:].copy_(x[:-1]))
+    assert not alone(lambda x: x[1:, 0].copy_(x[:-1, 0]))
     assert alone(lambda x: x[:, 0].copy_(x[:, 1]))

@@ -177,7 +177,7 @@ def test_a_declared_scalar(monkeypatch: pytest.MonkeyPatch, grads: str) -> None:
     assert moved(Linear(), grads, loss_reduction="mean")
     assert moved(Linear(), grads), "a plain mean is seen to be one"
     if grads != "loop":
-        with pytest.raises(ConfigurationError, match="loss_reduction='sum', but .* is the mean"):
+        with pytest.raises(ConfigurationError, match=r"loss_reduction='sum', but .* is the mean"):
             moved(Linear(), grads, loss_reduction="sum")
 
 

@@ -81,28 +81,27 @@ def test_every_policy_comes_back_from_a_checkpoint(make: Any) -> None:
     assert again.ledger.steps == 12
 
 
-class Counted(Data):
-    """Notes which records are read."""
+class Drawn(Callback):
+    """Counts the records of each group that are drawn; others are read to look at them."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self.seen: list[int] = []
+    def __init__(self) -> None:
+        self.by_group = torch.zeros(3)
 
-    def __getitem__(self, i: int) -> Any:
-        self.seen.append(i)
-        return super().__getitem__(i)
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        for part in batch.parts:
+            self.by_group += torch.bincount(part.batch["group"], minlength=3)
 
 
 def test_rates_by_group_are_drawn_and_charged() -> None:
 
     factors = {"north": 0.25, "east": 1.0, "south": 4.0}
-    strategy, data = private(GroupRates(factors)), Counted(300)
-    fit(Linear(), strategy, DataLoader(data, batch_size=15), max_epochs=30)
+    strategy, drawn = private(GroupRates(factors)), Drawn()
+    fit(Linear(), strategy, DataLoader(Data(300), batch_size=15), max_epochs=30, callbacks=[drawn])
     (event,) = strategy.ledger.entries["train"]
     assert event.rate == 0.2
     assert {g: event.for_group(g).rate for g in GROUPS} == {"north": 0.0125, "east": 0.05, "south": 0.2}
-    drawn = torch.bincount(data.group[torch.tensor(data.seen[300:])], minlength=3) / 100 / strategy.ledger.steps
-    assert drawn.tolist() == pytest.approx([0.0125, 0.05, 0.2], rel=0.15)
+    rates = drawn.by_group / 100 / strategy.ledger.steps
+    assert rates.tolist() == pytest.approx([0.0125, 0.05, 0.2], rel=0.15)
     spent = strategy.spent()
     assert spent.by_group["north"] < spent.by_group["east"] < spent.by_group["south"] == spent.epsilon
     stated = json.loads(Path("privacy.json").read_text())
@@ -249,12 +248,12 @@ class Sorted(GroupRates):
 
 def test_groups_are_meant_by_name_in_whatever_order() -> None:
     factors = {"north": 0.25, "east": 1.0, "south": 4.0}
-    strategy, data = private(Sorted(factors)), Counted(300)
-    fit(Linear(), strategy, DataLoader(data, batch_size=15), max_epochs=30)
+    strategy, drawn = private(Sorted(factors)), Drawn()
+    fit(Linear(), strategy, DataLoader(Data(300), batch_size=15), max_epochs=30, callbacks=[drawn])
     (event,) = strategy.ledger.entries["train"]
     assert {g: event.for_group(g).rate for g in GROUPS} == {"north": 0.0125, "east": 0.05, "south": 0.2}
-    drawn = torch.bincount(data.group[torch.tensor(data.seen[300:])], minlength=3) / 100 / strategy.ledger.steps
-    assert drawn.tolist() == pytest.approx([0.0125, 0.05, 0.2], rel=0.15)
+    rates = drawn.by_group / 100 / strategy.ledger.steps
+    assert rates.tolist() == pytest.approx([0.0125, 0.05, 0.2], rel=0.15)
     ratios = [ratio for _, ratio in strategy.private_fit.step._charge.sensitivity_ratios]
     held = bounded(torch.full((3,), 9.0), torch.ones(3), torch.arange(3), strategy.policy.bound, ratios)
     assert held.tolist() == [0.5, 0.25, 1.0]

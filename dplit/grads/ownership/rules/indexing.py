@@ -18,6 +18,7 @@ from dplit.grads.ownership.owner_map import (
     Owned,
     Positions,
     Ranks,
+    RowNumbers,
     Shuffle,
     compact,
     joined_over,
@@ -40,6 +41,11 @@ class Index:
         """Whether no example decides where it points."""
         return self.owned.is_constant
 
+    @property
+    def of_this_batch(self) -> bool:
+        """Whether a constant index may point elsewhere in another batch of the same path."""
+        return not isinstance(self.owned.meaning, RowNumbers)
+
 
 # -- reading ---------------------------------------------------------------------------------------------------------
 
@@ -60,7 +66,7 @@ def readable(call: Call, owned: Owned, dim: int, index: Index) -> tuple[Tensor, 
     if owner.stride(dim) == 0 or owner.shape[dim] == 1:
         return owner, ""
     if index.constant and index.owned.source != "drawn":
-        call.conditional |= index.owned.source == "given"
+        call.conditional |= index.of_this_batch
         return owner, ""
     if isinstance(meaning, Positions) and _agree(owner, dim, meaning.owners):
         return owner, ""
@@ -380,7 +386,7 @@ def _written_to_places(
     indices = [p for p in places if p is not None]
     along = slice(_start(places), _start(places) + _dim(indices))
     if _changes(call.together(before, new), along):
-        call.conditional |= any(p.owned.source == "given" for p in indices)
+        call.conditional |= any(p.of_this_batch for p in indices)
     if _changes(of_values.owner.expand(before.shape), along) and _repeats(places):
         return call.all_mixed(result, "several rows are written to one")
     after = owned.owner.clone(memory_format=torch.contiguous_format)
@@ -453,7 +459,7 @@ def scattered(call: Call) -> Owned:
     along = joined_over(both, [dim], call.mixed)
     fixed = place.is_constant and place.source != "drawn"
     if fixed and bool((compact(along) == call.mixed).any()) and _each_once(index, dim):
-        call.conditional |= place.source == "given"
+        call.conditional |= not isinstance(place.meaning, RowNumbers)
         return _scattered_to_places(call, target, index, of_source, dim)
     wide = [s if s == 1 else t for s, t in zip(along.shape, target.shape, strict=True)]
     shape = [1 if d == dim else t for d, t in enumerate(target.shape)]

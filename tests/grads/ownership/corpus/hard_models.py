@@ -36,7 +36,15 @@ IMAGE = {
     "patch_size": 4,
     "num_labels": CLASSES,
 }
-T5 = {"vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+T5 = {
+    "vocab_size": VOCABULARY,
+    "d_model": WIDTH,
+    "d_kv": 4,
+    "d_ff": 16,
+    "num_layers": 1,
+    "num_heads": 2,
+    "decoder_start_token_id": 0,
+}
 BART = {
     "vocab_size": VOCABULARY,
     "d_model": WIDTH,
@@ -125,7 +133,9 @@ def decoder(prefix: str, head: str = "ForCausalLM", **sizes: Any) -> None:
 
 
 def translator(prefix: str, **sizes: Any) -> None:
-    register(f"{prefix} translator", translated, text, made(f"{prefix}ForConditionalGeneration", f"{prefix}Config", **sizes))
+    register(
+        f"{prefix} translator", translated, text, made(f"{prefix}ForConditionalGeneration", f"{prefix}Config", **sizes)
+    )
 
 
 def viewer(prefix: str, pixels: int = 8, **sizes: Any) -> None:
@@ -133,14 +143,50 @@ def viewer(prefix: str, pixels: int = 8, **sizes: Any) -> None:
     register(f"{prefix} classifier", seen, batch, made(f"{prefix}ForImageClassification", f"{prefix}Config", **sizes))
 
 
-for prefix in ("Bert", "Roberta", "Electra", "MPNet", "ConvBert", "RoFormer", "Nystromformer", "RemBert", "Ernie", "Deberta"):
+for prefix in (
+    "Bert",
+    "Roberta",
+    "Electra",
+    "MPNet",
+    "ConvBert",
+    "RoFormer",
+    "Nystromformer",
+    "RemBert",
+    "Ernie",
+    "Deberta",
+):
     encoder(prefix, **TEXT)
 encoder("Albert", **TEXT, embedding_size=8)
-encoder("DebertaV2", **TEXT, relative_attention=True, position_buckets=4, max_relative_positions=8, pos_att_type=["p2c", "c2p"])
-encoder("DistilBert", vocab_size=VOCABULARY, dim=WIDTH, n_layers=1, n_heads=2, hidden_dim=16, max_position_embeddings=40, num_labels=CLASSES)
+encoder(
+    "DebertaV2",
+    **TEXT,
+    relative_attention=True,
+    position_buckets=4,
+    max_relative_positions=8,
+    pos_att_type=["p2c", "c2p"],
+)
+encoder(
+    "DistilBert",
+    vocab_size=VOCABULARY,
+    dim=WIDTH,
+    n_layers=1,
+    n_heads=2,
+    hidden_dim=16,
+    max_position_embeddings=40,
+    num_labels=CLASSES,
+)
 register("XLNet classifier", classified, text, lambda: made("XLNetForSequenceClassification", "XLNetConfig", vocab_size=VOCABULARY,
          d_model=WIDTH, n_layer=1, n_head=2, d_inner=16, num_labels=CLASSES)().float())  # fmt: skip
-encoder("Funnel", vocab_size=VOCABULARY, block_sizes=[1, 1], d_model=WIDTH, n_head=2, d_head=4, d_inner=16, num_labels=CLASSES)
+encoder(
+    "Funnel",
+    vocab_size=VOCABULARY,
+    block_sizes=[1, 1],
+    d_model=WIDTH,
+    n_head=2,
+    d_head=4,
+    d_inner=16,
+    num_labels=CLASSES,
+)
 encoder("MobileBert", **TEXT, embedding_size=8, true_hidden_size=8, intra_bottleneck_size=8)
 encoder("SqueezeBert", **TEXT, embedding_size=WIDTH, q_groups=2, k_groups=2, v_groups=2)
 encoder("Longformer", **{**TEXT, "pad_token_id": 1}, attention_window=4)
@@ -148,8 +194,18 @@ encoder("BigBird", time=16, **TEXT, block_size=2, num_random_blocks=1, attention
 encoder("Yoso", **TEXT, use_expectation=True)
 encoder("Esm", **TEXT, mask_token_id=4, position_embedding_type="rotary")
 encoder("ModernBert", **TEXT, cls_token_id=1, sep_token_id=2, local_attention=4)
-encoder("Flaubert", vocab_size=VOCABULARY, emb_dim=WIDTH, n_layers=1, n_heads=2, max_position_embeddings=40, num_labels=CLASSES)
-encoder("XLM", vocab_size=VOCABULARY, emb_dim=WIDTH, n_layers=1, n_heads=2, max_position_embeddings=40, num_labels=CLASSES)
+encoder(
+    "Flaubert",
+    vocab_size=VOCABULARY,
+    emb_dim=WIDTH,
+    n_layers=1,
+    n_heads=2,
+    max_position_embeddings=40,
+    num_labels=CLASSES,
+)
+encoder(
+    "XLM", vocab_size=VOCABULARY, emb_dim=WIDTH, n_layers=1, n_heads=2, max_position_embeddings=40, num_labels=CLASSES
+)
 encoder("GPT2", **GPT, num_labels=CLASSES)
 encoder("Llama", **GROUPED)
 
@@ -170,7 +226,16 @@ decoder("Bloom", vocab_size=VOCABULARY, hidden_size=WIDTH, n_layer=1, n_head=2, 
 decoder("Mpt", vocab_size=VOCABULARY, d_model=WIDTH, n_layers=1, n_heads=2, max_seq_len=40)
 decoder("OPT", vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16,
         word_embed_proj_dim=WIDTH, max_position_embeddings=40, **ENDS)  # fmt: skip
-decoder("XGLM", vocab_size=VOCABULARY, d_model=WIDTH, ffn_dim=16, num_layers=1, attention_heads=2, max_position_embeddings=40, **ENDS)
+decoder(
+    "XGLM",
+    vocab_size=VOCABULARY,
+    d_model=WIDTH,
+    ffn_dim=16,
+    num_layers=1,
+    attention_heads=2,
+    max_position_embeddings=40,
+    **ENDS,
+)
 decoder("Mamba", vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=1, state_size=4, time_step_rank=2, **ENDS)
 decoder("Mamba2", vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=1, state_size=4, num_heads=4, head_dim=8, n_groups=1,
         chunk_size=4, **ENDS)  # fmt: skip
@@ -190,16 +255,36 @@ for prefix in ("ViT", "DeiT", "Beit", "Dinov2", "Data2VecVision", "ViTMSN"):
     viewer(prefix, **{k: v for k, v in IMAGE.items() if prefix != "Dinov2" or k != "intermediate_size"})
 viewer("ConvNext", 32, hidden_sizes=[8, 10], depths=[1, 1], num_stages=2, num_labels=CLASSES)
 viewer("ConvNextV2", 32, hidden_sizes=[8, 10], depths=[1, 1], num_stages=2, num_labels=CLASSES)
-viewer("Swin", 16, image_size=16, patch_size=2, embed_dim=8, depths=[2], num_heads=[2], window_size=4, num_labels=CLASSES)
-viewer("Swinv2", 16, image_size=16, patch_size=2, embed_dim=8, depths=[2], num_heads=[2], window_size=4, num_labels=CLASSES)
-viewer("FocalNet", 16, image_size=16, patch_size=4, embed_dim=8, depths=[1], focal_levels=[1], focal_windows=[3], num_labels=CLASSES)
+viewer(
+    "Swin", 16, image_size=16, patch_size=2, embed_dim=8, depths=[2], num_heads=[2], window_size=4, num_labels=CLASSES
+)
+viewer(
+    "Swinv2", 16, image_size=16, patch_size=2, embed_dim=8, depths=[2], num_heads=[2], window_size=4, num_labels=CLASSES
+)
+viewer(
+    "FocalNet",
+    16,
+    image_size=16,
+    patch_size=4,
+    embed_dim=8,
+    depths=[1],
+    focal_levels=[1],
+    focal_windows=[3],
+    num_labels=CLASSES,
+)
 viewer("PvtV2", 32, image_size=32, num_encoder_blocks=1, depths=[1], sr_ratios=[2], hidden_sizes=[8], patch_sizes=[7], strides=[4],
        num_attention_heads=[2], mlp_ratios=[2], num_labels=CLASSES)  # fmt: skip
 
 
 @honest("CLIP text model", KIND, batch=text, make=made("CLIPTextModel", "CLIPTextConfig", **TEXT))
 def clip_text(m, b, n):
-    return m(input_ids=b["ids"], attention_mask=b["mask"]).pooler_output[:, :CLASSES].log_softmax(1).gather(1, b["y"][:, None]).neg()[:, 0]
+    return (
+        m(input_ids=b["ids"], attention_mask=b["mask"])
+        .pooler_output[:, :CLASSES]
+        .log_softmax(1)
+        .gather(1, b["y"][:, None])
+        .neg()[:, 0]
+    )
 
 
 @honest("ViT masked autoencoder, its patches drawn for each", KIND, batch=pictures,
@@ -232,7 +317,9 @@ def heard(m, b, n):
 
 
 for prefix in ("Wav2Vec2", "Hubert", "WavLM"):
-    register(f"{prefix} classifier", heard, sound, made(f"{prefix}ForSequenceClassification", f"{prefix}Config", **SPEECH))
+    register(
+        f"{prefix} classifier", heard, sound, made(f"{prefix}ForSequenceClassification", f"{prefix}Config", **SPEECH)
+    )
 
 
 @honest("Whisper encoder", KIND, make=made("WhisperForAudioClassification", "WhisperConfig", vocab_size=VOCABULARY, num_mel_bins=4, d_model=WIDTH,
@@ -263,17 +350,27 @@ def residual(training: bool) -> nn.Module:
 # Shipped couplings
 
 
-@coupling("ResNet in train mode", KIND, "batch_norm", batch=functools.partial(pictures, pixels=16), make=lambda: residual(True))
+@coupling(
+    "ResNet in train mode",
+    KIND,
+    "batch_norm",
+    batch=functools.partial(pictures, pixels=16),
+    make=lambda: residual(True),
+)
 def residual_trained(m, b, n):
     return seen(m, b, n)
 
 
-@coupling("a causal LM's own loss", KIND, "cross_entropy", batch=text, make=made("GPT2LMHeadModel", "GPT2Config", **GPT))
+@coupling(
+    "a causal LM's own loss", KIND, "cross_entropy", batch=text, make=made("GPT2LMHeadModel", "GPT2Config", **GPT)
+)
 def own_loss(m, b, n):
     return m(input_ids=b["ids"], attention_mask=b["mask"], labels=b["ids"].masked_fill(b["mask"] == 0, -100)).loss
 
 
-@coupling("a masked LM's own loss", KIND, "cross_entropy", batch=text, make=made("BertForMaskedLM", "BertConfig", **TEXT))
+@coupling(
+    "a masked LM's own loss", KIND, "cross_entropy", batch=text, make=made("BertForMaskedLM", "BertConfig", **TEXT)
+)
 def own_masked_loss(m, b, n):
     return m(input_ids=b["ids"], attention_mask=b["mask"], labels=b["ids"].masked_fill(b["ids"] % 3 > 0, -100)).loss
 
@@ -299,12 +396,24 @@ def nllb(m, b, n):
     return translated(m, b, n)
 
 
-@honest("a classifier's own loss", KIND, batch=text, make=made("BertForSequenceClassification", "BertConfig", **TEXT), reduction="mean")
+@honest(
+    "a classifier's own loss",
+    KIND,
+    batch=text,
+    make=made("BertForSequenceClassification", "BertConfig", **TEXT),
+    reduction="mean",
+)
 def own_classification(m, b, n):
     return m(input_ids=b["ids"], attention_mask=b["mask"], labels=b["y"]).loss
 
 
-@honest("a translator's own loss, no label ignored", KIND, batch=text, make=made("BartForConditionalGeneration", "BartConfig", **BART), reduction="mean")
+@honest(
+    "a translator's own loss, no label ignored",
+    KIND,
+    batch=text,
+    make=made("BartForConditionalGeneration", "BartConfig", **BART),
+    reduction="mean",
+)
 def own_translation(m, b, n):
     return m(input_ids=b["ids"], attention_mask=b["mask"], labels=b["ids"], use_cache=False).loss
 
@@ -316,7 +425,13 @@ def own_autoencoding(m, b, n):
     return m(pixel_values=b["x"], noise=torch.arange(4.0)[None].expand(n, 4)).loss
 
 
-@coupling("CLIP as shipped", KIND, "matmul|mm|cross_entropy", batch=lambda n, g: {**text(n, g), **pictures(n, g)}, make=lambda: clip())
+@coupling(
+    "CLIP as shipped",
+    KIND,
+    "matmul|mm|cross_entropy",
+    batch=lambda n, g: {**text(n, g), **pictures(n, g)},
+    make=lambda: clip(),
+)
 def clip_loss(m, b, n):
     out = m(input_ids=b["ids"], attention_mask=b["mask"], pixel_values=b["x"])
     return each(out.logits_per_text, torch.arange(n))
