@@ -208,5 +208,6 @@ def _flat(memory: _Memory, size: int) -> Tensor:
 
 def contents_key(value: Tensor) -> tuple[object, ...]:
     """Return what tells the numbers of a tensor."""
-    numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    own = value.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+    numbers = own.flatten().view(torch.uint8).numpy().tobytes()
     return value.shape, value.dtype, numbers
