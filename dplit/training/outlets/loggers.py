@@ -35,28 +35,35 @@ def watched_loggers(loggers: Iterable[Logger], tells: Tells) -> Iterator[None]:
     Raises:
         PrivacyError: a logger that cannot be watched.
     """
-    kinds = {id(logger): (logger, type(logger)) for logger in loggers}.values()
+    once = {id(logger): logger for logger in loggers}.values()
     with ExitStack() as stack:
-        for logger, kind in kinds:
-            _watch(logger, kind, tells)
-            stack.callback(_unwatch, logger, kind)
+        for logger in once:
+            stack.callback(_unwatch, logger, type(logger), _watch(logger, tells))
         yield
 
 
-def _watch(logger: Logger, kind: type[Logger], tells: Tells) -> None:
+def _watch(logger: Logger, tells: Tells) -> Tells | None:
+    """Have a logger ask `tells`, and return what it asked before: a block within another asks its own, then the outer's again."""
+    kind = type(logger)
     try:
+        asked: Tells | None = vars(logger).get(TELLS)
         vars(logger)[TELLS] = tells
-        logger.__class__ = _watched(kind)
+        if asked is None:
+            logger.__class__ = _watched(kind)
     except TypeError as error:
         raise PrivacyError(
             f"{kind.__name__} cannot be watched ({error}), so what training_step hands it would leave unlisted; train "
             "without it, or with a logger that is a plain Python class"
         ) from error
+    return asked
 
 
-def _unwatch(logger: Logger, kind: type[Logger]) -> None:
+def _unwatch(logger: Logger, kind: type[Logger], asked: Tells | None) -> None:
     logger.__class__ = kind
-    vars(logger).pop(TELLS, None)
+    if asked is None:
+        vars(logger).pop(TELLS, None)
+    else:
+        vars(logger)[TELLS] = asked
 
 
 @cache
