@@ -250,3 +250,11 @@ def test_the_numbers_of_a_tensor_are_told_whatever_its_layout() -> None:
     for value in (x[:, ::2], x.conj(), x[:1, :1].as_strided((1,), (0,)), x.real, x[:0], x[0, 0].expand(3)):
         assert storage_owners.contents_key(value) == storage_owners.contents_key(value.clone())
     assert storage_owners.contents_key(x) != storage_owners.contents_key(x.conj())
+
+
+def test_tensors_that_have_no_memory_yet_are_none_of_the_steps_doing() -> None:
+    lazy = torch.nn.LazyLinear(3)
+    owners = StorageOwners()
+    owners.note_present()
+    assert owners.came_in(torch.ones(2))
+    assert isinstance(lazy.weight, torch.nn.UninitializedParameter)
