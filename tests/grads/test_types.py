@@ -14,10 +14,16 @@ MAY_SAY_ANY = {
     "tape/recorded_function.py",  # attributes of an autograd context
     "batch_axis/propagate.py",  # one argument of a torch function
     "coupling/fixed_randomness.py",  # functions that stand in for torch's
-    *(f"coupling/{name}.py" for name in ("companions", "generators", "lasting_state", "write_watch")),  # values of any kind
+    *(
+        f"coupling/{name}.py" for name in ("companions", "generators", "lasting_state", "write_watch")
+    ),  # values of any kind
     *(f"ownership/{name}.py" for name in ("call", "experiment", "ownership")),  # arguments of an operation, of any kind
-    *(f"ownership/{name}.py" for name in ("python_reads", "read_trials", "scalar_losses")),  # what Python is given or decides by
-    *(f"ownership/{name}.py" for name in ("batch_owners", "owner_map", "random_state")),  # batches, states of generators
+    *(
+        f"ownership/{name}.py" for name in ("python_reads", "read_trials", "scalar_losses")
+    ),  # what Python is given or decides by
+    *(
+        f"ownership/{name}.py" for name in ("batch_owners", "owner_map", "random_state")
+    ),  # batches, states of generators
     *(f"ownership/rules/{name}.py" for name in ("indexing", "reductions")),  # arguments of an operation
 }
 

@@ -69,10 +69,12 @@ class RowOwners(BatchAxis):
     """n."""
 
     def outermost(self, x: Tensor) -> Tensor:
-        return rows_to_slots(x, self.owner, self.examples, most_rows(self.owner, self.examples))
+        slots: Tensor = rows_to_slots(x, self.owner, self.examples, most_rows(self.owner, self.examples))
+        return slots
 
     def restored(self, y: Tensor) -> Tensor:
-        return slots_to_rows(y, self.owner)
+        rows: Tensor = slots_to_rows(y, self.owner)
+        return rows
 
     def broadcast(self, p: Tensor, dim: int) -> Tensor | None:
         return p if p.dim() < dim or p.shape[0] == 1 else None

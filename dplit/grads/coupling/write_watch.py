@@ -133,7 +133,11 @@ class WriteWatch(TorchFunctionMode):
             return None
         try:
             address = value.untyped_storage().data_ptr()
-        except (RuntimeError, NotImplementedError, ValueError):  # within torch.func or before a lazy layer's first call: no memory
+        except (
+            RuntimeError,
+            NotImplementedError,
+            ValueError,
+        ):  # within torch.func or before a lazy layer's first call: no memory
             return None
         if self._names is None:
             self._names = self.state.storages()

@@ -53,7 +53,9 @@ class StorageOwners:
         """
         found = [v for v in gc.get_objects() if issubclass(type(v), Tensor)]
         with torch._C.DisableTorchFunction():  # whatever else is alive in the process is none of the step's doing
-            self._before = {_address(v): StorageWeakRef(v.untyped_storage()) for v in (*found, *values) if _has_memory(v)}
+            self._before = {
+                _address(v): StorageWeakRef(v.untyped_storage()) for v in (*found, *values) if _has_memory(v)
+            }
 
     def bring_in(self, value: Tensor) -> None:
         """Note that Python made a tensor, whose memory it may share: what tells it is what it holds whenever it is used."""

@@ -25,7 +25,14 @@ from dplit import validation
 from dplit.privacy.accountants.base import Accountant, Bound, Composition, Part, parts
 from dplit.privacy.accountants.gaussian import gaussian_epsilon
 from dplit.privacy.accountants.privacy_loss import Add, Array, Loss, Remove, log_sum_exp
-from dplit.privacy.accountants.rdp import Moments, has_moments, inclusion_probability, moments, rough_epsilon, upper_epsilon
+from dplit.privacy.accountants.rdp import (
+    Moments,
+    has_moments,
+    inclusion_probability,
+    moments,
+    rough_epsilon,
+    upper_epsilon,
+)
 
 DIRECTIONS: tuple[type[Loss], ...] = (Remove, Add)
 _MESH = 0.002

@@ -175,8 +175,21 @@ encoder(
     max_position_embeddings=40,
     num_labels=CLASSES,
 )
-register("XLNet classifier", classified, text, lambda: made("XLNetForSequenceClassification", "XLNetConfig", vocab_size=VOCABULARY,
-         d_model=WIDTH, n_layer=1, n_head=2, d_inner=16, num_labels=CLASSES)().float())  # fmt: skip
+register(
+    "XLNet classifier",
+    classified,
+    text,
+    lambda: made(
+        "XLNetForSequenceClassification",
+        "XLNetConfig",
+        vocab_size=VOCABULARY,
+        d_model=WIDTH,
+        n_layer=1,
+        n_head=2,
+        d_inner=16,
+        num_labels=CLASSES,
+    )().float(),
+)
 encoder(
     "Funnel",
     vocab_size=VOCABULARY,
@@ -210,8 +223,16 @@ encoder("GPT2", **GPT, num_labels=CLASSES)
 encoder("Llama", **GROUPED)
 
 decoder("GPT2", "LMHeadModel", **GPT)
-decoder("GPTNeo", vocab_size=VOCABULARY, hidden_size=WIDTH, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]],
-        window_size=3, max_position_embeddings=40)  # fmt: skip
+decoder(
+    "GPTNeo",
+    vocab_size=VOCABULARY,
+    hidden_size=WIDTH,
+    num_layers=2,
+    num_heads=2,
+    attention_types=[[["global", "local"], 1]],
+    window_size=3,
+    max_position_embeddings=40,
+)
 decoder("GPTJ", **GPT, rotary_dim=4)
 decoder("CodeGen", **{**GPT, "n_head": 4}, rotary_dim=4)
 decoder("CTRL", "LMHeadModel", vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=1, n_head=2, n_positions=40, dff=16)
@@ -224,8 +245,17 @@ for prefix in ("Gemma", "Gemma2", "Qwen3", "Ministral"):
 decoder("Falcon", vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, **ENDS)
 decoder("Bloom", vocab_size=VOCABULARY, hidden_size=WIDTH, n_layer=1, n_head=2, **ENDS)
 decoder("Mpt", vocab_size=VOCABULARY, d_model=WIDTH, n_layers=1, n_heads=2, max_seq_len=40)
-decoder("OPT", vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16,
-        word_embed_proj_dim=WIDTH, max_position_embeddings=40, **ENDS)  # fmt: skip
+decoder(
+    "OPT",
+    vocab_size=VOCABULARY,
+    hidden_size=WIDTH,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    ffn_dim=16,
+    word_embed_proj_dim=WIDTH,
+    max_position_embeddings=40,
+    **ENDS,
+)
 decoder(
     "XGLM",
     vocab_size=VOCABULARY,
@@ -237,8 +267,18 @@ decoder(
     **ENDS,
 )
 decoder("Mamba", vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=1, state_size=4, time_step_rank=2, **ENDS)
-decoder("Mamba2", vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=1, state_size=4, num_heads=4, head_dim=8, n_groups=1,
-        chunk_size=4, **ENDS)  # fmt: skip
+decoder(
+    "Mamba2",
+    vocab_size=VOCABULARY,
+    hidden_size=WIDTH,
+    num_hidden_layers=1,
+    state_size=4,
+    num_heads=4,
+    head_dim=8,
+    n_groups=1,
+    chunk_size=4,
+    **ENDS,
+)
 decoder("RecurrentGemma", **GROUPED, lru_width=WIDTH, attention_window_size=4, block_types=["recurrent", "attention"])
 decoder("Mixtral", **GROUPED, num_local_experts=3, experts_implementation="eager")
 
@@ -272,8 +312,20 @@ viewer(
     focal_windows=[3],
     num_labels=CLASSES,
 )
-viewer("PvtV2", 32, image_size=32, num_encoder_blocks=1, depths=[1], sr_ratios=[2], hidden_sizes=[8], patch_sizes=[7], strides=[4],
-       num_attention_heads=[2], mlp_ratios=[2], num_labels=CLASSES)  # fmt: skip
+viewer(
+    "PvtV2",
+    32,
+    image_size=32,
+    num_encoder_blocks=1,
+    depths=[1],
+    sr_ratios=[2],
+    hidden_sizes=[8],
+    patch_sizes=[7],
+    strides=[4],
+    num_attention_heads=[2],
+    mlp_ratios=[2],
+    num_labels=CLASSES,
+)
 
 
 @honest("CLIP text model", KIND, batch=text, make=made("CLIPTextModel", "CLIPTextConfig", **TEXT))
@@ -287,9 +339,20 @@ def clip_text(m, b, n):
     )
 
 
-@honest("ViT masked autoencoder, its patches drawn for each", KIND, batch=pictures,
-        make=made("ViTMAEForPreTraining", "ViTMAEConfig", **IMAGE, decoder_hidden_size=8, decoder_num_hidden_layers=1,
-                  decoder_num_attention_heads=2, decoder_intermediate_size=8))  # fmt: skip
+@honest(
+    "ViT masked autoencoder, its patches drawn for each",
+    KIND,
+    batch=pictures,
+    make=made(
+        "ViTMAEForPreTraining",
+        "ViTMAEConfig",
+        **IMAGE,
+        decoder_hidden_size=8,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=8,
+    ),
+)
 def masked_autoencoder(m, b, n):
     out = m(pixel_values=b["x"])
     own = (out.logits - m.patchify(b["x"])).square().mean(-1)
@@ -322,17 +385,52 @@ for prefix in ("Wav2Vec2", "Hubert", "WavLM"):
     )
 
 
-@honest("Whisper encoder", KIND, make=made("WhisperForAudioClassification", "WhisperConfig", vocab_size=VOCABULARY, num_mel_bins=4, d_model=WIDTH,
-        encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
-        max_source_positions=6, max_target_positions=8, classifier_proj_size=8, num_labels=CLASSES, **ENDS),
-        batch=lambda n, g: {"x": torch.randn(n, 4, 12, generator=g), "y": torch.randint(CLASSES, (n,), generator=g)})  # fmt: skip
+@honest(
+    "Whisper encoder",
+    KIND,
+    make=made(
+        "WhisperForAudioClassification",
+        "WhisperConfig",
+        vocab_size=VOCABULARY,
+        num_mel_bins=4,
+        d_model=WIDTH,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        max_source_positions=6,
+        max_target_positions=8,
+        classifier_proj_size=8,
+        num_labels=CLASSES,
+        **ENDS,
+    ),
+    batch=lambda n, g: {"x": torch.randn(n, 4, 12, generator=g), "y": torch.randint(CLASSES, (n,), generator=g)},
+)
 def whisper(m, b, n):
     return each(m(input_features=b["x"]).logits, b["y"])
 
 
-@honest("PatchTST with layer norm", KIND, make=made("PatchTSTForPrediction", "PatchTSTConfig", num_input_channels=2, context_length=8, patch_length=2,
-        patch_stride=2, prediction_length=2, d_model=8, num_hidden_layers=1, num_attention_heads=2, ffn_dim=8, norm_type="layernorm"),
-        batch=lambda n, g: {"x": torch.randn(n, 10, 2, generator=g)})  # fmt: skip
+@honest(
+    "PatchTST with layer norm",
+    KIND,
+    make=made(
+        "PatchTSTForPrediction",
+        "PatchTSTConfig",
+        num_input_channels=2,
+        context_length=8,
+        patch_length=2,
+        patch_stride=2,
+        prediction_length=2,
+        d_model=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        ffn_dim=8,
+        norm_type="layernorm",
+    ),
+    batch=lambda n, g: {"x": torch.randn(n, 10, 2, generator=g)},
+)
 def patch_series(m, b, n):
     return (m(past_values=b["x"][:, :8]).prediction_outputs - b["x"][:, 8:]).square().mean((1, 2))
 
@@ -375,23 +473,55 @@ def own_masked_loss(m, b, n):
     return m(input_ids=b["ids"], attention_mask=b["mask"], labels=b["ids"].masked_fill(b["ids"] % 3 > 0, -100)).loss
 
 
-@coupling("Mixtral with its router's loss", KIND, "mean|cross_entropy", batch=text,
-          make=made("MixtralForCausalLM", "MixtralConfig", **GROUPED, num_local_experts=3, experts_implementation="eager"))  # fmt: skip
+@coupling(
+    "Mixtral with its router's loss",
+    KIND,
+    "mean|cross_entropy",
+    batch=text,
+    make=made("MixtralForCausalLM", "MixtralConfig", **GROUPED, num_local_experts=3, experts_implementation="eager"),
+)
 def router(m, b, n):
     out = m(input_ids=b["ids"], attention_mask=b["mask"], output_router_logits=True, labels=b["ids"], use_cache=False)
     return following(out.logits, b) + 0.01 * out.aux_loss
 
 
-@honest("Switch transformer, whose capacity is each row's own", KIND, batch=text,
-        tolerance=1e-6, make=made("SwitchTransformersForConditionalGeneration", "SwitchTransformersConfig", **T5, num_experts=2, expert_capacity=1,
-                  num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, num_decoder_layers=1))  # fmt: skip
+@honest(
+    "Switch transformer, whose capacity is each row's own",
+    KIND,
+    batch=text,
+    tolerance=1e-6,
+    make=made(
+        "SwitchTransformersForConditionalGeneration",
+        "SwitchTransformersConfig",
+        **T5,
+        num_experts=2,
+        expert_capacity=1,
+        num_sparse_encoder_layers=1,
+        num_sparse_decoder_layers=1,
+        num_decoder_layers=1,
+    ),
+)
 def switch(m, b, n):
     return translated(m, b, n)
 
 
-@coupling("NLLB's experts, whose capacity is the batch's", KIND, "cumsum", batch=text,
-          make=made("NllbMoeForConditionalGeneration", "NllbMoeConfig", **BART, num_experts=2, encoder_sparse_step=1, decoder_sparse_step=1,
-                    expert_capacity=1, second_expert_policy="all", batch_prioritized_routing=False))  # fmt: skip
+@coupling(
+    "NLLB's experts, whose capacity is the batch's",
+    KIND,
+    "cumsum",
+    batch=text,
+    make=made(
+        "NllbMoeForConditionalGeneration",
+        "NllbMoeConfig",
+        **BART,
+        num_experts=2,
+        encoder_sparse_step=1,
+        decoder_sparse_step=1,
+        expert_capacity=1,
+        second_expert_policy="all",
+        batch_prioritized_routing=False,
+    ),
+)
 def nllb(m, b, n):
     return translated(m, b, n)
 
@@ -418,9 +548,21 @@ def own_translation(m, b, n):
     return m(input_ids=b["ids"], attention_mask=b["mask"], labels=b["ids"], use_cache=False).loss
 
 
-@honest("ViT masked autoencoder's own loss", KIND, batch=pictures, reduction="mean",
-        make=made("ViTMAEForPreTraining", "ViTMAEConfig", **IMAGE, decoder_hidden_size=8, decoder_num_hidden_layers=1,
-                  decoder_num_attention_heads=2, decoder_intermediate_size=8))  # fmt: skip
+@honest(
+    "ViT masked autoencoder's own loss",
+    KIND,
+    batch=pictures,
+    reduction="mean",
+    make=made(
+        "ViTMAEForPreTraining",
+        "ViTMAEConfig",
+        **IMAGE,
+        decoder_hidden_size=8,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=8,
+    ),
+)
 def own_autoencoding(m, b, n):
     return m(pixel_values=b["x"], noise=torch.arange(4.0)[None].expand(n, 4)).loss
 
@@ -441,22 +583,49 @@ def clip() -> nn.Module:
     return made("CLIPModel", "CLIPConfig", text_config=TEXT, vision_config=IMAGE, projection_dim=8)()
 
 
-@coupling("PatchTST with batch norm", KIND, "batch_norm", make=made("PatchTSTForPrediction", "PatchTSTConfig", num_input_channels=2, context_length=8,
-          patch_length=2, patch_stride=2, prediction_length=2, d_model=8, num_hidden_layers=1, num_attention_heads=2, ffn_dim=8),
-          batch=lambda n, g: {"x": torch.randn(n, 10, 2, generator=g)})  # fmt: skip
+@coupling(
+    "PatchTST with batch norm",
+    KIND,
+    "batch_norm",
+    make=made(
+        "PatchTSTForPrediction",
+        "PatchTSTConfig",
+        num_input_channels=2,
+        context_length=8,
+        patch_length=2,
+        patch_stride=2,
+        prediction_length=2,
+        d_model=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        ffn_dim=8,
+    ),
+    batch=lambda n, g: {"x": torch.randn(n, 10, 2, generator=g)},
+)
 def patch_series_normed(m, b, n):
     return (m(past_values=b["x"][:, :8]).prediction_outputs - b["x"][:, 8:]).square().mean((1, 2))
 
 
-@coupling("a classifier whose pad token is looked for by the longest", KIND, "item|__int__|__index__", batch=text,
-          make=made("BertForSequenceClassification", "BertConfig", **TEXT))  # fmt: skip
+@coupling(
+    "a classifier whose pad token is looked for by the longest",
+    KIND,
+    "item|__int__|__index__",
+    batch=text,
+    make=made("BertForSequenceClassification", "BertConfig", **TEXT),
+)
 def unmasked(m, b, n):
     longest = int(b["mask"].sum(1).max())
     return each(m(input_ids=b["ids"][:, :longest]).logits, b["y"])
 
 
-@coupling("sentence embeddings with in-batch negatives", KIND, "matmul|mm", batch=text, make=made("BertModel", "BertConfig", **TEXT),
-          source="multiple negatives ranking loss of sentence-transformers")  # fmt: skip
+@coupling(
+    "sentence embeddings with in-batch negatives",
+    KIND,
+    "matmul|mm",
+    batch=text,
+    make=made("BertModel", "BertConfig", **TEXT),
+    source="multiple negatives ranking loss of sentence-transformers",
+)
 def sentences(m, b, n):
     h = m(input_ids=b["ids"], attention_mask=b["mask"]).last_hidden_state * b["mask"][:, :, None]
     u = F.normalize(h.sum(1) / b["mask"].sum(1, keepdim=True).clamp_min(1))
