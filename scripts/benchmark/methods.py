@@ -171,7 +171,7 @@ def private(setup: Setup) -> Callable[[], None]:
     return stepping(setup, gradients)
 
 
-@method("dplit-proven", "dplit with its proof", against="dplit")
+@method("dplit-proven", "dplit with its proof")
 def proven(setup: Setup) -> Callable[[], None]:
     """Each step's path is known to be certified; the first one, before the clock runs, is followed."""
     proof = Proof()
