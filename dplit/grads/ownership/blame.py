@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -11,15 +12,16 @@ from typing import NamedTuple
 
 import torch
 
-_TORCH = str(Path(torch.__file__).parent)
-_DPLIT = str(Path(__file__).parents[2])
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_DPLIT = str(Path(__file__).parents[2]) + os.sep
 _FOLLOWING = frozenset(str(Path(__file__).parent / f"{name}.py") for name in ("blame", "ownership", "python_reads"))
 _PASSES_ON = frozenset(
     {"__torch_function__", "_apply", "_apply_without_rule", "_apply_to_no_rows", "_derive", "_derive_in_place", "_loss"}
 )
 """Functions of dplit that call what the model asked for, so that what is read below them, the model reads."""
-_STANDARD = sysconfig.get_path("stdlib")
-_INSTALLED = sysconfig.get_path("purelib")
+_STANDARD = sysconfig.get_path("stdlib") + os.sep
+_INSTALLED = sysconfig.get_path("purelib") + os.sep
+"""Folders end with a separator, so that dplit_models beside dplit, or torchvision beside torch, is not taken for inside."""
 
 
 class Place(NamedTuple):
@@ -71,8 +73,8 @@ def trail() -> tuple[Place, ...]:
 def short(file: str) -> str:
     """Return a file's path as a message shows it: without the folder of installed packages."""
     path = Path(file)
-    for root in (_INSTALLED, str(Path.cwd())):
-        if file.startswith(root):
+    for root in (_INSTALLED, Path.cwd()):
+        if path.is_relative_to(root):
             return str(path.relative_to(root))
     return path.name if path.is_absolute() else file
 

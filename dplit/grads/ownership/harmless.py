@@ -23,8 +23,8 @@ KNOWN: dict[tuple[str, str], str] = {
     ("transformers/models/flaubert/modeling_flaubert.py", "FlaubertModel.forward"): _ONLY_CHECKED,
     ("transformers/models/xlm/modeling_xlm.py", "XLMModel.forward"): _ONLY_CHECKED,
 }
-"""Functions of transformers, by file and name (all of a file where that is empty), whose reads were looked at by people: they
-change how a result is computed, not what it is."""
+"""Functions of transformers, by file and name (all of a file where that is empty), whose reads change how
+a result is computed, not what it is."""
 
 
 class Harmless:

@@ -16,7 +16,7 @@ from dplit.grads.ownership.blame import Blame
 from dplit.grads.ownership.harmless import Harmless
 from dplit.grads.ownership.ownership import Ownership, unfollowed
 from dplit.grads.ownership.python_reads import Answers, Read
-from dplit.grads.ownership.random_state import RandomState, again, random_state
+from dplit.grads.ownership.random_state import RandomState, draw_again, random_state
 from dplit.grads.ownership.read_trials import Run, without_effect
 from dplit.grads.per_example import PerExample
 from dplit.grads.tape.path import Path
@@ -100,8 +100,7 @@ class Proof:
             after = random_state()
             with self.unseen():
                 self.harmless.found |= without_effect(open_reads, run)
-            with again(after):
-                pass
+            draw_again(after)
         self.harmless.check(reads)
         return bool(open_reads)
 
@@ -134,7 +133,8 @@ class Proof:
             CoupledExamples, PrivacyError, UnsupportedOperation: as `record`.
         """
         state = random_state() if state is None else state
-        with again(state), self._following(module, batch, examples) as ownership:
+        draw_again(state)
+        with self._following(module, batch, examples) as ownership:
             with self.owners.tape(module, batch, examples, self.random_rows) as tape:
                 value = losses(batch, examples)
             with unfollowed():
@@ -170,7 +170,8 @@ class Proof:
         most: int,
     ) -> int:
         """Return what tells how losses and gradients of a step were computed, where Python gets other answers."""
-        with again(state), self._following(module, batch, examples, answers, most) as ownership:
+        draw_again(state)
+        with self._following(module, batch, examples, answers, most) as ownership:
             with self.owners.tape(module, batch, examples, self.random_rows) as tape:
                 value = losses(batch, examples)
             gradients = tape.backward(value)
@@ -213,7 +214,8 @@ class Proof:
         state = random_state()
 
         def follow(answers: Answers, most: int | None = None) -> tuple[Ownership, Tensor]:
-            with again(state), self._following(module, batch, examples, answers, most) as ownership:
+            draw_again(state)
+            with self._following(module, batch, examples, answers, most) as ownership:
                 return ownership, losses(batch, examples)
 
         def key(answers: Answers) -> int:

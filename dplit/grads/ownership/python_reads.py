@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -62,8 +64,15 @@ class Read(NamedTuple):
     operation: str
 
     def is_in(self, file: str, function: str) -> bool:
-        """Whether it is in a function of a file, or anywhere in the file if the function's name is empty."""
-        return self.place.file.endswith(file) and function in ("", self.place.function)
+        """Whether it is in a function of a file of an installed package, or anywhere in the file if the function's name is empty.
+
+        Args:
+            file: from the package's name on, such as "transformers/masking_utils.py". A copy of it elsewhere is another file.
+            function: its qualified name.
+        """
+        package = getattr(sys.modules.get(file.partition("/")[0]), "__file__", None)
+        installed = package is not None and Path(self.place.file) == Path(package).parents[1] / file
+        return installed and function in ("", self.place.function)
 
     def __str__(self) -> str:
         return f"{self.operation} at {self.place}"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,12 +25,10 @@ def random_state() -> RandomState:
     return RandomState(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)  # noqa: NPY002
 
 
-@contextmanager
-def again(state: RandomState) -> Iterator[None]:
-    """Draw the numbers that were drawn from a state on once more."""
+def draw_again(state: RandomState) -> None:
+    """Draw from now on the numbers that were drawn from a state on."""
     random.setstate(state.python)
     np.random.set_state(state.numpy)  # noqa: NPY002
     torch.set_rng_state(state.cpu)
     if state.cuda:
         torch.cuda.set_rng_state_all(state.cuda)
-    yield

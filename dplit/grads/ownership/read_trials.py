@@ -22,8 +22,9 @@ def without_effect(reads: Iterable[Read], run: Run) -> set[Place]:
 
     At each place in turn, what Python reads is replaced: a truth value by its opposite, a number by several others. The
     runs are compared by how what they return was computed, operation by operation, not by its values. A
-    run that ends in an error computes nothing, so that nothing follows from it either; that is also said of a check that
-    raises. Sizes, errors and memory cannot be replaced.
+    run that ends in an error computes nothing, so that nothing follows from it either: a check raises where a truth value is
+    the opposite. Of a number, some run must come to its end, since a table in which none of the others is found raises too.
+    Sizes, errors and memory cannot be replaced.
 
     What is found holds for what was read in this run. That nothing follows from other values either is known only of
     runs in which Python decided the same, `Path.values`.
@@ -44,15 +45,26 @@ def without_effect(reads: Iterable[Read], run: Run) -> set[Place]:
 
 
 def _changes_nothing(run: Callable[[Alter], int], expected: int) -> bool:
+    came_to_end, numbers = False, False
+
+    def noted(alter: Alter) -> Alter:
+        def noting(value: Any) -> Any:
+            nonlocal numbers
+            numbers |= not isinstance(value, bool)
+            return alter(value)
+
+        return noting
+
     for alter in ALTERATIONS:
         try:
-            if run(alter) != expected:
+            if run(noted(alter)) != expected:
                 return False
         except EndlessStep:
             return False
         except Exception:  # the person's own check, or a value that makes no sense: the step ends there
             continue
-    return True
+        came_to_end = True
+    return came_to_end or not numbers
 
 
 def _of_number(change: Callable[[float], float]) -> Alter:

@@ -210,7 +210,9 @@ def _flat(memory: _Memory, size: int) -> Tensor:
 
 
 def contents_key(value: Tensor) -> tuple[object, ...]:
-    """Return what tells the numbers of a tensor."""
+    """Return what tells the numbers of a tensor; on the meta device there are none."""
+    if value.is_meta:
+        return value.shape, value.dtype, b""
     own = value.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     numbers = own.flatten().view(torch.uint8).numpy().tobytes()
     return value.shape, value.dtype, numbers

@@ -67,6 +67,10 @@ def by_dlpack(model: Model, given: Batch) -> Tensor:
     return model.losses(given, 1 - 2 * (ids == RARE).any().float())
 
 
+def by_a_table_without_other_entries(model: Model, given: Batch) -> Tensor:
+    return model.losses(given, {5: 1.0, 8: -1.0}[int((given[1] == RARE).sum() + 5)])
+
+
 def by_address(model: Model, given: Batch) -> Tensor:
     ids = given[1].contiguous()
     numbers = (ctypes.c_int64 * ids.numel()).from_address(ids.data_ptr())
@@ -146,7 +150,7 @@ def by_an_operation_of_ones_own(model: Model, given: Batch) -> Tensor:
 
 READING = [
     *(in_a_thread, by_numpy, by_storage, by_dlpack, by_address, by_pickle, by_file, by_text, by_equality, by_choice),
-    by_an_array_written_later,
+    *(by_an_array_written_later, by_a_table_without_other_entries),
     *(in_backward, by_number_of_bins, by_iteration, by_bytes, by_split, by_error, by_an_operation_of_ones_own),
 ]
 

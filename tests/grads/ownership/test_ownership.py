@@ -16,7 +16,7 @@ from dplit.grads.ownership.batch_owners import BatchOwners
 from dplit.grads.ownership.experiment import TRIALS
 from dplit.grads.ownership.owner_map import NONE, SEVERAL, Owned, compact, joined, joined_over, reshaped, tidied
 from dplit.grads.ownership.ownership import Ownership
-from dplit.grads.ownership.random_state import again, random_state
+from dplit.grads.ownership.random_state import draw_again, random_state
 
 Body = Callable[[Tensor], Tensor]
 N = 4
@@ -179,5 +179,5 @@ def test_rows_are_the_examples_and_others_must_be_declared() -> None:
 def test_random_numbers_are_drawn_again() -> None:
     state = random_state()
     first = torch.rand(3)
-    with again(state):
-        assert torch.equal(torch.rand(3), first)
+    draw_again(state)
+    assert torch.equal(torch.rand(3), first)

@@ -258,3 +258,7 @@ def test_tensors_that_have_no_memory_yet_are_none_of_the_steps_doing() -> None:
     owners.note_present()
     assert owners.came_in(torch.ones(2))
     assert isinstance(lazy.weight, torch.nn.UninitializedParameter)
+
+
+def test_tensors_without_data_have_a_key() -> None:
+    assert storage_owners.contents_key(torch.ones(2, device="meta")) != storage_owners.contents_key(torch.ones(3))
