@@ -15,7 +15,7 @@ __all__ = ["Batch", "Step", "corpus", "table"]
 
 
 def corpus(prefix: str = "") -> list[Step]:
-    """Return the steps of the files whose name begins so ("couplings", "honest", "hard"), all of them by default."""
+    """Return the steps of the files whose name begins so ("couplings", "honest"), all of them by default."""
     names = [m.name for m in iter_modules(__path__) if m.name != "base"]
     for name in names:
         import_module(f"{__name__}.{name}")

@@ -1,121 +1,41 @@
-"""Models as transformers ships them, in train mode, with tiny random weights: honest ones, and couplings that are shipped too."""
+"""Models as transformers ships them, in train mode, that take each example by itself."""
 
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from tests.grads.ownership.corpus.base import CLASSES, coupling, each, honest
-
-KIND = "transformers"
-VOCABULARY, WIDTH, PADDING = 19, 16, 0
-ENDS = {"pad_token_id": PADDING, "bos_token_id": 1, "eos_token_id": 2}
-TEXT = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": WIDTH,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "max_position_embeddings": 40,
-    "num_labels": CLASSES,
-    **ENDS,
-}
-GPT = {"vocab_size": VOCABULARY, "n_embd": WIDTH, "n_layer": 1, "n_head": 2, "n_positions": 40, "n_inner": 16, **ENDS}
-GROUPED = {**TEXT, "num_key_value_heads": 1}
-IMAGE = {
-    "hidden_size": WIDTH,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "image_size": 8,
-    "patch_size": 4,
-    "num_labels": CLASSES,
-}
-T5 = {
-    "vocab_size": VOCABULARY,
-    "d_model": WIDTH,
-    "d_kv": 4,
-    "d_ff": 16,
-    "num_layers": 1,
-    "num_heads": 2,
-    "decoder_start_token_id": 0,
-}
-BART = {
-    "vocab_size": VOCABULARY,
-    "d_model": WIDTH,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 16,
-    "decoder_ffn_dim": 16,
-    "max_position_embeddings": 40,
-    "decoder_start_token_id": 1,
-    "forced_eos_token_id": None,
-    **ENDS,
-}
-
+from tests.grads.ownership.corpus.base import CLASSES, each, honest
+from tests.grads.ownership.corpus.models import (
+    BART,
+    ENDS,
+    GPT,
+    GROUPED,
+    IMAGE,
+    KIND,
+    SERIES,
+    SPEECH,
+    T5,
+    TEXT,
+    VOCABULARY,
+    WIDTH,
+    causal,
+    classified,
+    forecast,
+    made,
+    pictures,
+    residual,
+    seen,
+    sound,
+    text,
+    times,
+    translated,
+)
 
 SINGLE = ("Cohere", "Deberta", "Gemma", "Gemma2", "Mamba", "Mamba2", "RecurrentGemma", "XLNet")
 """Models that compute some operations in float32 whatever their type."""
-
-
-def made(head: str, config: str, **sizes: Any):
-    """Return a maker of a model of transformers without dropout, by the names of its class and its configuration."""
-
-    def make() -> nn.Module:
-        import transformers as hf
-
-        from tests.zoo.family import quiet
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return getattr(hf, head)(quiet(getattr(hf, config)(**sizes))).train()
-
-    return make
-
-
-def text(n: int, g: torch.Generator, time: int = 7) -> dict[str, Tensor]:
-    lengths = torch.randint(2, time + 1, (n,), generator=g)
-    mask = (torch.arange(time) < lengths[:, None]).long()
-    ids = torch.randint(3, VOCABULARY, (n, time), generator=g) * mask
-    return {"ids": ids, "mask": mask, "y": torch.randint(CLASSES, (n,), generator=g)}
-
-
-def pictures(n: int, g: torch.Generator, pixels: int = 8) -> dict[str, Tensor]:
-    return {"x": torch.randn(n, 3, pixels, pixels, generator=g), "y": torch.randint(CLASSES, (n,), generator=g)}
-
-
-def sound(n: int, g: torch.Generator) -> dict[str, Tensor]:
-    return {"x": torch.randn(n, 96, generator=g), "y": torch.randint(CLASSES, (n,), generator=g)}
-
-
-def classified(m, b, n):
-    return each(m(input_ids=b["ids"], attention_mask=b["mask"]).logits, b["y"])
-
-
-def following(logits: Tensor, b: dict[str, Tensor]) -> Tensor:
-    """Mean over an example's own next tokens."""
-    own = F.cross_entropy(logits[:, :-1].transpose(1, 2), b["ids"][:, 1:], reduction="none")
-    return (own * b["mask"][:, 1:]).sum(1) / b["mask"][:, 1:].sum(1).clamp_min(1)
-
-
-def causal(m, b, n):
-    return following(m(input_ids=b["ids"], attention_mask=b["mask"], use_cache=False).logits, b)
-
-
-def translated(m, b, n):
-    out = m(input_ids=b["ids"], attention_mask=b["mask"], decoder_input_ids=b["ids"].flip(1), use_cache=False)
-    return F.cross_entropy(out.logits.transpose(1, 2), b["ids"], reduction="none").mean(1)
-
-
-def seen(m, b, n):
-    return each(m(pixel_values=b["x"]).logits, b["y"])
 
 
 def register(name: str, losses, batch, make) -> None:
@@ -359,22 +279,6 @@ def masked_autoencoder(m, b, n):
     return (own * out.mask).sum(1) / out.mask.sum(1)
 
 
-SPEECH = {
-    "hidden_size": WIDTH,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "conv_dim": (8, 8),
-    "conv_stride": (4, 2),
-    "conv_kernel": (8, 3),
-    "num_conv_pos_embeddings": 4,
-    "num_conv_pos_embedding_groups": 2,
-    "mask_time_prob": 0.0,
-    "classifier_proj_size": 8,
-    "num_labels": CLASSES,
-}
-
-
 def heard(m, b, n):
     return each(m(input_values=b["x"]).logits, b["y"])
 
@@ -415,74 +319,16 @@ def whisper(m, b, n):
 @honest(
     "PatchTST with layer norm",
     KIND,
-    make=made(
-        "PatchTSTForPrediction",
-        "PatchTSTConfig",
-        num_input_channels=2,
-        context_length=8,
-        patch_length=2,
-        patch_stride=2,
-        prediction_length=2,
-        d_model=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        ffn_dim=8,
-        norm_type="layernorm",
-    ),
-    batch=lambda n, g: {"x": torch.randn(n, 10, 2, generator=g)},
+    make=made("PatchTSTForPrediction", "PatchTSTConfig", **SERIES, norm_type="layernorm"),
+    batch=times,
 )
 def patch_series(m, b, n):
-    return (m(past_values=b["x"][:, :8]).prediction_outputs - b["x"][:, 8:]).square().mean((1, 2))
+    return forecast(m, b, n)
 
 
 @honest("ResNet in eval mode", KIND, batch=functools.partial(pictures, pixels=16), make=lambda: residual(False))
 def frozen(m, b, n):
     return seen(m, b, n)
-
-
-def residual(training: bool) -> nn.Module:
-    sizes = {"embedding_size": 4, "hidden_sizes": [8], "depths": [1], "layer_type": "basic", "num_labels": CLASSES}
-    return made("ResNetForImageClassification", "ResNetConfig", **sizes)().train(training)
-
-
-# Shipped couplings
-
-
-@coupling(
-    "ResNet in train mode",
-    KIND,
-    "batch_norm",
-    batch=functools.partial(pictures, pixels=16),
-    make=lambda: residual(True),
-)
-def residual_trained(m, b, n):
-    return seen(m, b, n)
-
-
-@coupling(
-    "a causal LM's own loss", KIND, "cross_entropy", batch=text, make=made("GPT2LMHeadModel", "GPT2Config", **GPT)
-)
-def own_loss(m, b, n):
-    return m(input_ids=b["ids"], attention_mask=b["mask"], labels=b["ids"].masked_fill(b["mask"] == 0, -100)).loss
-
-
-@coupling(
-    "a masked LM's own loss", KIND, "cross_entropy", batch=text, make=made("BertForMaskedLM", "BertConfig", **TEXT)
-)
-def own_masked_loss(m, b, n):
-    return m(input_ids=b["ids"], attention_mask=b["mask"], labels=b["ids"].masked_fill(b["ids"] % 3 > 0, -100)).loss
-
-
-@coupling(
-    "Mixtral with its router's loss",
-    KIND,
-    "mean|cross_entropy",
-    batch=text,
-    make=made("MixtralForCausalLM", "MixtralConfig", **GROUPED, num_local_experts=3, experts_implementation="eager"),
-)
-def router(m, b, n):
-    out = m(input_ids=b["ids"], attention_mask=b["mask"], output_router_logits=True, labels=b["ids"], use_cache=False)
-    return following(out.logits, b) + 0.01 * out.aux_loss
 
 
 @honest(
@@ -502,27 +348,6 @@ def router(m, b, n):
     ),
 )
 def switch(m, b, n):
-    return translated(m, b, n)
-
-
-@coupling(
-    "NLLB's experts, whose capacity is the batch's",
-    KIND,
-    "cumsum",
-    batch=text,
-    make=made(
-        "NllbMoeForConditionalGeneration",
-        "NllbMoeConfig",
-        **BART,
-        num_experts=2,
-        encoder_sparse_step=1,
-        decoder_sparse_step=1,
-        expert_capacity=1,
-        second_expert_policy="all",
-        batch_prioritized_routing=False,
-    ),
-)
-def nllb(m, b, n):
     return translated(m, b, n)
 
 
@@ -565,68 +390,3 @@ def own_translation(m, b, n):
 )
 def own_autoencoding(m, b, n):
     return m(pixel_values=b["x"], noise=torch.arange(4.0)[None].expand(n, 4)).loss
-
-
-@coupling(
-    "CLIP as shipped",
-    KIND,
-    "matmul|mm|cross_entropy",
-    batch=lambda n, g: {**text(n, g), **pictures(n, g)},
-    make=lambda: clip(),
-)
-def clip_loss(m, b, n):
-    out = m(input_ids=b["ids"], attention_mask=b["mask"], pixel_values=b["x"])
-    return each(out.logits_per_text, torch.arange(n))
-
-
-def clip() -> nn.Module:
-    return made("CLIPModel", "CLIPConfig", text_config=TEXT, vision_config=IMAGE, projection_dim=8)()
-
-
-@coupling(
-    "PatchTST with batch norm",
-    KIND,
-    "batch_norm",
-    make=made(
-        "PatchTSTForPrediction",
-        "PatchTSTConfig",
-        num_input_channels=2,
-        context_length=8,
-        patch_length=2,
-        patch_stride=2,
-        prediction_length=2,
-        d_model=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        ffn_dim=8,
-    ),
-    batch=lambda n, g: {"x": torch.randn(n, 10, 2, generator=g)},
-)
-def patch_series_normed(m, b, n):
-    return (m(past_values=b["x"][:, :8]).prediction_outputs - b["x"][:, 8:]).square().mean((1, 2))
-
-
-@coupling(
-    "a classifier whose pad token is looked for by the longest",
-    KIND,
-    "item|__int__|__index__",
-    batch=text,
-    make=made("BertForSequenceClassification", "BertConfig", **TEXT),
-)
-def unmasked(m, b, n):
-    longest = int(b["mask"].sum(1).max())
-    return each(m(input_ids=b["ids"][:, :longest]).logits, b["y"])
-
-
-@coupling(
-    "sentence embeddings with in-batch negatives",
-    KIND,
-    "matmul|mm",
-    batch=text,
-    make=made("BertModel", "BertConfig", **TEXT),
-    source="multiple negatives ranking loss of sentence-transformers",
-)
-def sentences(m, b, n):
-    h = m(input_ids=b["ids"], attention_mask=b["mask"]).last_hidden_state * b["mask"][:, :, None]
-    u = F.normalize(h.sum(1) / b["mask"].sum(1, keepdim=True).clamp_min(1))
-    return each(20 * u @ u.flip(1).T, torch.arange(n))
