@@ -96,12 +96,14 @@ class Probes:
             self.done, self._start = True, now
 
     def _again(self, given: StepArguments) -> None:
-        """Look at a few records, and at as many as go through the model at one time, where that fits."""
-        start, few = time.perf_counter(), PROBE_EXAMPLES[self.batches.engine]
+        """Look at a few records, and at as many as go through the model at one time, where that fits; never at more."""
+        start, size = time.perf_counter(), self.train.collate.max_rows
+        few = PROBE_EXAMPLES[self.batches.engine]
+        if self.batches.max_rows is None:
+            few = min(few, size)
         check_company(self.batches, self.train, given, self.trials, few)
         self._cost = time.perf_counter() - start
         self._spent += self._cost
-        size = self.train.collate.max_rows
         if size > few and self._fits(self._cost * size / few):
             start = time.perf_counter()
             check_company(self.batches, self.train, given, self.trials, size)

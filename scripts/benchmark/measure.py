@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.nn.parameter import is_lazy
 from torch.profiler import ProfilerActivity, profile
 
 from .methods import METHODS, Setup, Steps
@@ -122,9 +123,9 @@ def alive() -> int:
 
 
 def _has_memory(tensor: Tensor) -> bool:
-    """Whether a tensor has memory of its own: the stand-ins of compilers and of torch.func have none."""
+    """Whether a tensor has memory of its own: stand-ins of compilers and of torch.func, and lazy parameters, have none."""
     stand_in = isinstance(tensor, FakeTensor | FunctionalTensor)
-    return not stand_in and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not stand_in and not is_lazy(tensor) and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def allocations(steps: Steps) -> list[int]:

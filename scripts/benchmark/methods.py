@@ -183,6 +183,17 @@ def proven(setup: Setup) -> Callable[[], None]:
     return stepping(setup, gradients)
 
 
+@method("dplit-certifying", "dplit, a step on a new path")
+def certifying(setup: Setup) -> Callable[[], None]:
+    """Each step's path is new, so that it is recorded, and then run again with every operation followed."""
+
+    def gradients() -> PerExample:
+        losses = lambda tensors, n: setup.losses(tensors=tensors)  # noqa: E731
+        return Proof().record(setup.model, losses, setup.tensors, setup.examples)[1]
+
+    return stepping(setup, gradients)
+
+
 def stepping(setup: Setup, gradients: Callable[[], PerExample]) -> Callable[[], None]:
     """Return a private step on the whole batch."""
     optimizer = setup.optimizer()

@@ -123,14 +123,16 @@ def test_peak_is_what_lives_and_what_a_step_adds() -> None:
 
 
 def test_stand_ins_have_no_memory() -> None:
-    """What a compiler left behind must not be asked for its address."""
+    """What a compiler left behind, or has no size yet, must not be asked for its address."""
     from torch._subclasses import FakeTensorMode
 
     before = measure.alive()
     with FakeTensorMode():
         kept = torch.empty(1000)
+    lazy = torch.nn.LazyLinear(3)
     assert measure.alive() <= before
     assert kept.shape == (1000,)
+    assert lazy.has_uninitialized_params()
 
 
 def test_memory_of_a_fit_is_seen_from_its_own_thread() -> None:

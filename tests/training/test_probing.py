@@ -175,6 +175,15 @@ def test_what_later_probes_take_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert probes._spent <= max(probing.FREE_SECONDS, probing.SHARE * now[0])
 
 
+def test_later_probes_take_no_more_memory_than_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    probes, sizes = probes_of(Linear()), []
+    monkeypatch.setattr(probing, "examine_in_company", lambda trials, gradients, samples, *rest: sizes.append(len(samples)))
+    for size in (2, 8, 16):
+        probes.train.collate.max_rows = size
+        probes._again(GIVEN)
+    assert sizes == [2, 8, 8, 16]
+
+
 def test_the_size_in_use_is_looked_at() -> None:
     """What mixes only where more than eight examples are together."""
 

@@ -100,6 +100,7 @@ class Tape(TorchFunctionMode):
         self._spent = self._recording = False
         self._products_are_rounded = bool(rounding_settings())
         self._eager_stances: list[AbstractContextManager[object]] = []
+        self._modes_around = [0]
         self._detached_copies: dict[int, tuple[Tensor, Tracked]] = {}
 
     def _learn(self, module: nn.Module) -> None:
@@ -289,6 +290,7 @@ class Tape(TorchFunctionMode):
     def __enter__(self) -> Self:
         """Start recording. Compiled code runs eagerly meanwhile, because a compiled graph shows no operations."""
         self._eager_stances.append(torch.compiler.set_stance("force_eager"))
+        self._modes_around.append(torch._C._len_torch_dispatch_stack())
         super().__enter__()
         return self
 
@@ -297,12 +299,18 @@ class Tape(TorchFunctionMode):
     ) -> None:
         """Stop recording."""
         super().__exit__(kind, error, traceback)
+        self._modes_around.pop()
         self._eager_stances.pop().__exit__(kind, error, traceback)
 
     def __torch_function__(
         self, func: TorchFunction, types: Collection[type], args: Args = (), kwargs: Kwargs | None = None
     ) -> Result:
-        """Send an operation to its rule if a tracked tensor is among its arguments."""
+        """Send an operation to its rule if a tracked tensor is among its arguments; let those of a mode around the step be.
+
+        Such a mode (one that counts memory, or follows owners) works on what backward calls while the tape is there, too.
+        """
+        if torch._C._len_torch_dispatch_stack() < self._modes_around[-1]:
+            return func(*args, **(kwargs or {}))
         result = self._apply(func, args, kwargs or {})
         if self.path is not None:
             self.path.note(

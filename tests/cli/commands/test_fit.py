@@ -16,6 +16,7 @@ import yaml
 
 from dplit.cli.commands.fit import main, yaml_files
 from dplit.cli.recipes import shipped, summary
+from dplit.grads.ownership.harmless import KNOWN
 from dplit.privacy import read
 
 ROOT = Path(__file__).parents[3]
@@ -75,6 +76,7 @@ def test_every_recipe_runs_by_itself(recipe: str) -> None:
     assert len({row["group"] for row in rows} - {""}) >= 2
     if "strategy" in parsed(recipe)["trainer"]:
         law_stated_as_configured(folder, config["trainer"]["strategy"]["init_args"])
+        law_no_python_read_is_unexplained(folder)
 
 
 def law_stated_as_configured(folder: Path, given: dict[str, Any]) -> None:
@@ -88,6 +90,13 @@ def law_stated_as_configured(folder: Path, given: dict[str, Any]) -> None:
     assert any("fairness.csv" in line for line in stated["released_without_charge"])
     assert read(folder / "ledger.jsonl").steps == stated["steps"] == 16
     assert "ε" in (folder / "privacy.md").read_text()
+
+
+def law_no_python_read_is_unexplained(folder: Path) -> None:
+    """The steps were followed, and Python decided by values of examples nowhere but where the reason is known."""
+    reads = json.loads((folder / "privacy.json").read_text())["python_reads"]
+    assert reads is not None
+    assert [line for line in reads if not line.endswith(tuple(KNOWN.values()))] == []
 
 
 @pytest.mark.parametrize("recipe", shipped())

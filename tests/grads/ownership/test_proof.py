@@ -16,6 +16,7 @@ from dplit.grads.ownership.proof import Proof
 from dplit.grads.tape.path import Path
 from dplit.grads.types import Batch
 from dplit.training.losses import StepLosses
+from dplit.training.memory.device_memory import Allocations
 from tests.grads.ownership.corpus import Step, corpus
 from tests.grads.ownership.corpus.base import Net, each, vectors
 from tests.grads.ownership.oracle import seeded
@@ -131,6 +132,25 @@ def test_a_path_is_certified_once() -> None:
     for seed in range(3):
         recorded(proof, honest, seed=seed)
     assert proof.paths == 1
+
+
+def law_a_mode_around_a_step_changes_no_path() -> None:
+    """What counts memory, say, works on what backward calls, too, and looks at tensors."""
+    proof = Proof()
+    recorded(proof, honest)
+    with Allocations(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "certify", lambda *step: pytest.fail("the path is taken for a new one"))
+        recorded(proof, honest)
+
+
+def test_a_mode_around_a_step_changes_no_path() -> None:
+    law_a_mode_around_a_step_changes_no_path()
+
+
+def test_mutant_a_tape_that_takes_the_calls_of_a_mode_for_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+    with pytest.raises(pytest.fail.Exception):
+        law_a_mode_around_a_step_changes_no_path()
 
 
 def test_another_path_is_certified_anew() -> None:
