@@ -177,7 +177,9 @@ def test_what_later_probes_take_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_later_probes_take_no_more_memory_than_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     probes, sizes = probes_of(Linear()), []
-    monkeypatch.setattr(probing, "examine_in_company", lambda trials, gradients, samples, *rest: sizes.append(len(samples)))
+    monkeypatch.setattr(
+        probing, "examine_in_company", lambda trials, gradients, samples, *rest: sizes.append(len(samples))
+    )
     for size in (2, 8, 16):
         probes.train.collate.max_rows = size
         probes._again(GIVEN)

@@ -59,7 +59,7 @@ def independent_of_what_is_drawn(others: Iterable[Generator] = ()) -> Iterator[N
     try:
         yield
     finally:
-        torch.manual_seed(from_torch)
+        seed_torch(from_torch)
         random.seed(from_python)
         np.random.seed(from_numpy)  # noqa: NPY002
         for generator, seed in zip(kept, seeds, strict=True):
@@ -68,11 +68,16 @@ def independent_of_what_is_drawn(others: Iterable[Generator] = ()) -> Iterator[N
 
 def seed_all(seed: int, others: Iterable[Generator] = ()) -> None:
     """Seed torch, numpy, python, and the generators that a model keeps."""
-    torch.manual_seed(seed)
+    seed_torch(seed)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     for generator in others:
         _seed(generator, seed)
+
+
+def seed_torch(seed: int) -> None:
+    """As `torch.manual_seed`, which takes a millisecond for devices that are not there."""
+    (torch if torch.accelerator.is_available() else torch.default_generator).manual_seed(seed)
 
 
 def numbers_drawn(others: Iterable[Generator] = ()) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dplit.grads.coupling.generators import seed_torch
 from dplit.grads.ownership.call import Call, tensors_of
 from dplit.grads.ownership.owner_map import NONE, Owned, compact, joined_over
 
@@ -100,7 +101,7 @@ def _run(call: Call, untouched: Mapping[str, Any], inputs: list[Tensor]) -> list
         return [replaced(v) for v in value] if isinstance(value, list | tuple) else value
 
     arguments = {name: replaced(value) for name, value in untouched.items()}
-    torch.manual_seed(0)
+    seed_torch(0)
     result = call.operation(**arguments)
     return list(tensors_of(result if not isinstance(result, tuple) else list(result)))
 

@@ -101,6 +101,7 @@ class Ownership(TorchDispatchMode):
         self.conditional = False
         self.python_data = False
         self._draws = 0
+        self._failure: Exception | None = None
         self.memory = StorageOwners()
         self._function_reads = FunctionReads(self, answers or {})
 
@@ -115,10 +116,16 @@ class Ownership(TorchDispatchMode):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop following; what was found stays."""
+        """Stop following; what was found stays.
+
+        Raises:
+            Exception: what went wrong when an operation was noted, if the step went on in spite of it.
+        """
         super().__exit__(kind, error, traceback)
         self._function_reads.__exit__(kind, error, traceback)
         self._threads.__exit__(kind, error, traceback)
+        if kind is None and self._failure is not None:
+            raise self._failure
 
     # -- what is known ---------------------------------------------------------------------------------------------------
 
@@ -220,18 +227,28 @@ class Ownership(TorchDispatchMode):
             if depends and not is_own():
                 self.reads.append(Read(place(), f"an error of {name}"))
             raise
-        results = list(tensors_of(result))
-        if self._tells_count(name, arguments, maps, result, results) and not is_own():
-            self.reads.append(Read(place(), name))
-        number = self._number(func, name, arguments, keys, results)
-        if depends and name in READS_VALUE and not is_own():
-            result = self._function_reads.answer(name, result)
-        if depends or name in registry.MAKES_CONSTANTS:
-            call = Call(func, arguments, maps, results, SEVERAL - len(self.blames), self.examples, keys)
-            self._note(call, rule, untouched, list(tensors_of(written)), number)
-        else:
-            self._note_constants(name, arguments, given, maps, results, list(tensors_of(written)), number)
+        with self._failure_kept():
+            results = list(tensors_of(result))
+            if self._tells_count(name, arguments, maps, result, results) and not is_own():
+                self.reads.append(Read(place(), name))
+            number = self._number(func, name, arguments, keys, results)
+            if depends and name in READS_VALUE and not is_own():
+                result = self._function_reads.answer(name, result)
+            if depends or name in registry.MAKES_CONSTANTS:
+                call = Call(func, arguments, maps, results, SEVERAL - len(self.blames), self.examples, keys)
+                self._note(call, rule, untouched, list(tensors_of(written)), number)
+            else:
+                self._note_constants(name, arguments, given, maps, results, list(tensors_of(written)), number)
         return result
+
+    @contextmanager
+    def _failure_kept(self) -> Iterator[None]:
+        """Note what an operation that has run did; a step that catches an error of that must not pass."""
+        try:
+            yield
+        except Exception as error:
+            self._failure = self._failure or error
+            raise
 
     def _tells_count(
         self, name: str, arguments: Mapping[str, Any], maps: Mapping[int, Owned], result: Result, results: list[Tensor]

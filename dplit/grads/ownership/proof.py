@@ -6,15 +6,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from torch import Tensor, nn
 
-from dplit.errors import CoupledExamples
+from dplit.errors import CoupledExamples, DplitError
 from dplit.grads.batch_layout import BatchLayout
 from dplit.grads.ownership.batch_owners import BatchOwners
 from dplit.grads.ownership.blame import Blame
 from dplit.grads.ownership.harmless import Harmless
 from dplit.grads.ownership.ownership import Ownership, unfollowed
+from dplit.grads.ownership.present import PRESENT
 from dplit.grads.ownership.python_reads import Answers, Read
 from dplit.grads.ownership.random_state import RandomState, draw_again, random_state
 from dplit.grads.ownership.read_trials import Run, without_effect
@@ -22,6 +24,8 @@ from dplit.grads.per_example import PerExample
 from dplit.grads.tape.path import Path
 from dplit.grads.tape.tape import Tape
 from dplit.grads.types import Batch, Losses
+
+T = TypeVar("T")
 
 REMEDY = (
     "return losses of shape (n,), each of its own example: no statistics of the batch (BatchNorm, means over its tokens, "
@@ -133,6 +137,11 @@ class Proof:
             CoupledExamples, PrivacyError, UnsupportedOperation: as `record`.
         """
         state = random_state() if state is None else state
+        return self._with_present(lambda: self._certify(module, losses, batch, examples, state))
+
+    def _certify(
+        self, module: nn.Module, losses: Losses, batch: Batch, examples: int, state: RandomState
+    ) -> tuple[Tensor, PerExample]:
         draw_again(state)
         with self._following(module, batch, examples) as ownership:
             with self.owners.tape(module, batch, examples, self.random_rows) as tape:
@@ -149,6 +158,21 @@ class Proof:
             path = _path(tape)
             self._known.add((path.digest, path.values) if tried else path.digest)
         return value.detach(), gradients
+
+    def _with_present(self, run: Callable[[], T]) -> T:
+        """Run; if it is refused, and used a tensor that may be newer than the last look at all of them, look and run again."""
+        if not PRESENT.is_known:
+            PRESENT.look()
+            return run()
+        PRESENT.missed = False
+        try:
+            with self.unseen():
+                return run()
+        except DplitError:
+            if not PRESENT.missed:
+                raise
+        PRESENT.look()
+        return run()
 
     def _following(
         self, module: nn.Module, batch: Batch, examples: int, answers: Answers | None = None, most: int | None = None
@@ -218,14 +242,14 @@ class Proof:
             with self._following(module, batch, examples, answers, most) as ownership:
                 return ownership, losses(batch, examples)
 
-        def key(answers: Answers) -> int:
-            tried, value = follow(answers, ownership.most_in_trials)
-            return tried.memory.key(value)
-
-        with self.unseen():
+        def judge() -> None:
             ownership, value = follow({})
             _check_losses(ownership, value)
-            self._judge_reads(ownership.reads, key)
+            most = ownership.most_in_trials
+            self._judge_reads(ownership.reads, lambda answers: _key(*follow(answers, most)))
+
+        with self.unseen():
+            self._with_present(judge)
 
 
 class MixedGradients(CoupledExamples):
@@ -265,6 +289,10 @@ def _if_owned(ownership: Ownership, value: Tensor) -> tuple[int, Blame | None] |
     """Return a finding for a tensor that all examples' gradients share, if it depends on any of them."""
     owned = ownership.of(value)
     return None if owned.is_constant else (0, ownership.blame(int(owned.owner.min())))
+
+
+def _key(ownership: Ownership, value: Tensor) -> int:
+    return ownership.memory.key(value)
 
 
 def _message(what: str, blame: Blame | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from dplit.grads.ownership.owner_map import NONE, SEVERAL, Owned, joined_over, tidied
+from dplit.grads.ownership.present import PRESENT, address_of, storages_of
 
 FEW = 64
 """So many memories are kept before it is asked which of them were freed."""
@@ -42,33 +42,31 @@ class StorageOwners:
     def __init__(self) -> None:
         self._memories: dict[int, _Memory] = {}
         self._many = FEW
-        self._before: dict[int, StorageWeakRef] | None = None
+        self._given: dict[int, StorageWeakRef] | None = None
         self._brought_in: set[int] = set()
 
     def note_present(self, values: Iterable[Tensor] = ()) -> None:
-        """Note every tensor that is there now, so that one which comes from elsewhere later on is known by that.
+        """Note that the tensors of `PRESENT` are there, so that one which comes from elsewhere later on is known by that.
 
         Args:
-            values: tensors that Python's collector does not know, such as those of a scripted module.
+            values: more that are there, among them those that Python's collector does not know, as of a scripted module.
         """
-        found = [v for v in gc.get_objects() if issubclass(type(v), Tensor)]
-        with torch._C.DisableTorchFunction():  # whatever else is alive in the process is none of the step's doing
-            self._before = {
-                _address(v): StorageWeakRef(v.untyped_storage()) for v in (*found, *values) if _has_memory(v)
-            }
+        self._given = storages_of(values)
 
     def bring_in(self, value: Tensor) -> None:
         """Note that Python made a tensor, whose memory it may share: what tells it is what it holds whenever it is used."""
-        self._brought_in.add(_address(value))
+        self._brought_in.add(address_of(value))
 
     def came_in(self, value: Tensor) -> bool:
         """Whether no operation made a tensor, and it was not there before."""
-        address = _address(value)
-        return self._before is not None and address not in self._before and address not in self._memories
+        address = address_of(value)
+        if self._given is None or address in self._given or address in self._memories:
+            return False
+        return not PRESENT.has(address)
 
     def of(self, value: Tensor) -> Owned | None:
         """Return the owner map of a tensor, or None for a constant that nothing was noted of."""
-        memory = self._memories.get(_address(value))
+        memory = self._memories.get(address_of(value))
         if memory is None:
             return None
         layout = layout_of(value)
@@ -79,15 +77,15 @@ class StorageOwners:
 
     def key(self, value: Tensor) -> int:
         """Return a number that two tensors share only if the same operations computed them from the same tensors."""
-        memory = self._memories.get(_address(value))
-        known: object = (_address(value), value._version) if memory is None else memory.number
-        if _address(value) in self._brought_in:
+        memory = self._memories.get(address_of(value))
+        known: object = (address_of(value), value._version) if memory is None else memory.number
+        if address_of(value) in self._brought_in:
             known = known, contents_key(value)
         return hash((known, layout_of(value)))
 
     def put(self, value: Tensor, owned: Owned, number: int = 0) -> None:
         """Note the owner map of a tensor with memory of its own, or of a new view of known memory, and how it was computed."""
-        address, layout = _address(value), layout_of(value)
+        address, layout = address_of(value), layout_of(value)
         memory = self._memories.get(address)
         if memory is None:
             self._forget_freed()
@@ -109,15 +107,14 @@ class StorageOwners:
             mixed: what to write where records decide the order of rows that another name of the memory would show.
             number: how it was computed.
         """
-        address, layout = _address(value), layout_of(value)
+        address, layout = address_of(value), layout_of(value)
         memory = self._memories.get(address)
         number = hash((0 if memory is None else memory.number, number, layout))
         if memory is None or memory.whole == layout or _covers(value):
             self._memories[address] = _new(value, layout, number, {layout: owned})
             return
         flat = _flat(memory, layout[0])
-        part = flat.as_strided(layout[2], layout[3], layout[1])
-        part.copy_(torch.where(owned.owner == NONE, mixed, owned.owner) if owned.ordered else owned.owner)
+        _assign(flat, layout, torch.where(owned.owner == NONE, mixed, owned.owner) if owned.ordered else owned.owner)
         whole = (layout[0], 0, tuple(flat.shape), (1,))
         self._memories[address] = _new(value, whole, number, {whole: Owned(flat)})
 
@@ -125,18 +122,6 @@ class StorageOwners:
 def layout_of(value: Tensor) -> Layout:
     """Return which numbers of its memory a tensor consists of."""
     return value.element_size(), int(value.storage_offset()), tuple(value.shape), value.stride()
-
-
-def _has_memory(value: Tensor) -> bool:
-    try:
-        return bool(value.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError):  # a sparse tensor, or one inside torch.func
-        return False
-
-
-def _address(value: Tensor) -> int:
-    address: int = value.untyped_storage()._cdata
-    return address
 
 
 def _new(value: Tensor, whole: Layout, number: int, maps: dict[Layout, Owned] | None = None) -> _Memory:
@@ -171,7 +156,7 @@ def shows_twice(value: Tensor) -> bool:
 
 def overlap(a: Tensor, b: Tensor) -> bool:
     """Whether some number in memory is one of two tensors."""
-    if _address(a) != _address(b):
+    if address_of(a) != address_of(b):
         return False
     bytes_of = torch.zeros(a.untyped_storage().nbytes(), dtype=torch.bool)
     _bytes(bytes_of, a).fill_(True)
@@ -192,16 +177,26 @@ def _derived(memory: _Memory, layout: Layout) -> Owned:
     return Owned(tidied(flat.as_strided(shape, strides, offset)))
 
 
+def _assign(flat: Tensor, layout: Layout, owner: Tensor) -> None:
+    """Write the owners of a tensor's numbers to those of its memory, where one number may be several of the tensor's."""
+    _, offset, shape, strides = layout
+    part = flat.as_strided(shape, strides, offset)
+    if shows_twice(part):
+        part.fill_(int(joined_over(owner, range(owner.dim()), SEVERAL, keepdim=False)))
+    else:
+        part.copy_(owner)
+
+
 def _flat(memory: _Memory, size: int) -> Tensor:
     """Return the owner of each number of a memory, in order, as numbers of `size` bytes."""
-    own_size, offset, shape, strides = memory.whole
+    own_size = memory.whole[0]
     owned = memory.maps[memory.whole]
     if owned.ordered:
         raise LookupError("the memory of rows in an order that records decide is read by another name")
     numbers = memory.size // own_size
     flat = torch.full((numbers,), NONE, dtype=torch.int32)
     if not owned.is_constant:
-        flat.as_strided(shape, strides, offset).copy_(owned.owner)
+        _assign(flat, memory.whole, owned.owner)
     if own_size == size:
         return flat
     if own_size > size:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dplit.errors import CoupledExamples
+from dplit.grads.coupling.generators import seeded
 from dplit.protocols import fetch_samples
 from dplit.sampling.units import single_records
 from dplit.training.checks.loader import TrainLoader
@@ -153,26 +152,11 @@ def _loud(value: Any) -> Any:
 
 def _collated(collate: Collate, samples: Sequence[Any], seed: int) -> Any:
     """Return a batch of copies of these samples; None where it cannot be made, as the real draw will say."""
-    with _seeded(seed):
+    with seeded(seed):
         try:
             return collate([copy.deepcopy(sample) for sample in samples])
         except Exception:
             return None
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Give torch, numpy and python the same numbers each time, and put their generators back."""
-    python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numbers)  # noqa: NPY002
 
 
 def _row_lists(path: str, batch: Any, fewer: Any) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from dplit.grads.ownership.experiment import TRIALS
 from dplit.grads.ownership.owner_map import NONE, SEVERAL, Owned, compact, joined, joined_over, reshaped, tidied
 from dplit.grads.ownership.ownership import Ownership
 from dplit.grads.ownership.random_state import draw_again, random_state
+from dplit.grads.ownership.storage_owners import StorageOwners
 
 Body = Callable[[Tensor], Tensor]
 N = 4
@@ -181,3 +183,31 @@ def test_random_numbers_are_drawn_again() -> None:
     first = torch.rand(3)
     draw_again(state)
     assert torch.equal(torch.rand(3), first)
+
+
+def test_a_step_that_catches_an_error_of_following_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operation has run; what it wrote would be taken for something else."""
+
+    def fails(*given: object) -> None:
+        raise RuntimeError("not noted")
+
+    def body(x: Tensor) -> Tensor:
+        with suppress(RuntimeError):
+            x.copy_(x.mean(0))
+        return x
+
+    followed(body)
+    monkeypatch.setattr(StorageOwners, "write", fails)
+    with pytest.raises(RuntimeError, match="not noted"):
+        followed(body)
+
+
+def test_a_write_to_one_number_by_several_names_is_of_all_that_were_written() -> None:
+    def body(x: Tensor) -> Tensor:
+        total = torch.zeros(3)
+        total.expand(2, 3).index_put_((torch.tensor([1, 0]),), x[:2], accumulate=True)
+        return x + total
+
+    with pytest.warns(UserWarning, match="expanded tensors is deprecated"):
+        ownership, result = followed(body)
+    assert not ownership.alone(result)
