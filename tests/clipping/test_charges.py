@@ -38,6 +38,7 @@ MIXES: dict[str, list[tuple[ClippingPolicy, float, float, int]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", MIXES)
 def test_mixtures_against_another_accountant(mix: str) -> None:
     steps = [(Charge.of(policy, noise, rate).event(), times) for policy, noise, rate, times in MIXES[mix]]

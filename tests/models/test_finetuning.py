@@ -74,8 +74,16 @@ def law_clipped_sums_of_the_rest(model, given):
     ("model", "family"),
     [
         (lambda: SequenceClassifier(folder("bert"), save_to=None), "bert"),
-        (lambda: Infilling(folder("roberta"), ["good", "bad"], tuning="bias", save_to=None), "roberta"),
-        (lambda: Infilling(folder("llama"), ["good", "bad"], "end", tuning="lora", save_to=None), "llama"),
+        pytest.param(
+            lambda: Infilling(folder("roberta"), ["good", "bad"], tuning="bias", save_to=None),
+            "roberta",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda: Infilling(folder("llama"), ["good", "bad"], "end", tuning="lora", save_to=None),
+            "llama",
+            marks=pytest.mark.slow,
+        ),
         (lambda: CausalLM(folder("gpt2"), optimizer="adam_bc", warmup=0.3, save_to=None), "gpt2"),
     ],
 )

@@ -119,6 +119,7 @@ def test_a_step_is_traced_through_the_checkout_s_own_package(checkout: Checkout)
     assert (trace["strategy_entries"], trace["strategy_entries_from_outside"]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_checkout_that_cannot_train_has_the_other_figures(
     checkout: Checkout, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +131,7 @@ def test_a_checkout_that_cannot_train_has_the_other_figures(
     assert "the training step was not traced: TypeError" in error
 
 
+@pytest.mark.slow
 def test_checkouts_stand_side_by_side(checkout: Checkout, capsys: pytest.CaptureFixture[str]) -> None:
     assert structure.main(["--no-trace", str(checkout.root), str(ROOT)]) == 0
     head, rule, *rows = capsys.readouterr().out.splitlines()

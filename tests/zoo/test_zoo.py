@@ -33,12 +33,14 @@ def test_coupled_examples_are_refused(name: str) -> None:
     assert verdict(name, "float64").startswith("refused")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_the_probe_lets_independent_examples_pass(name: str) -> None:
     if verdict(name, "float64") == "exact":
         law_probe(CASES[name], PLAIN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_docs_say_what_was_found(name: str) -> None:
     assert any(line.startswith(exactness(name)) for line in PAGE.read_text().splitlines()), "run python -m tests.zoo"

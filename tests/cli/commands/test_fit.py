@@ -49,16 +49,13 @@ def parsed(recipe: str) -> Any:
     return yaml.safe_load(shipped()[recipe].read_text())
 
 
-def bundled(recipe: str) -> bool:
-    """Whether its data come with the package; others are fetched."""
-    return parsed(recipe)["data"]["class_path"] == "dplit.data.adult.Adult"
-
-
 def quick(recipe: str) -> list[str]:
     return FEW + (TEXTS if "max_length" in parsed(recipe)["data"]["init_args"] else [])
 
 
-every_recipe = [pytest.param(name, marks=[] if bundled(name) else pytest.mark.slow) for name in shipped()]
+every_recipe = [
+    pytest.param(name, marks=[] if name == "adult_group_quantile" else pytest.mark.slow) for name in shipped()
+]
 
 
 @pytest.mark.parametrize("recipe", every_recipe)

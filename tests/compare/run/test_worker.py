@@ -76,6 +76,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_at_work_leave_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     (tmp_path / "killed.py").write_text(KILLED)
     ran = subprocess.run(

@@ -113,10 +113,12 @@ def law_charged_as_without_copies(tmp_path):
     assert stated[0] == stated[1]
 
 
+@pytest.mark.slow
 def test_charged_as_without_copies(tmp_path):
     law_charged_as_without_copies(tmp_path)
 
 
+@pytest.mark.slow
 def test_mutant_copies_as_records_of_their_own_are_caught(tmp_path, monkeypatch):
     monkeypatch.setattr("dplit.data.texts.base.Counterfactuals", lambda rows, counts: rows)
     with pytest.raises(AssertionError):

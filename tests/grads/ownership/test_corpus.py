@@ -54,6 +54,7 @@ def differing(before: Batch, after: Batch) -> list[int]:
     return torch.stack(rows).any(0).nonzero().flatten().tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", HONEST, ids=lambda s: s.name)
 def test_no_other_example_changes_an_honest_loss(step: Step) -> None:
     assert most(step, drawn(step, 3)) <= step.tolerance

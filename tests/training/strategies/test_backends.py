@@ -80,6 +80,7 @@ def test_a_fit_is_the_same_by_every_engine(policy: str) -> None:
     law_engines_agree(POLICIES[policy])
 
 
+@pytest.mark.slow
 def test_a_fit_is_the_same_when_gradients_come_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dplit.grads.factors.base.MAX_INSTANTIATED", 4 * 63)
     law_engines_agree(POLICIES["groups"])

@@ -246,6 +246,7 @@ class Sorted(GroupRates):
         return dict(sorted(super().rates(rate).items()))
 
 
+@pytest.mark.slow
 def test_groups_are_meant_by_name_in_whatever_order() -> None:
     factors = {"north": 0.25, "east": 1.0, "south": 4.0}
     strategy, drawn = private(Sorted(factors)), Drawn()

@@ -86,7 +86,12 @@ def test_it_learns() -> None:
 
 
 @pytest.mark.parametrize(
-    "order", ["import dplit, lightning", "import lightning, dplit", "import lightning.pytorch, dplit"]
+    "order",
+    [
+        "import lightning, dplit",
+        pytest.param("import dplit, lightning", marks=pytest.mark.slow),
+        pytest.param("import lightning.pytorch, dplit", marks=pytest.mark.slow),
+    ],
 )
 def test_by_name_in_either_import_order(order: str) -> None:
     code = f"{order}\nfrom lightning.pytorch import Trainer\nprint(type(Trainer(strategy='dp', logger=False).strategy))"
