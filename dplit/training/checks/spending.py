@@ -93,7 +93,8 @@ def fingerprint(parameter: Tensor) -> bytes | None:
         return None
     with torch.no_grad():
         flat = parameter.detach().reshape(-1)
-        sample = flat[torch.linspace(0, len(flat) - 1, min(SAMPLED, len(flat)), device=flat.device).long()].cpu()
+        count = min(SAMPLED, len(flat))
+        sample = flat[torch.arange(count, device=flat.device) * (len(flat) - 1) // (count - 1)].cpu()
     sample = torch.view_as_real(sample.resolve_conj()) if sample.is_complex() else sample
     numbers = sample.to(torch.float64).contiguous()
     if bool((numbers == numbers.flatten()[0]).all()):

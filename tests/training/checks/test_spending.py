@@ -184,6 +184,18 @@ def test_equal_constants_are_not_taken_for_trained_ones() -> None:
     assert spending.fingerprint(torch.randn(3, dtype=torch.complex64)) is not None
 
 
+@pytest.mark.parametrize("size", [2, 3, *(spending.SAMPLED + k for k in (-1, 0, 1)), 1000, 2**24 + 3, 28_311_552])
+def test_a_fingerprint_looks_at_both_ends_whatever_the_size(size: int) -> None:
+    """Beyond 2^24 a float32 does not tell one place from the next."""
+    weight = torch.zeros(size)
+    keys = set()
+    for end in (0, -1):
+        weight[end] = 1.0
+        keys.add(spending.fingerprint(weight))
+        weight[end] = 0.0
+    assert len(keys - {None}) == 2
+
+
 def test_the_ledger_that_counts_it_goes_on() -> None:
     trained, strategy = Linear(), dplit.DPStrategy(noise=2.0)
     fit(trained, strategy)
