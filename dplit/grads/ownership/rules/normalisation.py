@@ -51,9 +51,10 @@ def layer_norm_backward(call: Call) -> list[Owned]:
     scale = call.get("weight")
     of_scale = joined_over(call.owner(scale), range(scale.dim() if scale is not None else 0), call.mixed, keepdim=False)
     found = {0: call.together(statistics, of_scale).expand(value.shape)}
-    total = joined_over(both, outer, call.mixed)
+    normalised = call.together(call.owner(back), joined_over(call.owner(value), dims, call.mixed)).expand(value.shape)
     for k, kept in enumerate(call["output_mask"]):
         if kept and k:
+            total = joined_over(normalised if k == 1 else call.owner(back), outer, call.mixed)
             found[k] = total.reshape(total.shape[len(outer) :]).expand(value.shape[len(outer) :])
     wanted = [k for k, kept in enumerate(call["output_mask"]) if kept]
     orders = call.owned(value).orders

@@ -405,7 +405,11 @@ def masked(d: Draws, op: Any) -> Call:
 def looked_up(d: Draws, op: Any) -> Call:
     name, shape = named(op), [d.n, d.size(), d.size()]
     if name == "embedding":
-        d.fixed(5, d.size()) if d.chance(0.7) else d.rows(d.n, d.size())
+        if d.chance(0.7):
+            d.fixed(5, d.size())
+        else:
+            d.rows(d.n, d.size())
+            d.mixes = True
         d.index(d.given[0].value.shape[0], *d.shape(0, 1), rows=0)
         return lambda w, i: op(w, i)
     x = d.rows(*shape)
@@ -557,7 +561,7 @@ def among(d: Draws, op: Any) -> Call:
 @calls("_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive")
 def distinct(d: Draws, op: Any) -> Call:
     name, d.mixes = named(op), True
-    d.rows(*d.shape(0, 1), kind="whole")
+    d.rows(*(max(size, 1) if "dim" in name else size for size in d.shape(0, 1)), kind="whole")
     if name == "_unique2":
         return lambda x: op(x, True, True, True)
     if name == "unique_dim":
