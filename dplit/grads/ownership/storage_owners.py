@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from dplit.grads.ownership.owner_map import NONE, SEVERAL, Owned, joined_over, tidied
+from dplit.grads.ownership.owner_map import NONE, SEVERAL, Owned, compact, joined_over, tidied
 from dplit.grads.ownership.present import PRESENT, address_of, storages_of
 
 FEW = 64
@@ -34,6 +34,8 @@ class _Memory:
     maps: dict[Layout, Owned]
     number: int
     """Equal for two memories only if the same operations computed them from the same tensors."""
+    flat: Tensor | None = None
+    """The owner of each number in order, of the size of `whole`, once it was asked for; no map shares its memory."""
 
 
 class StorageOwners:
@@ -91,6 +93,8 @@ class StorageOwners:
             self._forget_freed()
             memory = self._memories[address] = _new(value, layout, number or hash(address))
         memory.maps[layout] = owned
+        if layout == memory.whole:
+            memory.flat = None
 
     def _forget_freed(self) -> None:
         """Let go of the maps of memory that is no more, once there are twice as many as after the last time."""
@@ -115,8 +119,8 @@ class StorageOwners:
             return
         flat = _flat(memory, layout[0])
         _assign(flat, layout, torch.where(owned.owner == NONE, mixed, owned.owner) if owned.ordered else owned.owner)
-        whole = (layout[0], 0, tuple(flat.shape), (1,))
-        self._memories[address] = _new(value, whole, number, {whole: Owned(flat)})
+        new = self._memories[address] = _new(value, (layout[0], 0, tuple(flat.shape), (1,)), number)
+        new.flat = flat
 
 
 def layout_of(value: Tensor) -> Layout:
@@ -173,8 +177,10 @@ def _bytes(whole: Tensor, value: Tensor) -> Tensor:
 def _derived(memory: _Memory, layout: Layout) -> Owned:
     """Return the map of a tensor that is none of the known views of its memory."""
     size, offset, shape, strides = layout
-    flat = _flat(memory, size)
-    return Owned(tidied(flat.as_strided(shape, strides, offset)))
+    owner = tidied(_flat(memory, size).as_strided(shape, strides, offset))
+    if memory.flat is not None and address_of(owner) == address_of(memory.flat):
+        owner = compact(owner).clone().expand(shape)
+    return Owned(owner)
 
 
 def _assign(flat: Tensor, layout: Layout, owner: Tensor) -> None:
@@ -190,18 +196,24 @@ def _assign(flat: Tensor, layout: Layout, owner: Tensor) -> None:
 def _flat(memory: _Memory, size: int) -> Tensor:
     """Return the owner of each number of a memory, in order, as numbers of `size` bytes."""
     own_size = memory.whole[0]
-    owned = memory.maps[memory.whole]
-    if owned.ordered:
-        raise LookupError("the memory of rows in an order that records decide is read by another name")
-    numbers = memory.size // own_size
-    flat = torch.full((numbers,), NONE, dtype=torch.int32)
-    if not owned.is_constant:
-        _assign(flat, memory.whole, owned.owner)
+    if memory.flat is None:
+        memory.flat = _flattened(memory)
+    flat = memory.flat
     if own_size == size:
         return flat
     if own_size > size:
         return flat.repeat_interleave(own_size // size)
     return joined_over(flat.unflatten(0, (-1, size // own_size)), [1], mixed=SEVERAL, keepdim=False).clone()
+
+
+def _flattened(memory: _Memory) -> Tensor:
+    owned = memory.maps[memory.whole]
+    if owned.ordered:
+        raise LookupError("the memory of rows in an order that records decide is read by another name")
+    flat = torch.full((memory.size // memory.whole[0],), NONE, dtype=torch.int32)
+    if not owned.is_constant:
+        _assign(flat, memory.whole, owned.owner)
+    return flat
 
 
 def contents_key(value: Tensor) -> tuple[object, ...]:
