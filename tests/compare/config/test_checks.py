@@ -18,7 +18,7 @@ NUMBERS = st.integers() | st.floats() | st.booleans() | st.text(max_size=3) | st
 @given(NUMBERS)
 def test_an_epsilon_is_a_finite_number_above_0(value: object) -> None:
     if type(value) in (int, float) and 0 < value < float("inf"):  # type: ignore[operator]
-        assert checks.epsilon(value) == value
+        assert checks.epsilon(value) == float(value)
     else:
         with pytest.raises(ConfigurationError, match="is no privacy target"):
             checks.epsilon(value)
