@@ -175,23 +175,19 @@ def private(setup: Setup) -> Callable[[], None]:
 def proven(setup: Setup) -> Callable[[], None]:
     """Each step's path is known to be certified; the first one, before the clock runs, is followed."""
     proof = Proof()
-
-    def gradients() -> PerExample:
-        losses = lambda tensors, n: setup.losses(tensors=tensors)  # noqa: E731
-        return proof.record(setup.model, losses, setup.tensors, setup.examples)[1]
-
-    return stepping(setup, gradients)
+    return stepping(setup, lambda: recorded(setup, proof))
 
 
 @method("dplit-certifying", "dplit, a step on a new path")
 def certifying(setup: Setup) -> Callable[[], None]:
     """Each step's path is new, so that it is recorded, and then run again with every operation followed."""
+    return stepping(setup, lambda: recorded(setup, Proof()))
 
-    def gradients() -> PerExample:
-        losses = lambda tensors, n: setup.losses(tensors=tensors)  # noqa: E731
-        return Proof().record(setup.model, losses, setup.tensors, setup.examples)[1]
 
-    return stepping(setup, gradients)
+def recorded(setup: Setup, proof: Proof) -> PerExample:
+    """Return the gradients of the whole batch, recorded on a certified path."""
+    losses = lambda tensors, n: setup.losses(tensors=tensors)  # noqa: E731
+    return proof.record(setup.model, losses, setup.tensors, setup.examples)[1]
 
 
 def stepping(setup: Setup, gradients: Callable[[], PerExample]) -> Callable[[], None]:

@@ -101,7 +101,7 @@ class Ownership(TorchDispatchMode):
         self.conditional = False
         self.python_data = False
         self._draws = 0
-        self._failure: Exception | None = None
+        self._error: Exception | None = None
         self.memory = StorageOwners()
         self._function_reads = FunctionReads(self, answers or {})
 
@@ -124,8 +124,8 @@ class Ownership(TorchDispatchMode):
         super().__exit__(kind, error, traceback)
         self._function_reads.__exit__(kind, error, traceback)
         self._threads.__exit__(kind, error, traceback)
-        if kind is None and self._failure is not None:
-            raise self._failure
+        if kind is None and self._error is not None:
+            raise self._error
 
     # -- what is known ---------------------------------------------------------------------------------------------------
 
@@ -227,7 +227,7 @@ class Ownership(TorchDispatchMode):
             if depends and not is_own():
                 self.reads.append(Read(place(), f"an error of {name}"))
             raise
-        with self._failure_kept():
+        with self._errors_kept():
             results = list(tensors_of(result))
             if self._tells_count(name, arguments, maps, result, results) and not is_own():
                 self.reads.append(Read(place(), name))
@@ -242,12 +242,12 @@ class Ownership(TorchDispatchMode):
         return result
 
     @contextmanager
-    def _failure_kept(self) -> Iterator[None]:
-        """Note what an operation that has run did; a step that catches an error of that must not pass."""
+    def _errors_kept(self) -> Iterator[None]:
+        """Keep an error in noting what an operation did that has run: a step that catches it must not pass."""
         try:
             yield
         except Exception as error:
-            self._failure = self._failure or error
+            self._error = self._error or error
             raise
 
     def _tells_count(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -18,16 +19,13 @@ class Present:
     """The storages of the tensors that were there when they were last looked for.
 
     To look for them goes through all objects of the process, a tenth of a second and more, so that it is done once, and
-    again where a step uses a tensor that is none of them and might have been made since. A storage that is freed keeps its
+    again where a step used a tensor that is none of them and may have been made since. A storage that is freed keeps its
     address here, so that no later one has it.
-
-    Attributes:
-        missed: whether a tensor was asked for that is none of them, since this was last set to False.
     """
 
     def __init__(self) -> None:
-        self.missed = False
         self._storages: dict[int, StorageWeakRef] | None = None
+        self._missed = self._collected = False
 
     @property
     def is_known(self) -> bool:
@@ -36,13 +34,43 @@ class Present:
 
     def look(self) -> None:
         """Look for the tensors that are there now."""
-        self._storages = storages_of(_instances(Tensor))
+        self._storages = storages_of(_instances(Tensor, gc.get_objects()))
 
     def has(self, address: int) -> bool:
         """Whether a storage was there."""
         found = self._storages is not None and address in self._storages
-        self.missed |= not found
+        self._missed |= not found
         return found
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Run a step so that `look_again` can tell what was made in it: the youngest generation of the collector."""
+        self._missed = self._collected = False
+        enabled = gc.isenabled()
+        gc.collect(0)
+        gc.disable()
+        gc.callbacks.append(self._note_collection)
+        try:
+            yield
+        finally:
+            gc.callbacks.remove(self._note_collection)
+            if enabled:
+                gc.enable()
+
+    def look_again(self) -> bool:
+        """Look, within `watched`, for the tensors that were there before the step, if it used one that is not known.
+
+        Returns:
+            Whether it was looked; False also where the step ran the collector, and it cannot be told what is older.
+        """
+        if not self._missed or self._collected:
+            return False
+        older = [*gc.get_objects(generation=2), *gc.get_objects(generation=1)]
+        self._storages = storages_of(_instances(Tensor, older))
+        return True
+
+    def _note_collection(self, phase: str, info: dict[str, int]) -> None:
+        self._collected = True
 
 
 PRESENT = Present()
@@ -68,12 +96,11 @@ def _has_memory(value: Tensor) -> bool:
         return False
 
 
-def _instances(base: type[T]) -> Iterator[T]:
-    """Yield the objects of a class and its subclasses that the collector knows; the loop over all objects is in C."""
+def _instances(base: type[T], objects: Sequence[object]) -> Iterator[T]:
+    """Yield those objects that are of a class or its subclasses; the loop is in C, because there may be millions."""
     kinds: set[int] = set()
     classes = [base]
     while classes:
         kinds.add(id(classes[-1]))
         classes += type.__subclasses__(classes.pop())
-    objects = gc.get_objects()
-    return itertools.compress(objects, map(kinds.__contains__, map(id, map(type, objects))))
+    return itertools.compress(objects, map(kinds.__contains__, map(id, map(type, objects))))  # type: ignore[arg-type]

@@ -164,14 +164,13 @@ class Proof:
         if not PRESENT.is_known:
             PRESENT.look()
             return run()
-        PRESENT.missed = False
-        try:
-            with self.unseen():
-                return run()
-        except DplitError:
-            if not PRESENT.missed:
-                raise
-        PRESENT.look()
+        with PRESENT.watched():
+            try:
+                with self.unseen():
+                    return run()
+            except DplitError:
+                if not PRESENT.look_again():
+                    raise
         return run()
 
     def _following(
