@@ -26,17 +26,6 @@ def as_distinct_list(values: object, name: str) -> list[object]:
     return listed
 
 
-def epsilon(value: object) -> float:
-    """Return ε of a privacy target.
-
-    Raises:
-        ConfigurationError: not a finite number above 0.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ConfigurationError(f"epsilon={value!r} is no privacy target; give finite numbers above 0")
-    return float(value)
-
-
 def seed(value: object) -> int:
     """Return a seed.
 

@@ -203,7 +203,7 @@ def _base(name: str, folder: Path) -> Config:
 
 
 def _epsilons(values: object, name: str) -> tuple[float, ...]:
-    epsilons = [checks.epsilon(value) for value in checks.as_distinct_list(values, name)]
+    epsilons = [validation.positive_finite("epsilon", value) for value in checks.as_distinct_list(values, name)]
     checks.as_distinct_list(epsilons, name)
     return tuple(epsilons)
 

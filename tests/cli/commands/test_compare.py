@@ -89,7 +89,7 @@ def test_two_at_once_are_refused(bench: Bench, capsys: pytest.CaptureFixture[str
     [
         (["mine.yaml", "--jobs", "0"], "--jobs 0: give a number of runs"),
         (["mine.yaml", "--only", "Flot"], "did you mean Flat?"),
-        (["mine.yaml", "--epsilon", "-1"], "epsilon=-1.0 is no privacy target"),
+        (["mine.yaml", "--epsilon", "-1"], "epsilon=-1.0 must be a finite number above 0"),
         (["mine.yaml", "--seeds", "1", "1"], "names a value twice"),
         (["mine.yaml", "--out", "."], "holds something that is no comparison"),
         (["mine.yaml", "--smok"], "unrecognized arguments: --smok"),

@@ -15,15 +15,6 @@ from dplit.fairness.metrics.catalogue import SUMMARY
 NUMBERS = st.integers() | st.floats() | st.booleans() | st.text(max_size=3) | st.none()
 
 
-@given(NUMBERS)
-def test_an_epsilon_is_a_finite_number_above_0(value: object) -> None:
-    if type(value) in (int, float) and 0 < value < float("inf"):  # type: ignore[operator]
-        assert checks.epsilon(value) == float(value)
-    else:
-        with pytest.raises(ConfigurationError, match="is no privacy target"):
-            checks.epsilon(value)
-
-
 @given(NUMBERS | st.sampled_from([0, 2**32 - 1, 2**32, -1]))
 def test_a_seed_has_32_bits(value: object) -> None:
     if type(value) is int and 0 <= value < 2**32:
@@ -56,7 +47,7 @@ def test_every_summary_figure_may_choose(name: str) -> None:
     assert checks.metric(name) == name
 
 
-@pytest.mark.parametrize("check", [checks.epsilon, checks.seed, checks.metric])
+@pytest.mark.parametrize("check", [checks.seed, checks.metric])
 def test_refusals_are_one_line(check: Callable[[object], object]) -> None:
     with pytest.raises(ConfigurationError, match=r"^[^\n]+$"):
         check("a\nb")
