@@ -109,6 +109,7 @@ def test_mutant_that_never_ends_is_caught(monkeypatch: pytest.MonkeyPatch) -> No
         law_training_ends_with_the_target()
 
 
+@pytest.mark.slow
 def test_the_strategy_holds_one_fit_and_begins_another() -> None:
     """Also on another number of records, by which a delta that was not given goes."""
     strategy, module = dplit.DPStrategy(physical_batch_size=3), Linear()

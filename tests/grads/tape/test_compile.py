@@ -204,7 +204,7 @@ def trained(prepare: Callable[[Lightning], Any], grads: str) -> Tensor:
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
-@pytest.mark.parametrize("grads", ["tape", "vmap", "loop"])
+@pytest.mark.parametrize("grads", ["tape", *(pytest.param(g, marks=pytest.mark.slow) for g in ("vmap", "loop"))])
 @pytest.mark.parametrize("prepare", [compiled_net, compiled_in_place, compiled_whole], ids=lambda f: f.__name__)
 def test_a_fit_of_a_compiled_model_is_the_same(prepare: Callable[[Lightning], Any], grads: str) -> None:
     assert float((trained(prepare, grads) - trained(lambda m: m, "tape")).abs().max()) < 1e-5

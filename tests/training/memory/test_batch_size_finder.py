@@ -351,6 +351,7 @@ def test_a_draw_stays_within_the_limit(limit: int) -> None:
     law_a_draw_stays_within_the_limit(limit)
 
 
+@pytest.mark.slow
 def test_mutant_without_the_limit_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_size_finder, "_room", lambda device, memory_limit: 2**40)
     with pytest.raises(AssertionError):
@@ -409,6 +410,7 @@ def test_memory_does_not_grow_with_a_smaller_one() -> None:
     law_memory_does_not_grow_with_the_logical_batch(256, 16)
 
 
+@pytest.mark.slow
 def test_mutant_the_whole_draw_at_once_is_caught() -> None:
     with pytest.raises(AssertionError):
         law_memory_does_not_grow_with_the_logical_batch(256, 256)

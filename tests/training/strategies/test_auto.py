@@ -309,6 +309,7 @@ def trained(module: Net, grads: str, **options: Any) -> tuple[Tensor, Any]:
     return torch.cat([p.detach().flatten() for p in module.parameters()]), run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("since", [0, 1, 2])
 @pytest.mark.parametrize("kind", [Apart, Alone])
 def test_a_fit_is_that_of_the_loop_also_where_the_backend_changes_in_mid_fit(

@@ -92,6 +92,7 @@ class Drawn(Callback):
             self.by_group += torch.bincount(part.batch["group"], minlength=3)
 
 
+@pytest.mark.slow
 def test_rates_by_group_are_drawn_and_charged() -> None:
 
     factors = {"north": 0.25, "east": 1.0, "south": 4.0}
